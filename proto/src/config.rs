@@ -1,0 +1,140 @@
+//! The configuration file of a node, as it is written. Both daemons read the same file and
+//! validate their own part; names follow Cilium's where the idea is the same.
+
+use std::net::IpAddr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::types::{MacAddr, Vni};
+
+/// `podway.toml`. Every field has a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of this node in the cluster; the host name by default.
+    pub node_name: Option<String>,
+    /// How packets to nodes are sent that are set without a mode of their own.
+    pub tunnel: Tunnel,
+    /// VXLAN network identifier.
+    pub vni: Vni,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// The interface towards other nodes.
+    pub uplink: Option<String>,
+    /// This node's address on the underlay; the first global one of the uplink by default.
+    pub underlay_address: Option<IpAddr>,
+    /// MAC of this node's VTEP; made from the underlay address by default.
+    pub vtep_mac: Option<MacAddr>,
+    /// Whether control installs kernel routes to the PodCIDRs of native nodes through their
+    /// underlay address, which must then be on the same link. Otherwise the operator or a
+    /// routing daemon installs them.
+    pub auto_direct_node_routes: bool,
+    /// What is reached natively without masquerading over IPv4.
+    pub ipv4_native_routing_cidr: Option<Ipv4Net>,
+    /// What is reached natively without masquerading over IPv6.
+    pub ipv6_native_routing_cidr: Option<Ipv6Net>,
+    /// How `podway-dataplane` runs.
+    pub dataplane: DataplaneConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_name: None,
+            tunnel: Tunnel::Vxlan,
+            vni: Vni::try_from(1).unwrap_or_else(|_| unreachable!("1 has fewer than 24 bits")),
+            vxlan_port: 4789,
+            uplink: None,
+            underlay_address: None,
+            vtep_mac: None,
+            auto_direct_node_routes: false,
+            ipv4_native_routing_cidr: None,
+            ipv6_native_routing_cidr: None,
+            dataplane: DataplaneConfig::default(),
+        }
+    }
+}
+
+/// The encapsulation between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tunnel {
+    /// VXLAN to every node.
+    Vxlan,
+    /// None: packets are routed natively.
+    Disabled,
+}
+
+/// The `[dataplane]` section.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DataplaneConfig {
+    /// Number of workers, 1 to 64.
+    pub workers: u16,
+    /// The CPU of each worker, in order; empty: not pinned.
+    pub cores: Vec<usize>,
+    /// What a worker does when there is nothing to do.
+    pub wait: WaitMode,
+    /// Adaptive mode: how long a worker spins after the last packet before it blocks, in
+    /// microseconds.
+    pub spin_microseconds: u32,
+    /// Frames of 4096 bytes per worker.
+    pub frames: u32,
+    /// Entries of an uplink's rings, a power of two: what other nodes send at once must find room.
+    /// Pod ports have 512 at most.
+    pub ring_size: u32,
+    /// Where the XDP program runs on pod ports. `native` strips TSO from the pod.
+    pub pod_xdp_mode: XdpModeChoice,
+    /// Where the XDP program runs on uplinks. `generic` switches GRO off on the interface.
+    pub uplink_xdp_mode: XdpModeChoice,
+}
+
+impl Default for DataplaneConfig {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            cores: Vec::new(),
+            wait: WaitMode::Adaptive,
+            spin_microseconds: 20,
+            frames: 8192,
+            ring_size: 2048,
+            pod_xdp_mode: XdpModeChoice::Generic,
+            uplink_xdp_mode: XdpModeChoice::Auto,
+        }
+    }
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitMode {
+    /// Never blocks; for cores that nobody else uses.
+    Spin,
+    /// Spins a short time after the last packet, then blocks.
+    Adaptive,
+    /// Always blocks.
+    Sleep,
+}
+
+impl std::fmt::Display for WaitMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Spin => "spin",
+            Self::Adaptive => "adaptive",
+            Self::Sleep => "sleep",
+        })
+    }
+}
+
+/// Where an XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpModeChoice {
+    /// In the driver if it can, else generic.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// Behind the driver, on the kernel's own packet buffers.
+    Generic,
+}

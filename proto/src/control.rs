@@ -1,0 +1,423 @@
+//! Requests and responses of `control.sock`.
+//!
+//! The client says what should be; the control process checks it against all else that it was
+//! told, writes it to its state file, brings kernel and dataplane in line, and only then answers.
+//! A refused request leaves everything as it was.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::dataplane;
+use crate::types::{MacAddr, Mode, Path, Via, Vni};
+use crate::{ErrorBody, ErrorCode};
+
+/// What a client may ask of the control process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// First request of a connection. Answer: [`Response::Hello`].
+    Hello {
+        /// The client's [`crate::VERSION`].
+        version: u32,
+    },
+    /// How this node is. Answer: [`Response::Status`].
+    Status,
+    /// Adds a node of the cluster or replaces all that was said of it. The entry that bears this
+    /// node's own name describes this node, so that every node can be told the same list. Answer:
+    /// [`Response::Done`].
+    NodeSet(NodeSpec),
+    /// Forgets a node with its PodCIDRs. Refused while routes that were added name it. Answer:
+    /// [`Response::Done`].
+    NodeDel {
+        /// The node's name.
+        name: String,
+    },
+    /// The nodes. Answer: [`Response::Nodes`].
+    NodeList,
+    /// Adds a route; one to the same prefix by another way is in the way. Answer:
+    /// [`Response::Done`].
+    RouteAdd(RouteSpec),
+    /// Adds a route or changes the way of the one to the same prefix. Answer: [`Response::Done`].
+    RouteReplace(RouteSpec),
+    /// Withdraws a route that was added. Answer: [`Response::Done`].
+    RouteDel {
+        /// The route's prefix.
+        prefix: IpNet,
+    },
+    /// All routes, those of PodCIDRs and of local pods included. Answer: [`Response::Routes`].
+    RouteShow,
+    /// Where packets to an address go. Answer: [`Response::RouteGet`].
+    RouteGet {
+        /// The destination.
+        address: IpAddr,
+    },
+    /// Makes an interface a port. Answer: [`Response::Done`].
+    PortAdd(PortSpec),
+    /// Leaves an interface to the kernel. Answer: [`Response::Done`].
+    PortDel {
+        /// The interface.
+        interface: String,
+    },
+    /// The ports. Answer: [`Response::Ports`].
+    PortShow,
+    /// What the dataplane has counted. Answer: [`Response::Counters`].
+    Counters,
+}
+
+/// A node, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSpec {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Its address on the underlay: the remote end of tunnels.
+    pub underlay: IpAddr,
+    /// What its pods' addresses are taken from; no two nodes' may overlap.
+    pub pod_cidrs: Vec<IpNet>,
+    /// MAC of its VTEP. When it is not told it is made from the underlay address, as a node that
+    /// is not told its own does: see [`derived_vtep_mac`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep_mac: Option<MacAddr>,
+    /// How packets are sent to it; the configuration's `tunnel` says it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+}
+
+/// A route, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSpec {
+    /// What is reached.
+    pub prefix: IpNet,
+    /// By whom.
+    pub via: ViaSpec,
+}
+
+/// Who takes the packets of a route, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ViaSpec {
+    /// A remote node, in its mode.
+    Node {
+        /// The node's name.
+        node: String,
+    },
+    /// A router on a link of this node, natively.
+    Gateway {
+        /// The router's address.
+        address: IpAddr,
+        /// The uplink that it is on; the kernel's route to the address says it otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interface: Option<String>,
+    },
+}
+
+/// A port, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// Interface name in the node's network namespace.
+    pub interface: String,
+    /// What is behind the interface.
+    pub role: PortRoleSpec,
+}
+
+/// What is behind a port, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PortRoleSpec {
+    /// The node's end of a pod's veth.
+    Pod {
+        /// The pod's addresses; the only sources that it may send from.
+        addresses: Vec<IpAddr>,
+        /// MAC of the pod's end; when it is not told, the kernel asks the pod for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<MacAddr>,
+    },
+    /// An interface towards other nodes.
+    Uplink {
+        /// Whether packets may arrive with unfinished (partial) inner L4 checksums; when it is
+        /// not told, a veth may carry them and nothing else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accept_partial_checksums: Option<bool>,
+    },
+}
+
+/// What the control process answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Hello`].
+    Hello {
+        /// The control process's [`crate::VERSION`].
+        version: u32,
+        /// Its process id.
+        pid: u32,
+    },
+    /// The request was carried out and has nothing to tell.
+    Done,
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::NodeList`].
+    Nodes {
+        /// The nodes by name, this one included.
+        nodes: Vec<NodeEntry>,
+    },
+    /// To [`Request::RouteShow`].
+    Routes {
+        /// The routes by prefix.
+        routes: Vec<RouteEntry>,
+    },
+    /// To [`Request::RouteGet`].
+    RouteGet(RouteAnswer),
+    /// To [`Request::PortShow`].
+    Ports {
+        /// The ports by interface.
+        ports: Vec<PortEntry>,
+    },
+    /// To [`Request::Counters`].
+    Counters {
+        /// What the dataplane has counted.
+        counters: dataplane::Counters,
+        /// What of the two books does not balance, one sentence each. While packets flow, packets
+        /// on their way show here.
+        imbalances: Vec<String>,
+    },
+    /// The request was refused; nothing has changed.
+    Error(ErrorBody),
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the control process.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Name of this node.
+    pub node: String,
+    /// This node's own PodCIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// How packets are sent to nodes that were told without a mode.
+    pub mode: Mode,
+    /// This node's address on the underlay; `None` while the uplink has none.
+    pub underlay: Option<IpAddr>,
+    /// MAC of this node's VTEP; `None` until the underlay address is known.
+    pub vtep_mac: Option<MacAddr>,
+    /// The VXLAN network identifier.
+    pub vni: Vni,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// The uplink that tunnels leave by; `None` when none was named.
+    pub uplink: Option<String>,
+    /// MTU of the uplink in bytes; `None` while it does not exist.
+    pub uplink_mtu: Option<u32>,
+    /// Largest MTU in bytes that pods may have so that their packets fit in a tunnel.
+    pub pod_mtu: Option<u32>,
+    /// The link to the dataplane.
+    pub dataplane: DataplaneLink,
+    /// The kernel underneath.
+    pub kernel: KernelStatus,
+    /// What is missing for all of this to work, one sentence each with the remedy.
+    pub hints: Vec<String>,
+}
+
+/// The link to the dataplane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum DataplaneLink {
+    /// Nobody listens, or the last attempt failed.
+    Disconnected {
+        /// What the last attempt said.
+        reason: String,
+    },
+    /// Connected, and not yet told everything.
+    Syncing,
+    /// It holds this node's facts.
+    Synced {
+        /// Facts that it refused, one sentence each.
+        refused: Vec<String>,
+        /// What it says of itself; `None` when it did not answer in time.
+        status: Option<Box<dataplane::Status>>,
+    },
+}
+
+/// The kernel underneath (design section 7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelStatus {
+    /// Name of the kernel's VXLAN device.
+    pub device: String,
+    /// Whether device, FDB, neighbours and routes are as they should be.
+    pub in_sync: bool,
+    /// What is not, one sentence each; retried every second.
+    pub errors: Vec<String>,
+}
+
+/// A node, as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEntry {
+    /// Its name.
+    pub name: String,
+    /// Whether it is this node.
+    pub local: bool,
+    /// Its address on the underlay.
+    pub underlay: IpAddr,
+    /// What its pods' addresses are taken from.
+    pub pod_cidrs: Vec<IpNet>,
+    /// MAC of its VTEP.
+    pub vtep_mac: MacAddr,
+    /// How packets are sent to it.
+    pub mode: Mode,
+    /// How it is reached; `None` when the kernel has no route, and for this node.
+    pub path: Option<Path>,
+    /// MAC of the path's next hop; `None` while it is not resolved.
+    pub next_hop_mac: Option<MacAddr>,
+}
+
+/// Why there is a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteOrigin {
+    /// It was added.
+    Added,
+    /// It is a PodCIDR of a remote node.
+    PodCidr,
+    /// It is an address of a local pod.
+    Pod,
+}
+
+/// A route, as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteEntry {
+    /// What is reached.
+    pub prefix: IpNet,
+    /// By whom.
+    pub via: RouteTarget,
+    /// Why there is this route.
+    pub origin: RouteOrigin,
+}
+
+/// Who takes the packets of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RouteTarget {
+    /// A local pod.
+    Pod {
+        /// Its port.
+        interface: String,
+    },
+    /// A remote node.
+    Node {
+        /// Its name.
+        node: String,
+    },
+    /// A router.
+    Gateway {
+        /// Its address.
+        address: IpAddr,
+        /// Its link; `None` while the kernel has no route to the address.
+        interface: Option<String>,
+    },
+}
+
+impl From<Via> for RouteTarget {
+    fn from(via: Via) -> Self {
+        match via {
+            Via::Node { node } => Self::Node { node },
+            Via::Gateway { address, interface } => Self::Gateway {
+                address,
+                interface: Some(interface),
+            },
+        }
+    }
+}
+
+/// Where packets to an address go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteAnswer {
+    /// The destination.
+    pub address: IpAddr,
+    /// The longest matching route.
+    pub route: RouteEntry,
+    /// How packets are sent; `None` to a local pod.
+    pub mode: Option<Mode>,
+    /// Underlay address of the node that packets are tunnelled to.
+    pub tunnel_to: Option<IpAddr>,
+    /// The interface that packets leave by; `None` while it is not known.
+    pub interface: Option<String>,
+    /// The neighbour that takes them on that link.
+    pub next_hop: Option<IpAddr>,
+    /// Its MAC; `None` while it is not resolved, and then the kernel has the packets.
+    pub next_hop_mac: Option<MacAddr>,
+    /// Largest L3 packet in bytes that the first link takes, tunnel headers included.
+    pub mtu: Option<u16>,
+}
+
+/// A port, as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortEntry {
+    /// What was told.
+    #[serde(flatten)]
+    pub spec: PortSpec,
+    /// MAC of the pod's end, told or learned.
+    pub mac: Option<MacAddr>,
+    /// Whether it was named in the configuration and not by a request.
+    pub configured: bool,
+    /// What it waits for, such as its link or the pod's MAC; `None` when it waits for nothing.
+    pub waiting: Option<String>,
+}
+
+/// MAC of the VTEP of a node whose underlay address is `underlay` and that was not told another:
+/// `02:50` (locally administered, unicast) and four bytes. These are the IPv4 address itself, or
+/// the four 32-bit words of the IPv6 address XORed, in network byte order; an IPv4 address
+/// written as an IPv6 one counts as IPv4. Both ends of a tunnel compute the same without talking.
+pub fn derived_vtep_mac(underlay: IpAddr) -> MacAddr {
+    let [a, b, c, d] = match underlay.to_canonical() {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            let folded = (bits >> 96) ^ (bits >> 64) ^ (bits >> 32) ^ bits;
+            u32::try_from(folded & 0xffff_ffff)
+                .unwrap_or_else(|_| unreachable!("masked to 32 bits"))
+                .to_be_bytes()
+        }
+    };
+    MacAddr([0x02, 0x50, a, b, c, d])
+}
+
+impl From<Result<(), ErrorBody>> for Response {
+    fn from(result: Result<(), ErrorBody>) -> Self {
+        match result {
+            Ok(()) => Self::Done,
+            Err(error) => Self::Error(error),
+        }
+    }
+}
+
+impl ErrorCode {
+    /// Whether the refusal says that a named thing does not exist.
+    pub fn is_not_found(self) -> bool {
+        matches!(self, Self::NotFound | Self::NoSuchInterface)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_derive_the_same_vtep_mac() {
+        for (underlay, mac) in [
+            ("192.168.1.7", "02:50:c0:a8:01:07"),
+            ("::ffff:192.168.1.7", "02:50:c0:a8:01:07"),
+            ("2001:db8::1", "02:50:20:01:0d:b9"),
+            ("fd00:0:1:2:3:4:5:6", "02:50:fd:07:00:00"),
+        ] {
+            let derived = derived_vtep_mac(underlay.parse().unwrap());
+            assert_eq!(derived.to_string(), mac, "{underlay}");
+            assert!(!derived.is_multicast());
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Requests and responses of `dataplane.sock`.
+//!
+//! After `hello`, a control process that wants the dataplane to hold exactly its facts sends
+//! `sync-begin`, any number of `apply`, and `sync-end`: what was there before and was not named
+//! in between is then removed. Afterwards it sends `apply` for each change. The facts stay when
+//! the connection closes: a restart of control costs no packet.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::ErrorBody;
+use crate::types::{LocalNode, Neighbor, Node, Port, Route};
+
+/// What a client may ask of the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// First request of a connection. Answer: [`Response::Hello`].
+    Hello {
+        /// The client's [`crate::VERSION`].
+        version: u32,
+    },
+    /// Marks every fact as not yet named. Answer: [`Response::Done`].
+    SyncBegin,
+    /// Adds, replaces or removes facts. Answer: [`Response::Applied`].
+    Apply {
+        /// The changes, applied in order; a refused one does not stop those after it.
+        changes: Vec<Change>,
+    },
+    /// Removes every fact that no `apply` has named since `sync-begin`. Answer:
+    /// [`Response::Done`].
+    SyncEnd,
+    /// What the dataplane is. Answer: [`Response::Status`].
+    Status,
+    /// What it has counted. Answer: [`Response::Counters`].
+    Counters,
+}
+
+/// One change of the facts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Change {
+    /// Sets what concerns the node as a whole.
+    SetLocal(LocalNode),
+    /// Attaches a port, or replaces the role of an attached one.
+    SetPort(Port),
+    /// Detaches a port.
+    DelPort {
+        /// Its interface.
+        interface: String,
+    },
+    /// Adds or replaces a remote node.
+    SetNode(Node),
+    /// Forgets a remote node; its routes become the kernel's.
+    DelNode {
+        /// Its name.
+        name: String,
+    },
+    /// Adds or replaces a route.
+    SetRoute(Route),
+    /// Withdraws a route.
+    DelRoute {
+        /// Its prefix.
+        prefix: IpNet,
+    },
+    /// Adds or replaces a resolved neighbour.
+    SetNeighbor(Neighbor),
+    /// Forgets a neighbour that is no longer resolved.
+    DelNeighbor {
+        /// Its link.
+        interface: String,
+        /// Its address.
+        address: std::net::IpAddr,
+    },
+}
+
+/// What the dataplane answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Hello`].
+    Hello {
+        /// The dataplane's [`crate::VERSION`].
+        version: u32,
+        /// Process id of the dataplane.
+        pid: u32,
+    },
+    /// The request was carried out and has nothing to tell.
+    Done,
+    /// To [`Request::Apply`].
+    Applied {
+        /// The refused changes; empty when all were taken.
+        refused: Vec<Refused>,
+    },
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Counters`].
+    Counters(Counters),
+    /// The request was refused as a whole; nothing has changed.
+    Error(ErrorBody),
+}
+
+/// A change that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Position in the request's list, from 0.
+    pub index: usize,
+    /// Why.
+    pub error: ErrorBody,
+}
+
+/// What the dataplane is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Program version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since start.
+    pub uptime_seconds: u64,
+    /// Whether the XDP programs redirect (the gate of design section 7).
+    pub gate_open: bool,
+    /// Wait mode: `spin`, `adaptive` or `sleep`.
+    pub wait: String,
+    /// The workers.
+    pub workers: Vec<WorkerStatus>,
+    /// The ports, by interface name.
+    pub ports: Vec<PortStatus>,
+    /// The tables.
+    pub tables: TableStatus,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number, from 0.
+    pub worker: u16,
+    /// The CPU it is pinned to; `None` when it is not.
+    pub cpu: Option<usize>,
+    /// Seconds spent forwarding since start, so that CPU use means something.
+    pub busy_seconds: f64,
+    /// Frames made for this worker.
+    pub frames: u64,
+}
+
+/// One port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Interface name.
+    pub interface: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// `pod` or `uplink`.
+    pub role: String,
+    /// MTU of the interface in bytes.
+    pub mtu: u16,
+    /// XDP mode that was got: `native` or `generic`.
+    pub xdp_mode: String,
+    /// Why not a better one, when there is one.
+    pub xdp_mode_reason: Option<String>,
+    /// Ingress engine, for example `af-xdp copy`.
+    pub ingress: String,
+    /// Why not zero-copy, when it is not.
+    pub ingress_reason: Option<String>,
+    /// Egress engine, for example `af-packet gso`.
+    pub egress: String,
+    /// Which worker serves which queue: index is the queue.
+    pub queue_workers: Vec<u16>,
+}
+
+/// Sizes of the tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Number of the snapshot that was published last.
+    pub generation: u64,
+    /// Number of the oldest snapshot that a worker may still read.
+    pub adopted: u64,
+    /// Routes, those to local pods included.
+    pub routes: u64,
+    /// Routes whose next hop is not resolved; their packets are the kernel's.
+    pub unresolved: u64,
+    /// Remote nodes.
+    pub nodes: u64,
+    /// Resolved neighbours.
+    pub neighbors: u64,
+}
+
+/// What was counted since start. Counters of detached ports stay in the sums.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// By interface.
+    pub ports: BTreeMap<String, PortCounters>,
+    /// By worker.
+    pub workers: Vec<WorkerCounters>,
+    /// Dropped packets by reason name; every reason is listed, also at 0.
+    pub drops: BTreeMap<String, u64>,
+    /// Help text of each drop reason.
+    pub drop_help: BTreeMap<String, String>,
+    /// The two books.
+    pub books: Books,
+}
+
+/// Counters of one port, summed over workers and CPUs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortCounters {
+    /// Packets that the XDP program redirected to us.
+    pub xdp_redirected: u64,
+    /// Packets that the XDP program left to the kernel, by cause.
+    pub xdp_passed: BTreeMap<String, u64>,
+    /// Packets received, a super-frame counting one.
+    pub rx_packets: u64,
+    /// Bytes received, Ethernet header included.
+    pub rx_bytes: u64,
+    /// Frames received: a super-frame counts each of its chunks.
+    pub rx_frames: u64,
+    /// Redirected packets that the kernel lost for want of a posted frame.
+    pub rx_dropped: u64,
+    /// Redirected packets that the kernel lost because the rx ring was full.
+    pub rx_ring_full: u64,
+    /// Packets that were received on any port and left by this one.
+    pub tx_packets: u64,
+    /// Bytes handed to the kernel by this port, headers that we added included.
+    pub tx_bytes: u64,
+    /// Messages handed to the kernel; a super-frame is one.
+    pub tx_messages: u64,
+    /// Received packets that left inside another packet's message.
+    pub joined: u64,
+    /// Segments that received super-frames were cut to in user space.
+    pub cut: u64,
+}
+
+/// Counters of one worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerCounters {
+    /// Bursts that had at least one packet.
+    pub bursts: u64,
+    /// Rounds of the loop.
+    pub rounds: u64,
+    /// Times the worker blocked.
+    pub sleeps: u64,
+    /// Send system calls.
+    pub tx_calls: u64,
+    /// Nanoseconds spent forwarding.
+    pub busy_nanoseconds: u64,
+}
+
+/// The two books of design section 3.5, as of the last burst of each worker. They balance when
+/// the dataplane is at rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Books {
+    /// Frames made.
+    pub frames_made: u64,
+    /// Frames in the workers' pools.
+    pub frames_pooled: u64,
+    /// Frames posted to the kernel: on fill rings, or filled and not yet taken from rx rings.
+    pub frames_posted: u64,
+    /// Frames held elsewhere: in bursts, in tx rings.
+    pub frames_held: u64,
+    /// Packets received.
+    pub packets_received: u64,
+    /// Packets sent, each received packet counting once.
+    pub packets_sent: u64,
+    /// Packets dropped, all reasons.
+    pub packets_dropped: u64,
+    /// Packets redirected by the XDP programs.
+    pub xdp_redirected: u64,
+    /// Packets redirected and lost before we received them.
+    pub xdp_lost: u64,
+}
+
+impl Books {
+    /// What does not balance, one sentence each; empty when both books do.
+    pub fn imbalances(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut check = |name: &str, left: u64, right: u64| {
+            if left != right {
+                found.push(format!("{name}: {left} is not {right}"));
+            }
+        };
+        check(
+            "frames made = pooled + posted + held",
+            self.frames_made,
+            self.frames_pooled + self.frames_posted + self.frames_held,
+        );
+        check(
+            "packets received = sent + dropped",
+            self.packets_received,
+            self.packets_sent + self.packets_dropped,
+        );
+        check(
+            "redirected = received + lost before receipt",
+            self.xdp_redirected,
+            self.packets_received + self.xdp_lost,
+        );
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balanced_books_have_no_imbalance() {
+        let books = Books {
+            frames_made: 10,
+            frames_pooled: 3,
+            frames_posted: 6,
+            frames_held: 1,
+            packets_received: 7,
+            packets_sent: 5,
+            packets_dropped: 2,
+            xdp_redirected: 9,
+            xdp_lost: 2,
+        };
+        assert_eq!(books.imbalances(), Vec::<String>::new());
+        for wrong in [
+            Books {
+                frames_held: 0,
+                ..books.clone()
+            },
+            Books {
+                packets_dropped: 1,
+                ..books.clone()
+            },
+            Books {
+                xdp_lost: 3,
+                ..books.clone()
+            },
+        ] {
+            assert_eq!(wrong.imbalances().len(), 1, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The serving side of both sockets: lines in, lines out, never blocking, on the caller's thread.
+//!
+//! A client has one line at a time with the daemon. What it sends meanwhile stays in its socket,
+//! and so does everything while it does not read what it was answered. So what a client can make
+//! the daemon hold is bounded, and a slow one waits alone.
+//!
+//! A daemon that answers each line at once calls [`LineServer::handle`] for each event. One whose
+//! answers may come later goes in rounds: [`LineServer::ready`] for each event,
+//! [`LineServer::take_lines`], [`LineServer::respond`] and [`LineServer::flush`].
+
+mod client;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
+use rustix::process::umask;
+
+use client::{Client, refusal};
+
+use crate::{ErrorBody, ErrorCode, VERSION};
+
+/// Most clients at once; a further one is told so and closed.
+pub const MAX_CLIENTS: usize = 64;
+/// Lines that [`LineServer::handle`] answers for one event before other events get their turn.
+const LINES_PER_EVENT: usize = 64;
+
+/// How long [`LineServer::bind`] waits for a path that is in use: a killed dataplane lets go of its
+/// files only after its AF_XDP sockets, each of which waits for the kernel's grace periods.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+/// Between two looks at it.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Names a connected client. Not used again while the server lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(usize);
+
+/// What becomes of a line that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// This line, its newline included.
+    Now(Vec<u8>),
+    /// The same, and the connection ends when the client has it.
+    Last(Vec<u8>),
+    /// Nothing yet: [`LineServer::respond`] brings it, and no line of the client is taken before.
+    Later,
+}
+
+/// A listening socket and its clients. `S` is what the daemon keeps for each connection.
+#[derive(Debug)]
+pub struct LineServer<S> {
+    path: PathBuf,
+    listener: UnixListener,
+    /// Token of the listener; clients have the ones after it.
+    first: usize,
+    next: usize,
+    /// By token.
+    clients: BTreeMap<usize, Client<S>>,
+    /// Token of the client that was served last: the one after it comes first.
+    last: usize,
+    /// Held while the process lives; the kernel lets go of it however the process ends.
+    _lock: File,
+}
+
+/// The socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process serves it.
+    #[error(
+        "another process serves {}; stop it, or give this one a --run-dir of its own",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// The system refuses.
+    #[error("cannot {step} {}: {source}; choose a --run-dir that this user may write", path.display())]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl<S: Default> LineServer<S> {
+    /// Listens on `path`. Its directory is made with mode 0750 if it is missing, the socket has
+    /// mode 0660, and a socket that nobody answers on is replaced. A lock file beside it, which
+    /// stays, sees to it that of several daemons that start at once one serves. Blocks for up to a
+    /// second while another process has the path. The tokens from `first` on are the server's.
+    ///
+    /// # Errors
+    /// [`BindError`] names the file and the remedy.
+    pub fn bind(path: &Path, registry: &Registry, first: usize) -> Result<Self, BindError> {
+        let failed = |step, path: &Path| {
+            let path = path.to_owned();
+            move |source| BindError::System { step, path, source }
+        };
+        if let Some(directory) = path.parent() {
+            let mut builder = DirBuilder::new();
+            let builder = builder.recursive(true).mode(0o750);
+            builder
+                .create(directory)
+                .map_err(failed("make", directory))?;
+        }
+        let lock_path = path.with_extension("lock");
+        let lock = File::create(&lock_path).map_err(failed("make", &lock_path))?;
+        let deadline = Instant::now() + BUSY_RETRY;
+        while !claim(&lock, path).map_err(failed("lock", &lock_path))? {
+            if Instant::now() >= deadline {
+                return Err(BindError::InUse(path.to_owned()));
+            }
+            std::thread::sleep(BUSY_PAUSE);
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove the stale socket", path)(error));
+            }
+            _ => {}
+        }
+        // 0660 from the moment it exists. What another thread makes meanwhile gets no more
+        // permissions by this than it asked for.
+        let before = umask(Mode::from_raw_mode(0o117));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let mut listener = listener.map_err(failed("listen on", path))?;
+        registry
+            .register(&mut listener, Token(first), Interest::READABLE)
+            .map_err(failed("listen on", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            listener,
+            first,
+            next: first + 1,
+            clients: BTreeMap::new(),
+            last: first,
+            _lock: lock,
+        })
+    }
+
+    /// Notes an event of token `token`: takes in clients that knock, or remembers that a client's
+    /// socket has become ready. Other tokens are no matter.
+    pub fn ready(&mut self, token: Token, registry: &Registry) {
+        if token.0 == self.first {
+            self.accept(registry);
+        } else if let Some(client) = self.clients.get_mut(&token.0) {
+            client.ready();
+        }
+    }
+
+    fn accept(&mut self, registry: &Registry) {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // Mostly WouldBlock. Who is not taken in for want of descriptors is with the next.
+                Err(_) => return,
+            };
+            if self.clients.len() >= MAX_CLIENTS {
+                let message = format!("{MAX_CLIENTS} clients are connected; try again later");
+                turn_away(&mut stream, ErrorBody::new(ErrorCode::Busy, message));
+                continue;
+            }
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            match registry.register(&mut stream, Token(self.next), interest) {
+                Ok(()) => drop(self.clients.insert(self.next, Client::new(stream))),
+                Err(error) => {
+                    let message = format!("cannot wait for requests: {error}; try again later");
+                    turn_away(&mut stream, ErrorBody::new(ErrorCode::System, message));
+                }
+            }
+            self.next += 1;
+        }
+    }
+
+    /// Gives up to `limit` lines, without their newlines, to `take`: one of each client in turn,
+    /// beginning after the client that was served last.
+    pub fn take_lines(
+        &mut self,
+        limit: usize,
+        mut take: impl FnMut(ClientId, &mut S, &[u8]) -> Reply,
+    ) {
+        let mut left = limit;
+        loop {
+            let before = left;
+            let after = self.clients.range(self.last + 1..);
+            let turn: Vec<usize> = after
+                .chain(self.clients.range(..=self.last))
+                .map(|(&token, _)| token)
+                .collect();
+            for token in turn {
+                if left == 0 {
+                    return;
+                }
+                if let Some(client) = self.clients.get_mut(&token)
+                    && client.take_line(|state, line| take(ClientId(token), state, line))
+                {
+                    self.last = token;
+                    left -= 1;
+                }
+            }
+            if left == before {
+                return;
+            }
+        }
+    }
+
+    /// Gives a client the answer, its newline included, to the line that was to be answered
+    /// [`Reply::Later`]. The client may have gone meanwhile.
+    pub fn respond(&mut self, client: ClientId, line: Vec<u8>) {
+        if let Some(client) = self.clients.get_mut(&client.0) {
+            client.respond(line);
+        }
+    }
+
+    /// Writes what clients take and lets go of those that are done. Whether there may be lines to
+    /// take that no event will tell of: then the next round must not wait for one.
+    #[must_use = "lines that wait are not told of again"]
+    pub fn flush(&mut self, registry: &Registry) -> bool {
+        self.clients.retain(|_, client| {
+            let keep = client.flush();
+            if !keep {
+                // The socket leaves the poll with its descriptor; an error changes nothing.
+                let _ = registry.deregister(client.stream());
+            }
+            keep
+        });
+        self.clients.values().any(Client::may_be_taken)
+    }
+
+    /// A round for a daemon that answers each line at once. `answer` gets the connection's state
+    /// and one line, and gives the line to be sent back, its newline included.
+    pub fn handle(
+        &mut self,
+        token: Token,
+        registry: &Registry,
+        mut answer: impl FnMut(&mut S, &[u8]) -> Vec<u8>,
+    ) {
+        self.ready(token, registry);
+        self.take_lines(LINES_PER_EVENT, |_, state, line| {
+            Reply::Now(answer(state, line))
+        });
+        if self.flush(registry) {
+            for (&token, client) in self.clients.iter_mut().filter(|(_, c)| c.may_be_taken()) {
+                // Registering anew makes another event of what is ready already. It cannot fail
+                // for a socket that is registered.
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                let _ = registry.reregister(client.stream(), Token(token), interest);
+            }
+        }
+    }
+}
+
+/// Takes `path` for this process; whether nobody else has it. `lock` may be taken already.
+fn claim(lock: &File, path: &Path) -> io::Result<bool> {
+    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(std::os::unix::net::UnixStream::connect(path).is_err()),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl<S> Drop for LineServer<S> {
+    fn drop(&mut self) {
+        // Best effort: a socket that stays is stale, and the next daemon replaces it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn turn_away(stream: &mut UnixStream, error: ErrorBody) {
+    // The line fits into the buffer of a fresh socket.
+    let _ = stream.write(&refusal(error));
+}
+
+/// What a connection has said of its version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Handshake {
+    greeted: bool,
+}
+
+impl Handshake {
+    /// Takes in a `hello` with the client's protocol version.
+    ///
+    /// # Errors
+    /// [`ErrorCode::VersionMismatch`]: nothing more can be said on this connection.
+    pub fn hello(&mut self, version: u32) -> Result<(), ErrorBody> {
+        self.greeted = version == VERSION;
+        if self.greeted {
+            return Ok(());
+        }
+        let message = format!(
+            "this is protocol version {VERSION} and the client speaks {version}; install both \
+             from one release"
+        );
+        Err(ErrorBody::new(ErrorCode::VersionMismatch, message))
+    }
+
+    /// Checks that other requests may come.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] when `hello` was not said.
+    pub fn check(&self) -> Result<(), ErrorBody> {
+        if self.greeted {
+            return Ok(());
+        }
+        let message = "the first request of a connection is hello";
+        Err(ErrorBody::new(ErrorCode::BadRequest, message))
+    }
+}

@@ -1,0 +1,299 @@
+//! Facts: what the control process knows and the dataplane mirrors.
+//!
+//! Numbers are in host byte order; addresses and MACs are text in JSON.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Bytes that VXLAN puts before an inner IP packet over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner
+/// Ethernet 14 (RFC 7348 section 5, without the outer Ethernet header).
+pub const VXLAN_OVERHEAD_V4: u16 = 50;
+/// The same over IPv6, whose header has 40 bytes.
+pub const VXLAN_OVERHEAD_V6: u16 = 70;
+
+/// A 48-bit Ethernet address, written `aa:bb:cc:dd:ee:ff`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// Whether the group bit is set (multicast or broadcast).
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is no Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a MAC address; write six hexadecimal bytes like 02:00:5e:10:00:01")]
+pub struct BadMac(String);
+
+impl FromStr for MacAddr {
+    type Err = BadMac;
+
+    fn from_str(text: &str) -> Result<Self, BadMac> {
+        let bad = || BadMac(text.to_owned());
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(bad)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        }
+        if parts.next().is_some() {
+            Err(bad())
+        } else {
+            Ok(Self(bytes))
+        }
+    }
+}
+
+impl TryFrom<String> for MacAddr {
+    type Error = BadMac;
+    fn try_from(text: String) -> Result<Self, BadMac> {
+        text.parse()
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> Self {
+        mac.to_string()
+    }
+}
+
+/// A VXLAN network identifier: 24 bits, zero included (RFC 7348 does not reserve it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Vni(u32);
+
+/// The number does not fit in 24 bits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("VNI {0} is out of range; use 0 to 16777215")]
+pub struct BadVni(u32);
+
+impl Vni {
+    /// The identifier as a number below 2^24.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for Vni {
+    type Error = BadVni;
+    fn try_from(value: u32) -> Result<Self, BadVni> {
+        if value < 1 << 24 {
+            Ok(Self(value))
+        } else {
+            Err(BadVni(value))
+        }
+    }
+}
+
+impl From<Vni> for u32 {
+    fn from(vni: Vni) -> Self {
+        vni.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How packets to a remote node are sent. Receipt accepts both forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// In a VXLAN tunnel (RFC 7348) to the node's underlay address.
+    Vxlan,
+    /// As they are, to the next hop towards the node; the underlay must know the pods.
+    Native,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vxlan => "vxlan",
+            Self::Native => "native",
+        })
+    }
+}
+
+/// What concerns this node as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalNode {
+    /// The VXLAN network identifier of the overlay.
+    pub vni: Vni,
+    /// UDP port of VXLAN on every node: 4789 (IANA) or 8472 (Linux' and Cilium's old default).
+    pub vxlan_port: u16,
+    /// MAC of this node's VTEP: the destination of inner frames that other nodes send here.
+    pub vtep_mac: MacAddr,
+    /// Every unicast address of this node in its own network namespace. Packets to them are the
+    /// kernel's; those of the underlay are where tunnels end.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An interface that the dataplane serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Interface name in the node's network namespace.
+    pub interface: String,
+    /// What is behind the interface.
+    pub role: PortRole,
+    /// The link as control sees it. A change makes the dataplane look at the interface again;
+    /// what it finds there counts, not this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
+}
+
+/// A link of the kernel, as far as a port depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Interface index; a link that is made anew under the same name has another.
+    pub ifindex: u32,
+    /// Largest L3 packet in bytes.
+    pub mtu: u32,
+    /// Its own MAC.
+    pub mac: MacAddr,
+}
+
+/// What is behind a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PortRole {
+    /// The node's end of a pod's veth.
+    Pod {
+        /// The pod's addresses; the only sources that it may send from.
+        addresses: Vec<IpAddr>,
+        /// MAC of the pod's end.
+        mac: MacAddr,
+    },
+    /// An interface towards other nodes.
+    Uplink {
+        /// Whether packets may arrive with unfinished (partial) inner L4 checksums. Only a
+        /// virtual wire such as a veth carries those.
+        accept_partial_checksums: bool,
+    },
+}
+
+/// A remote node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Its address on the underlay: the remote end of tunnels.
+    pub underlay: IpAddr,
+    /// MAC of its VTEP: the destination of inner frames that are sent there.
+    pub vtep_mac: MacAddr,
+    /// How packets are sent to it.
+    pub mode: Mode,
+    /// How this node reaches [`Node::underlay`], as the kernel's routes say; `None` while they
+    /// do not say, and then its packets are the kernel's.
+    pub path: Option<Path>,
+}
+
+/// The first step on the underlay towards a remote node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Path {
+    /// The uplink that packets leave by.
+    pub interface: String,
+    /// The neighbour on that link which takes them: the node itself or a router.
+    pub next_hop: IpAddr,
+    /// This node's address on that link: the source of outer headers.
+    pub source: IpAddr,
+    /// Largest L3 packet in bytes that the path carries.
+    pub mtu: u16,
+}
+
+/// A route of the overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// What is reached.
+    pub prefix: IpNet,
+    /// By whom.
+    pub via: Via,
+}
+
+/// Who takes the packets of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Via {
+    /// A remote node, in its mode.
+    Node {
+        /// The node's name. The node may be told later; until then the kernel has the packets.
+        node: String,
+    },
+    /// A router on a link of this node, natively.
+    Gateway {
+        /// The router's address.
+        address: IpAddr,
+        /// The uplink that it is on.
+        interface: String,
+    },
+}
+
+/// A resolved neighbour on a link. The kernel does ARP and ND; these facts follow it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbor {
+    /// The link.
+    pub interface: String,
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// Its MAC.
+    pub mac: MacAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_reads_what_it_writes() {
+        let mac: MacAddr = "02:00:5e:10:00:fF".parse().unwrap();
+        assert_eq!(mac.0, [2, 0, 0x5e, 0x10, 0, 0xff]);
+        assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
+    }
+
+    #[test]
+    fn a_bad_mac_is_refused() {
+        for text in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:01:02",
+            "2:0:5e:10:0:1",
+            "zz:00:5e:10:00:01",
+        ] {
+            assert!(text.parse::<MacAddr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_vni_has_24_bits() {
+        assert_eq!(Vni::try_from(0xff_ffff).unwrap().get(), 0xff_ffff);
+        assert!(Vni::try_from(0x100_0000).is_err());
+    }
+}

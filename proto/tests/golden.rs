@@ -1,0 +1,513 @@
+//! The documents of both protocols, as they cross the sockets, against golden files: a change of
+//! a file is a change of the protocol and needs a new [`VERSION`].
+//!
+//! `PODWAY_BLESS=1 cargo test -p podway-proto --test golden` writes the files anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::path::Path;
+
+use podway_proto::control::{self, PortRoleSpec, ViaSpec};
+use podway_proto::dataplane::{self, Change};
+use podway_proto::types::{
+    Link, LocalNode, MacAddr, Mode, Neighbor, Node, Path as NodePath, Port, PortRole, Route, Via,
+    Vni,
+};
+use podway_proto::{ErrorBody, ErrorCode, VERSION};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Compares `examples` with the file `name`, both ways, and asserts that every variant of the enum
+/// has an example. `tag` is the field that tells variants apart.
+fn compare<T>(name: &str, tag: &str, examples: &[T])
+where
+    T: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let text = serde_json::to_string_pretty(examples).unwrap() + "\n";
+    if std::env::var_os("PODWAY_BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        text, golden,
+        "{name}: the protocol has changed; raise VERSION (now {VERSION})"
+    );
+    assert_eq!(
+        serde_json::from_str::<Vec<T>>(&golden).unwrap(),
+        examples,
+        "{name}"
+    );
+    assert_eq!(
+        tags(tag, examples),
+        variants::<T>(tag),
+        "{name}: a variant has no example"
+    );
+}
+
+/// The tags that occur in `examples`.
+fn tags<T: Serialize>(tag: &str, examples: &[T]) -> BTreeSet<String> {
+    let tag_of = |example| {
+        let value = serde_json::to_value(example).unwrap();
+        value[tag].as_str().unwrap().to_owned()
+    };
+    examples.iter().map(tag_of).collect()
+}
+
+/// The tags of all variants of `T`, as the error about a wrong one lists them in backquotes.
+fn variants<T: DeserializeOwned + Debug>(tag: &str) -> BTreeSet<String> {
+    let wrong = serde_json::json!({ tag: "?" });
+    let error = serde_json::from_value::<T>(wrong).unwrap_err().to_string();
+    let (_, list) = error.split_once("expected").unwrap();
+    list.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn parse<T: std::str::FromStr<Err: Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+fn path() -> NodePath {
+    NodePath {
+        interface: "eth0".into(),
+        next_hop: parse("192.168.1.2"),
+        source: parse("192.168.1.1"),
+        mtu: 1500,
+    }
+}
+
+#[test]
+fn control_requests() {
+    use control::Request;
+    let node = |vtep_mac, mode| {
+        Request::NodeSet(control::NodeSpec {
+            name: "node-b".into(),
+            underlay: parse("192.168.1.2"),
+            pod_cidrs: vec![parse("10.0.1.0/24"), parse("fd00:1::/64")],
+            vtep_mac,
+            mode,
+        })
+    };
+    let route = |via| control::RouteSpec {
+        prefix: parse("10.9.0.0/16"),
+        via,
+    };
+    let port = |role| {
+        Request::PortAdd(control::PortSpec {
+            interface: "veth-a".into(),
+            role,
+        })
+    };
+    let gateway = |interface| ViaSpec::Gateway {
+        address: parse("192.168.1.9"),
+        interface,
+    };
+    compare(
+        "control-requests.json",
+        "request",
+        &[
+            Request::Hello { version: 1 },
+            Request::Status,
+            node(None, None),
+            node(Some(parse("02:00:00:00:00:0b")), Some(Mode::Native)),
+            Request::NodeDel {
+                name: "node-b".into(),
+            },
+            Request::NodeList,
+            Request::RouteAdd(route(ViaSpec::Node {
+                node: "node-b".into(),
+            })),
+            Request::RouteReplace(route(gateway(None))),
+            Request::RouteReplace(route(gateway(Some("eth0".into())))),
+            Request::RouteDel {
+                prefix: parse("10.9.0.0/16"),
+            },
+            Request::RouteShow,
+            Request::RouteGet {
+                address: parse("10.0.1.7"),
+            },
+            port(PortRoleSpec::Pod {
+                addresses: vec![parse("10.0.0.2")],
+                mac: None,
+            }),
+            port(PortRoleSpec::Pod {
+                addresses: vec![parse("10.0.0.2"), parse("fd00::2")],
+                mac: Some(parse("02:00:00:00:00:aa")),
+            }),
+            port(PortRoleSpec::Uplink {
+                accept_partial_checksums: None,
+            }),
+            port(PortRoleSpec::Uplink {
+                accept_partial_checksums: Some(false),
+            }),
+            Request::PortDel {
+                interface: "veth-a".into(),
+            },
+            Request::PortShow,
+            Request::Counters,
+        ],
+    );
+}
+
+#[test]
+fn control_responses() {
+    use control::{DataplaneLink, Response, RouteEntry, RouteOrigin, RouteTarget};
+    let route = |via, origin| RouteEntry {
+        prefix: parse("10.0.1.0/24"),
+        via,
+        origin,
+    };
+    let status = |dataplane| {
+        Response::Status(Box::new(control::Status {
+            version: "0.1.0".into(),
+            pid: 7,
+            node: "node-a".into(),
+            pod_cidrs: vec![parse("10.0.0.0/24")],
+            mode: Mode::Vxlan,
+            underlay: Some(parse("192.168.1.1")),
+            vtep_mac: Some(parse("02:50:c0:a8:01:01")),
+            vni: Vni::try_from(1).unwrap(),
+            vxlan_port: 4789,
+            uplink: Some("eth0".into()),
+            uplink_mtu: Some(1500),
+            pod_mtu: Some(1450),
+            dataplane,
+            kernel: control::KernelStatus {
+                device: "podway.vx".into(),
+                in_sync: false,
+                errors: vec!["why".into()],
+            },
+            hints: vec!["what to do".into()],
+        }))
+    };
+    compare(
+        "control-responses.json",
+        "response",
+        &[
+            Response::Hello { version: 1, pid: 7 },
+            Response::Done,
+            status(DataplaneLink::Disconnected {
+                reason: "nobody listens".into(),
+            }),
+            status(DataplaneLink::Syncing),
+            status(DataplaneLink::Synced {
+                refused: vec!["port eth0: the queue is taken".into()],
+                status: Some(Box::new(dataplane_status())),
+            }),
+            Response::Nodes {
+                nodes: vec![control::NodeEntry {
+                    name: "node-b".into(),
+                    local: false,
+                    underlay: parse("192.168.1.2"),
+                    pod_cidrs: vec![parse("10.0.1.0/24")],
+                    vtep_mac: parse("02:50:c0:a8:01:02"),
+                    mode: Mode::Vxlan,
+                    path: Some(path()),
+                    next_hop_mac: Some(parse("02:00:00:00:00:0b")),
+                }],
+            },
+            Response::Routes {
+                routes: vec![
+                    route(
+                        RouteTarget::Node {
+                            node: "node-b".into(),
+                        },
+                        RouteOrigin::PodCidr,
+                    ),
+                    route(
+                        RouteTarget::Pod {
+                            interface: "veth-a".into(),
+                        },
+                        RouteOrigin::Pod,
+                    ),
+                    route(
+                        RouteTarget::Gateway {
+                            address: parse("192.168.1.9"),
+                            interface: None,
+                        },
+                        RouteOrigin::Added,
+                    ),
+                ],
+            },
+            Response::RouteGet(control::RouteAnswer {
+                address: parse("10.0.1.7"),
+                route: route(
+                    RouteTarget::Node {
+                        node: "node-b".into(),
+                    },
+                    RouteOrigin::PodCidr,
+                ),
+                mode: Some(Mode::Vxlan),
+                tunnel_to: Some(parse("192.168.1.2")),
+                interface: Some("eth0".into()),
+                next_hop: Some(parse("192.168.1.2")),
+                next_hop_mac: None,
+                mtu: Some(1500),
+            }),
+            Response::Ports {
+                ports: vec![control::PortEntry {
+                    spec: control::PortSpec {
+                        interface: "veth-a".into(),
+                        role: PortRoleSpec::Pod {
+                            addresses: vec![parse("10.0.0.2")],
+                            mac: None,
+                        },
+                    },
+                    mac: None,
+                    configured: false,
+                    waiting: Some("the pod's MAC".into()),
+                }],
+            },
+            Response::Counters {
+                counters: counters(),
+                imbalances: vec!["frames".into()],
+            },
+            Response::Error(ErrorBody::new(ErrorCode::NotFound, "there is no node b")),
+        ],
+    );
+}
+
+#[test]
+fn dataplane_requests() {
+    use dataplane::Request;
+    compare(
+        "dataplane-requests.json",
+        "request",
+        &[
+            Request::Hello { version: 1 },
+            Request::SyncBegin,
+            Request::Apply {
+                changes: vec![Change::DelNode {
+                    name: "node-b".into(),
+                }],
+            },
+            Request::SyncEnd,
+            Request::Status,
+            Request::Counters,
+        ],
+    );
+}
+
+#[test]
+fn dataplane_changes() {
+    let port = |role, link| {
+        Change::SetPort(Port {
+            interface: "veth-a".into(),
+            role,
+            link,
+        })
+    };
+    let link = Link {
+        ifindex: 7,
+        mtu: 1500,
+        mac: MacAddr([2, 0, 0, 0, 0, 0xab]),
+    };
+    let node = |path| {
+        Change::SetNode(Node {
+            name: "node-b".into(),
+            underlay: parse("192.168.1.2"),
+            vtep_mac: parse("02:50:c0:a8:01:02"),
+            mode: Mode::Vxlan,
+            path,
+        })
+    };
+    let route = |via| {
+        Change::SetRoute(Route {
+            prefix: parse("10.0.1.0/24"),
+            via,
+        })
+    };
+    compare(
+        "dataplane-changes.json",
+        "change",
+        &[
+            Change::SetLocal(LocalNode {
+                vni: Vni::try_from(1).unwrap(),
+                vxlan_port: 4789,
+                vtep_mac: parse("02:50:c0:a8:01:01"),
+                addresses: vec![parse("192.168.1.1"), parse("fd00::1")],
+            }),
+            port(
+                PortRole::Pod {
+                    addresses: vec![parse("10.0.0.2")],
+                    mac: MacAddr([2, 0, 0, 0, 0, 0xaa]),
+                },
+                Some(link),
+            ),
+            port(
+                PortRole::Uplink {
+                    accept_partial_checksums: true,
+                },
+                None,
+            ),
+            Change::DelPort {
+                interface: "veth-a".into(),
+            },
+            node(Some(path())),
+            node(None),
+            Change::DelNode {
+                name: "node-b".into(),
+            },
+            route(Via::Node {
+                node: "node-b".into(),
+            }),
+            route(Via::Gateway {
+                address: parse("192.168.1.9"),
+                interface: "eth0".into(),
+            }),
+            Change::DelRoute {
+                prefix: parse("10.0.1.0/24"),
+            },
+            Change::SetNeighbor(Neighbor {
+                interface: "eth0".into(),
+                address: parse("192.168.1.2"),
+                mac: parse("02:00:00:00:00:0b"),
+            }),
+            Change::DelNeighbor {
+                interface: "eth0".into(),
+                address: parse("192.168.1.2"),
+            },
+        ],
+    );
+}
+
+#[test]
+fn dataplane_responses() {
+    use dataplane::{Refused, Response};
+    let error = ErrorBody::new(ErrorCode::Busy, "the queue is taken");
+    compare(
+        "dataplane-responses.json",
+        "response",
+        &[
+            Response::Hello { version: 1, pid: 8 },
+            Response::Done,
+            Response::Applied {
+                refused: vec![Refused {
+                    index: 3,
+                    error: error.clone(),
+                }],
+            },
+            Response::Status(dataplane_status()),
+            Response::Counters(counters()),
+            Response::Error(error),
+        ],
+    );
+}
+
+#[test]
+fn error_codes_keep_their_names() {
+    use ErrorCode as Code;
+    let all = [
+        (Code::BadRequest, "bad-request"),
+        (Code::LineTooLong, "line-too-long"),
+        (Code::VersionMismatch, "version-mismatch"),
+        (Code::NotFound, "not-found"),
+        (Code::AlreadyExists, "already-exists"),
+        (Code::Invalid, "invalid"),
+        (Code::NoSuchInterface, "no-such-interface"),
+        (Code::Busy, "busy"),
+        (Code::PermissionDenied, "permission-denied"),
+        (Code::Unsupported, "unsupported"),
+        (Code::Unavailable, "unavailable"),
+        (Code::System, "system"),
+    ];
+    for (code, name) in all {
+        assert_eq!(serde_json::to_value(code).unwrap(), name);
+    }
+}
+
+#[test]
+fn unknown_fields_are_refused() {
+    for line in [
+        r#"{"request":"node-del","name":"b","force":true}"#,
+        r#"{"request":"node-set","name":"b","underlay":"192.168.1.2","pod_cidrs":[],"mtu":1}"#,
+        r#"{"request":"port-add","interface":"a","role":{"kind":"uplink"},"mac":null}"#,
+        r#"{"request":"nonsense"}"#,
+    ] {
+        assert!(
+            serde_json::from_str::<control::Request>(line).is_err(),
+            "{line}"
+        );
+    }
+}
+
+fn dataplane_status() -> dataplane::Status {
+    dataplane::Status {
+        version: "0.1.0".into(),
+        pid: 8,
+        uptime_seconds: 60,
+        gate_open: true,
+        wait: "adaptive".into(),
+        workers: vec![dataplane::WorkerStatus {
+            worker: 0,
+            cpu: Some(2),
+            busy_seconds: 1.5,
+            frames: 8192,
+        }],
+        ports: vec![dataplane::PortStatus {
+            interface: "eth0".into(),
+            ifindex: 2,
+            role: "uplink".into(),
+            mtu: 1500,
+            xdp_mode: "native".into(),
+            xdp_mode_reason: None,
+            ingress: "af-xdp copy".into(),
+            ingress_reason: Some("zero-copy: not supported by the driver".into()),
+            egress: "af-packet gso".into(),
+            queue_workers: vec![0],
+        }],
+        tables: dataplane::TableStatus {
+            generation: 4,
+            adopted: 4,
+            routes: 3,
+            unresolved: 0,
+            nodes: 1,
+            neighbors: 1,
+        },
+    }
+}
+
+fn counters() -> dataplane::Counters {
+    let port = dataplane::PortCounters {
+        xdp_redirected: 10,
+        xdp_passed: BTreeMap::from([("not-ip".to_owned(), 2)]),
+        rx_packets: 10,
+        rx_bytes: 15_000,
+        rx_frames: 12,
+        rx_dropped: 0,
+        rx_ring_full: 0,
+        tx_packets: 9,
+        tx_bytes: 14_000,
+        tx_messages: 3,
+        joined: 6,
+        cut: 1,
+    };
+    dataplane::Counters {
+        ports: BTreeMap::from([("eth0".to_owned(), port)]),
+        workers: vec![dataplane::WorkerCounters {
+            bursts: 3,
+            rounds: 5,
+            sleeps: 1,
+            tx_calls: 3,
+            busy_nanoseconds: 1000,
+        }],
+        drops: BTreeMap::from([("ttl-exceeded".to_owned(), 1)]),
+        drop_help: BTreeMap::from([("ttl-exceeded".to_owned(), "its time was over".to_owned())]),
+        books: dataplane::Books {
+            frames_made: 16,
+            frames_pooled: 8,
+            frames_posted: 8,
+            frames_held: 0,
+            packets_received: 10,
+            packets_sent: 9,
+            packets_dropped: 1,
+            xdp_redirected: 10,
+            xdp_lost: 0,
+        },
+    }
+}
