@@ -1,0 +1,548 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The XDP program of every port: redirects to the AF_XDP socket of the queue what is surely the
+ * dataplane's, and passes everything else to the kernel. A redirected packet can only be sent or
+ * dropped afterwards, so each doubt is decided for the kernel.
+ *
+ *   is the interface a port?                       no -> unknown_port
+ *   is the gate open?                              no -> gate_closed
+ *   port's own destination MAC?                    no -> not_for_us
+ *   IPv4 without options, or IPv6?                 no -> not_ip, malformed, options
+ *
+ *   pod port:                                      uplink:
+ *     destination may be forwarded?                  destination is an address of the node?
+ *       no -> multicast, link_local                    yes: VXLAN, a VNI of ours, IP inside?
+ *     source is this pod's own?                               no -> not_vxlan, unknown_vni, ...
+ *       no -> foreign_source                                  yes: one packet inside?
+ *     destination is an address of the node?                  no -> batch
+ *       yes -> local_address                                  yes: go on with it
+ *                                                    destination and source may be forwarded?
+ *                                                      no -> multicast, link_local, foreign_source
+ *                                                    destination is an attached pod?
+ *                                                      no -> no_such_pod
+ *   both, on the packet that would be forwarded:
+ *     TCP, UDP, ICMP, not of one link only?        no -> protocol, neighbor_discovery,
+ *                                                        extension_header, fragment
+ *     TTL or hop limit above 1?                    no -> hop_limit
+ *     longest prefix has a resolved next hop?      no -> no_route, unresolved
+ *     fits route and port, or is TCP?              no -> oversize
+ *
+ *   is the queue's worker alive?                   no -> worker_stalled
+ *   is a socket there?                             no -> no_socket
+ *   redirected
+ *
+ * Malformed packets. What cannot be read far enough to know whose it is (a cut header, a wrong
+ * version) passes as `malformed`, and the kernel drops it. What is ours by its addresses but wrong
+ * elsewhere (a total length beyond the packet, a bad IPv4 header checksum, a cut L4 header) is
+ * redirected, and the dataplane drops it under a reason of its own.
+ *
+ * Buffers. The program is "xdp.frags": data..data_end is the first buffer only, and headers are
+ * read there alone. Headers that a driver splits over buffers therefore pass as `malformed`.
+ * Sizes are those of the whole packet.
+ *
+ * Limits that no XDP program can lift. Generic XDP hides a VLAN tag that the NIC has taken out of
+ * the frame, so VLAN links must be served on the VLAN interface. The segment size of a GSO packet
+ * is unknown here, which is why only TCP may exceed the route's MTU; a UDP-GSO packet of a pod that
+ * fits as a whole looks like one datagram, so tx-udp-segmentation must be off at the pod's end.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <stdbool.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "shared.h"
+
+/* No cause to pass so far. Functions below return this or an enum pass_cause. */
+#define OURS (-1)
+
+/* No IP header can state more, so a larger frame is BIG TCP, which is the kernel's. */
+#define MAX_FRAME (ETH_HLEN + 65535)
+
+/* IPv4 fragment field, RFC 791: the more-fragments bit and the offset. */
+#define IPV4_FRAGMENT 0x3fff
+
+#define VXLAN_I_FLAG 0x08
+
+/* RFC 7348, section 5. Reserved bits are ignored on receipt. */
+struct vxlan_header {
+	__u8 flags;
+	__u8 reserved[3];
+	__be32 vni; /* upper 24 bits */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_WORKERS);
+	__type(key, __u32);
+	__type(value, struct heartbeat);
+} heartbeats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32); /* interface index */
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SOCKETS);
+	__type(key, __u32); /* xsk_base + queue */
+	__type(value, __u32); /* worker */
+} queue_workers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, MAX_SOCKETS);
+	__type(key, __u32); /* xsk_base + queue */
+	__type(value, __u32); /* socket */
+} sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_VNIS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u8); /* presence is all that counts */
+} vnis SEC(".maps");
+
+/* The FIB's prefixes: a withdrawn one leaves here before it leaves the FIB. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_PREFIXES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix4);
+	__type(value, struct route);
+} prefixes4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_PREFIXES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix6);
+	__type(value, struct route);
+} prefixes6 SEC(".maps");
+
+/* Unicast addresses of the node itself; network byte order, as in all maps of addresses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL_ADDRESSES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __be32);
+	__type(value, __u8);
+} local4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL_ADDRESSES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct in6_addr);
+	__type(value, __u8);
+} local6 SEC(".maps");
+
+/* Addresses of attached pods to the interface index of their port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PODS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __be32);
+	__type(value, __u32);
+} pods4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PODS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct in6_addr);
+	__type(value, __u32);
+} pods6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32); /* slot */
+	__type(value, struct port_counters);
+} counters SEC(".maps");
+
+/* An address in network byte order; which member counts is said by `struct ip`. */
+union address {
+	__be32 v4;
+	struct in6_addr v6;
+};
+
+/* What the rules need of one IP header. */
+struct ip {
+	union address source;
+	union address destination;
+	void *payload;   /* first byte after the header, not yet known to be readable */
+	__u32 length;    /* of header and payload in bytes, as the header says */
+	__u32 available; /* bytes from the header to the end of the packet, over all buffers */
+	bool v6;
+	bool super_frame; /* the packet on the wire is larger than the port's MTU */
+	bool fragment;   /* IPv4 only: an IPv6 fragment shows as its protocol */
+	__u8 protocol;
+	__u8 hops;       /* TTL or hop limit */
+};
+
+static __always_inline int read_ipv4(struct ip *ip, void *header, void *end)
+{
+	struct iphdr *h = header;
+
+	if ((void *)(h + 1) > end || h->version != 4 || h->ihl < 5)
+		return PASS_MALFORMED;
+	if (h->ihl > 5)
+		return PASS_OPTIONS;
+	ip->v6 = false;
+	ip->source.v4 = h->saddr;
+	ip->destination.v4 = h->daddr;
+	ip->length = bpf_ntohs(h->tot_len);
+	ip->fragment = h->frag_off & bpf_htons(IPV4_FRAGMENT);
+	ip->protocol = h->protocol;
+	ip->hops = h->ttl;
+	ip->payload = h + 1;
+	return OURS;
+}
+
+static __always_inline int read_ipv6(struct ip *ip, void *header, void *end)
+{
+	struct ipv6hdr *h = header;
+
+	if ((void *)(h + 1) > end || h->version != 6)
+		return PASS_MALFORMED;
+	ip->v6 = true;
+	ip->source.v6 = h->saddr;
+	ip->destination.v6 = h->daddr;
+	ip->length = sizeof(*h) + bpf_ntohs(h->payload_len);
+	ip->fragment = false;
+	ip->protocol = h->nexthdr;
+	ip->hops = h->hop_limit;
+	ip->payload = h + 1;
+	return OURS;
+}
+
+static __always_inline int read_ip(struct ip *ip, __be16 ethertype, void *header, void *end)
+{
+	if (ethertype == bpf_htons(ETH_P_IP))
+		return read_ipv4(ip, header, end);
+	if (ethertype == bpf_htons(ETH_P_IPV6))
+		return read_ipv6(ip, header, end);
+	return PASS_NOT_IP;
+}
+
+/* Whether routers forward packets to and from the address: OURS, MULTICAST or LINK_LOCAL. */
+static __always_inline int scope(const union address *a, bool v6)
+{
+	if (v6) {
+		const __u8 *b = a->v6.s6_addr;
+		const __be32 *w = a->v6.s6_addr32;
+
+		if (b[0] == 0xff)
+			return PASS_MULTICAST;
+		if (b[0] == 0xfe && (b[1] & 0xc0) == 0x80)
+			return PASS_LINK_LOCAL;
+		/* :: and ::1 */
+		if (!(w[0] | w[1] | w[2] | (w[3] & bpf_htonl(~1U))))
+			return PASS_LINK_LOCAL;
+		return OURS;
+	}
+
+	__u32 host = bpf_ntohl(a->v4);
+
+	/* 224.0.0.0/4 is multicast; 240.0.0.0/4 is reserved and holds the broadcast address. */
+	if (host >> 29 == 7)
+		return PASS_MULTICAST;
+	if (host >> 24 == 0 || host >> 24 == 127 || host >> 16 == 0xa9fe)
+		return PASS_LINK_LOCAL;
+	return OURS;
+}
+
+static __always_inline bool is_local(const union address *a, bool v6)
+{
+	if (v6)
+		return bpf_map_lookup_elem(&local6, &a->v6);
+	return bpf_map_lookup_elem(&local4, &a->v4);
+}
+
+/* Interface index of the pod that has the address; 0 for none. */
+static __always_inline __u32 pod_of(const union address *a, bool v6)
+{
+	__u32 *ifindex;
+
+	if (v6)
+		ifindex = bpf_map_lookup_elem(&pods6, &a->v6);
+	else
+		ifindex = bpf_map_lookup_elem(&pods4, &a->v4);
+	return ifindex ? *ifindex : 0;
+}
+
+static __always_inline struct route *route_to(const union address *a, bool v6)
+{
+	if (v6) {
+		struct prefix6 key = { .length = 128 };
+
+		__builtin_memcpy(key.address, &a->v6, sizeof(key.address));
+		return bpf_map_lookup_elem(&prefixes6, &key);
+	}
+
+	struct prefix4 key = { .length = 32 };
+
+	__builtin_memcpy(key.address, &a->v4, sizeof(key.address));
+	return bpf_map_lookup_elem(&prefixes4, &key);
+}
+
+/*
+ * ICMPv6 that never leaves its link: MLD (130-132, 143), ND (133-137), inverse ND (141, 142),
+ * SEND (148, 149) and multicast router discovery (151-153). Unknown neighbours of these numbers
+ * are left to the kernel with them.
+ */
+static __always_inline bool is_link_icmpv6(__u8 type)
+{
+	return (type >= 130 && type <= 137) || (type >= 141 && type <= 143) ||
+	       (type >= 148 && type <= 153);
+}
+
+static __always_inline int check_protocol(const struct ip *ip, void *end)
+{
+	switch (ip->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		return OURS;
+	case IPPROTO_ICMP:
+		return ip->v6 ? PASS_PROTOCOL : OURS;
+	}
+	if (!ip->v6)
+		return PASS_PROTOCOL;
+	switch (ip->protocol) {
+	case IPPROTO_ICMPV6: {
+		__u8 *type = ip->payload;
+
+		if ((void *)(type + 1) > end)
+			return PASS_MALFORMED;
+		return is_link_icmpv6(*type) ? PASS_NEIGHBOR_DISCOVERY : OURS;
+	}
+	case IPPROTO_FRAGMENT:
+		return PASS_FRAGMENT;
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_ROUTING:
+	case IPPROTO_AH:
+	case IPPROTO_DSTOPTS:
+	case IPPROTO_MH:
+	case 139: /* Host Identity Protocol, RFC 7401 */
+	case 140: /* Shim6, RFC 5533 */
+		return PASS_EXTENSION_HEADER;
+	}
+	return PASS_PROTOCOL;
+}
+
+/* The rules for the packet that would be forwarded, whichever port it came by. */
+static __always_inline int check_forward(const struct ip *ip, void *end)
+{
+	struct route *route;
+	int cause = check_protocol(ip, end);
+
+	if (cause != OURS)
+		return cause;
+	if (ip->hops <= 1)
+		return PASS_HOP_LIMIT;
+	route = route_to(&ip->destination, ip->v6);
+	if (!route)
+		return PASS_NO_ROUTE;
+	if (!route->mtu)
+		return PASS_UNRESOLVED;
+	/* A length beyond the packet is the dataplane's to name and drop. */
+	if (ip->length > ip->available)
+		return OURS;
+	if (ip->length <= route->mtu && !ip->super_frame)
+		return OURS;
+	/* A fragment is never a GSO packet, so it cannot be cut to size as one. */
+	if (ip->protocol == IPPROTO_TCP && !ip->fragment)
+		return OURS;
+	return PASS_OVERSIZE;
+}
+
+static __always_inline int check_pod(const struct ip *ip, __u32 ifindex)
+{
+	int cause = scope(&ip->destination, ip->v6);
+
+	if (cause != OURS)
+		return cause;
+	if (pod_of(&ip->source, ip->v6) != ifindex)
+		return PASS_FOREIGN_SOURCE;
+	if (is_local(&ip->destination, ip->v6))
+		return PASS_LOCAL_ADDRESS;
+	return OURS;
+}
+
+/* Replaces the outer packet, which is for this node, by the one inside its VXLAN header. */
+static __always_inline int open_tunnel(struct ip *ip, const struct config *cfg, void *end)
+{
+	struct udphdr *udp = ip->payload;
+	struct vxlan_header *vxlan;
+	struct ethhdr *eth;
+	__u32 outer, vni;
+	int cause;
+
+	if (ip->protocol != IPPROTO_UDP || ip->fragment)
+		return PASS_NOT_VXLAN;
+	if ((void *)(udp + 1) > end)
+		return PASS_MALFORMED;
+	if (!udp->dest || udp->dest != bpf_htons(cfg->vxlan_port))
+		return PASS_NOT_VXLAN;
+	vxlan = (void *)(udp + 1);
+	if ((void *)(vxlan + 1) > end)
+		return PASS_MALFORMED;
+	if (!(vxlan->flags & VXLAN_I_FLAG))
+		return PASS_NOT_VXLAN;
+	vni = bpf_ntohl(vxlan->vni) >> 8;
+	if (!bpf_map_lookup_elem(&vnis, &vni))
+		return PASS_UNKNOWN_VNI;
+	eth = (void *)(vxlan + 1);
+	if ((void *)(eth + 1) > end)
+		return PASS_MALFORMED;
+	/* A unicast to another MAC than the VTEP's is the dataplane's to drop by name. */
+	if (eth->h_dest[0] & 1)
+		return PASS_NOT_FOR_US;
+	outer = (ip->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(*udp) +
+		sizeof(*vxlan) + sizeof(*eth);
+	ip->available -= outer;
+	cause = read_ip(ip, eth->h_proto, eth + 1, end);
+	if (cause != OURS)
+		return cause;
+	/*
+	 * UDP GSO that no device has cut, or GRO of the same, carries several packets one after the
+	 * other. What is behind a single one is at most the padding of a short Ethernet frame.
+	 */
+	if (ip->available > ip->length && ip->available > ETH_ZLEN - ETH_HLEN)
+		return PASS_BATCH;
+	return OURS;
+}
+
+static __always_inline int check_uplink(struct ip *ip, const struct config *cfg, void *end)
+{
+	int cause;
+
+	if (is_local(&ip->destination, ip->v6)) {
+		cause = open_tunnel(ip, cfg, end);
+		if (cause != OURS)
+			return cause;
+	}
+	cause = scope(&ip->destination, ip->v6);
+	if (cause != OURS)
+		return cause;
+	if (scope(&ip->source, ip->v6) != OURS)
+		return PASS_FOREIGN_SOURCE;
+	if (!pod_of(&ip->destination, ip->v6))
+		return PASS_NO_SUCH_POD;
+	return OURS;
+}
+
+/* By halves, because the BPF backend of older clang calls memcmp() out of line. */
+static __always_inline bool same_mac(const void *a, const void *b)
+{
+	const __u16 *x = a, *y = b;
+
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
+}
+
+static __always_inline int classify(struct xdp_md *ctx, const struct port *port,
+				    const struct config *cfg)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	__u64 length = bpf_xdp_get_buff_len(ctx);
+	struct ip ip = {};
+	int cause;
+
+	if ((void *)(eth + 1) > end)
+		return PASS_MALFORMED;
+	if (!same_mac(eth->h_dest, port->mac))
+		return PASS_NOT_FOR_US;
+	if (length > MAX_FRAME)
+		return PASS_OVERSIZE;
+	ip.available = length - ETH_HLEN;
+	ip.super_frame = ip.available > port->mtu;
+	cause = read_ip(&ip, eth->h_proto, eth + 1, end);
+	if (cause != OURS)
+		return cause;
+	cause = port->role == ROLE_POD ? check_pod(&ip, ctx->ingress_ifindex)
+				       : check_uplink(&ip, cfg, end);
+	if (cause != OURS)
+		return cause;
+	return check_forward(&ip, end);
+}
+
+/* Whether the worker that serves `sockets[index]` has beaten lately. */
+static __always_inline bool worker_lives(__u32 index)
+{
+	__u32 *worker = bpf_map_lookup_elem(&queue_workers, &index);
+	struct heartbeat *beat = worker ? bpf_map_lookup_elem(&heartbeats, worker) : NULL;
+	__u64 at = beat ? *(volatile __u64 *)&beat->at_ns : 0;
+
+	/*
+	 * The coarse clock costs no read of the hardware. It lags by up to a tick, so a fresh beat
+	 * may lie in its future: the sum is compared, not the difference.
+	 */
+	return at && at + HEARTBEAT_LIMIT_NS >= bpf_ktime_get_coarse_ns();
+}
+
+/* Redirects to the socket of the packet's queue: OURS when the kernel has taken it. */
+static __always_inline int redirect(struct xdp_md *ctx, const struct port *port)
+{
+	__u32 queue = ctx->rx_queue_index;
+	__u32 index = port->xsk_base + queue;
+
+	if (queue >= port->queues)
+		return PASS_NO_SOCKET;
+	if (!worker_lives(index))
+		return PASS_WORKER_STALLED;
+	/* The lower bits of the flags are what is returned when no socket is there. */
+	if (bpf_redirect_map(&sockets, index, XDP_PASS) != XDP_REDIRECT)
+		return PASS_NO_SOCKET;
+	return OURS;
+}
+
+static __always_inline int count(__u32 slot, int cause)
+{
+	struct port_counters *c = bpf_map_lookup_elem(&counters, &slot);
+
+	if (c && cause == OURS)
+		c->redirected++;
+	else if (c && cause >= 0 && cause < PASS_CAUSE_COUNT)
+		c->passed[cause]++;
+	return cause == OURS ? XDP_REDIRECT : XDP_PASS;
+}
+
+SEC("xdp.frags")
+int podway_redirect(struct xdp_md *ctx)
+{
+	__u32 ifindex = ctx->ingress_ifindex, zero = 0;
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	struct config *cfg = bpf_map_lookup_elem(&config, &zero);
+	int cause;
+
+	if (!port)
+		return count(UNKNOWN_PORT_SLOT, PASS_UNKNOWN_PORT);
+	if (!cfg || !*(volatile __u32 *)&cfg->gate_open)
+		return count(port->slot, PASS_GATE_CLOSED);
+	cause = classify(ctx, port, cfg);
+	if (cause == OURS)
+		cause = redirect(ctx, port);
+	return count(port->slot, cause);
+}
+
+char LICENSE[] SEC("license") = "Apache-2.0";

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the XDP program and its loader agree on: limits, map values, causes.
+ *
+ * The Rust side writes the same layouts by hand (src/layout.rs, src/stats.rs); its tests compare
+ * them with this file and with the sizes of the loaded maps.
+ * Include <linux/types.h> first. Numbers are in host byte order unless a comment says otherwise.
+ */
+#ifndef PODWAY_SHARED_H
+#define PODWAY_SHARED_H
+
+#define MAX_PORTS 1024
+#define MAX_SOCKETS 4096
+#define MAX_WORKERS 64
+#define MAX_VNIS 4096
+#define MAX_LOCAL_ADDRESSES 4096
+#define MAX_PODS 65536
+#define MAX_PREFIXES 1048576
+
+/* Counter slot of frames whose interface is not in `ports`; no port may have it. */
+#define UNKNOWN_PORT_SLOT (MAX_PORTS - 1)
+
+/* A worker whose last heartbeat is older gets no packets. It beats at least every 100 ms. */
+#define HEARTBEAT_LIMIT_NS 1000000000ULL
+
+/*
+ * Why a packet was left to the kernel: X(symbol, name, help).
+ * The position is the index in `port_counters.passed`; the name is what users see, so it stays.
+ */
+#define PASS_CAUSES(X) \
+	X(GATE_CLOSED, "gate_closed", "the gate is closed: Podway starts, stops or was told to stand aside") \
+	X(WORKER_STALLED, "worker_stalled", "the worker of the queue has not beaten for a second") \
+	X(NO_SOCKET, "no_socket", "no AF_XDP socket serves the queue") \
+	X(UNKNOWN_PORT, "unknown_port", "the interface is not a port of this node") \
+	X(NOT_FOR_US, "not_for_us", "the destination MAC is not the port's, broadcast and multicast included") \
+	X(NOT_IP, "not_ip", "neither IPv4 nor IPv6: ARP, VLAN-tagged and other frames") \
+	X(MALFORMED, "malformed", "a header that is needed to classify is cut short or has a wrong version") \
+	X(OPTIONS, "options", "an IPv4 header with options") \
+	X(EXTENSION_HEADER, "extension_header", "an IPv6 extension header other than a fragment header") \
+	X(FRAGMENT, "fragment", "an IPv6 fragment") \
+	X(PROTOCOL, "protocol", "neither TCP, UDP nor ICMP") \
+	X(NEIGHBOR_DISCOVERY, "neighbor_discovery", "ICMPv6 that concerns one link: ND, MLD and their kin") \
+	X(MULTICAST, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)") \
+	X(LINK_LOCAL, "link_local", "the destination is link-local, loopback or unspecified") \
+	X(LOCAL_ADDRESS, "local_address", "a pod speaks to an address of the node") \
+	X(FOREIGN_SOURCE, "foreign_source", "pod port: not the pod's own source; uplink: a source that no router forwards") \
+	X(NO_SUCH_POD, "no_such_pod", "the destination of a packet from the uplink is no attached pod") \
+	X(NO_ROUTE, "no_route", "the destination is in no fast-path prefix") \
+	X(UNRESOLVED, "unresolved", "the destination's prefix has no resolved next hop") \
+	X(HOP_LIMIT, "hop_limit", "TTL or hop limit is used up; the kernel answers") \
+	X(OVERSIZE, "oversize", "not TCP and larger than the route or the port carries, or larger than 64 KiB") \
+	X(NOT_VXLAN, "not_vxlan", "for the node itself and not VXLAN with a VNI on the configured port") \
+	X(UNKNOWN_VNI, "unknown_vni", "VXLAN of a network that this node does not serve") \
+	X(BATCH, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)")
+
+enum pass_cause {
+#define X(symbol, name, help) PASS_##symbol,
+	PASS_CAUSES(X)
+#undef X
+	PASS_CAUSE_COUNT
+};
+
+/* What is behind a port. */
+enum role {
+	ROLE_POD = 0,
+	ROLE_UPLINK = 1,
+};
+
+/* `config`, one entry, memory-mapped by the loader: each field is written by one store. */
+struct config {
+	__u32 gate_open;  /* 0: pass everything */
+	__u16 vxlan_port; /* UDP port; 0: no tunnels */
+	__u16 unused;
+};
+
+/* `heartbeats`, indexed by worker, memory-mapped: a cache line each, since workers write often. */
+struct heartbeat {
+	__u64 at_ns; /* CLOCK_MONOTONIC; 0: the worker is not there */
+	__u64 unused[7];
+};
+
+/* `ports`, keyed by interface index. */
+struct port {
+	__u8 mac[6];    /* the interface's own */
+	__u8 role;      /* enum role */
+	__u8 unused;
+	__u32 slot;     /* index in `counters` */
+	__u32 xsk_base; /* index in `sockets` and `queue_workers` of queue 0 */
+	__u32 queues;   /* how many entries from `xsk_base` on are the port's */
+	__u32 mtu;      /* the interface's, in bytes; a larger packet is a super-frame */
+};
+
+/* Keys of `prefixes4` and `prefixes6`; the address in network byte order. */
+struct prefix4 {
+	__u32 length;
+	__u8 address[4];
+};
+
+struct prefix6 {
+	__u32 length;
+	__u8 address[16];
+};
+
+/* Value of `prefixes4` and `prefixes6`. */
+struct route {
+	__u16 mtu; /* largest L3 packet in bytes; 0: known but unresolved, the kernel's */
+	__u16 unused;
+};
+
+/* `counters`, per CPU, indexed by slot. */
+struct port_counters {
+	__u64 redirected;
+	__u64 passed[PASS_CAUSE_COUNT];
+};
+
+#endif

@@ -1,0 +1,200 @@
+//! Keys and values of the program's maps as bytes, the Rust half of `bpf/shared.h`.
+//!
+//! Written out by hand rather than cast from `repr(C)` structs: it is little, needs no `unsafe`,
+//! and a test compares every size with the compiled program.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::error::{Error, in_range};
+
+/// How many counter slots there are. Slots of ports are below [`UNKNOWN_PORT_SLOT`].
+pub const MAX_PORTS: u32 = 1024;
+/// How many sockets there are, over all ports.
+pub const MAX_SOCKETS: u32 = 4096;
+/// How many workers there are.
+pub const MAX_WORKERS: u32 = 64;
+/// The counter slot of frames that came by an interface that is no port.
+pub const UNKNOWN_PORT_SLOT: u32 = MAX_PORTS - 1;
+
+/// The largest VXLAN network identifier: 24 bits (RFC 7348, section 5).
+pub(crate) const MAX_VNI: u32 = (1 << 24) - 1;
+
+/// What is behind a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The node's end of a pod's veth: packets come from one pod.
+    Pod,
+    /// An interface towards other nodes: packets come for pods, in VXLAN or as they are.
+    Uplink,
+}
+
+/// What the program knows of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortEntry {
+    /// What is behind it.
+    pub role: Role,
+    /// The interface's own MAC; frames to any other one are the kernel's.
+    pub mac: [u8; 6],
+    /// Where its packets are counted: below [`UNKNOWN_PORT_SLOT`], one for each port.
+    pub slot: u32,
+    /// Index of queue 0 in the map of sockets; queue `q` has `xsk_base + q`.
+    pub xsk_base: u32,
+    /// How many queues have an index; packets of further ones pass.
+    pub queues: u32,
+    /// The interface's MTU in bytes: a larger packet is a super-frame.
+    pub mtu: u16,
+}
+
+impl PortEntry {
+    /// `struct port`, if slot and indexes are in range.
+    pub(crate) fn encode(&self) -> Result<[u8; 24], Error> {
+        in_range(
+            "counter slot",
+            self.slot.into(),
+            (UNKNOWN_PORT_SLOT - 1).into(),
+        )?;
+        let end = u64::from(self.xsk_base) + u64::from(self.queues);
+        in_range("end of a port's sockets", end, MAX_SOCKETS.into())?;
+        let role = match self.role {
+            Role::Pod => 0,
+            Role::Uplink => 1,
+        };
+        let mut bytes = [0; 24];
+        bytes[..6].copy_from_slice(&self.mac);
+        bytes[6] = role;
+        bytes[8..12].copy_from_slice(&self.slot.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&self.xsk_base.to_ne_bytes());
+        bytes[16..20].copy_from_slice(&self.queues.to_ne_bytes());
+        bytes[20..].copy_from_slice(&u32::from(self.mtu).to_ne_bytes());
+        Ok(bytes)
+    }
+}
+
+/// A key whose length depends on the family: an address, or a prefix of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// For the map whose name ends in 4.
+    V4([u8; 8], usize),
+    /// For the map whose name ends in 6.
+    V6([u8; 20], usize),
+}
+
+impl Key {
+    /// An address in network byte order.
+    pub(crate) fn address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(a) => {
+                let mut bytes = [0; 8];
+                bytes[..4].copy_from_slice(&a.octets());
+                Self::V4(bytes, 4)
+            }
+            IpAddr::V6(a) => {
+                let mut bytes = [0; 20];
+                bytes[..16].copy_from_slice(&a.octets());
+                Self::V6(bytes, 16)
+            }
+        }
+    }
+
+    /// `struct prefix4` or `struct prefix6`: the length in host order, the address in network
+    /// order without host bits.
+    pub(crate) fn prefix(prefix: IpNet) -> Self {
+        let length = u32::from(prefix.prefix_len()).to_ne_bytes();
+        match prefix.network() {
+            IpAddr::V4(a) => {
+                let mut bytes = [0; 8];
+                bytes[..4].copy_from_slice(&length);
+                bytes[4..].copy_from_slice(&a.octets());
+                Self::V4(bytes, 8)
+            }
+            IpAddr::V6(a) => {
+                let mut bytes = [0; 20];
+                bytes[..4].copy_from_slice(&length);
+                bytes[4..].copy_from_slice(&a.octets());
+                Self::V6(bytes, 20)
+            }
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::V4(bytes, length) => &bytes[..*length],
+            Self::V6(bytes, length) => &bytes[..*length],
+        }
+    }
+}
+
+/// `struct route`.
+pub(crate) fn route(mtu: u16) -> [u8; 4] {
+    let [a, b] = mtu.to_ne_bytes();
+    [a, b, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: PortEntry = PortEntry {
+        role: Role::Uplink,
+        mac: [2, 0, 0, 0, 0, 9],
+        slot: 7,
+        xsk_base: 4090,
+        queues: 6,
+        mtu: 1500,
+    };
+
+    #[test]
+    fn a_port_is_laid_out_as_the_program_reads_it() {
+        let bytes = PORT.encode().unwrap();
+        assert_eq!(bytes[..8], [2, 0, 0, 0, 0, 9, 1, 0]);
+        assert_eq!(bytes[8..12], 7u32.to_ne_bytes());
+        assert_eq!(bytes[12..16], 4090u32.to_ne_bytes());
+        assert_eq!(bytes[16..20], 6u32.to_ne_bytes());
+        assert_eq!(bytes[20..], 1500u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_port_beyond_the_maps_is_refused() {
+        let slot = PortEntry {
+            slot: UNKNOWN_PORT_SLOT,
+            ..PORT
+        }
+        .encode()
+        .unwrap_err();
+        assert_eq!(
+            slot.to_string(),
+            "counter slot 1023 is out of range; the largest is 1022"
+        );
+        let end = PortEntry { queues: 7, ..PORT }.encode().unwrap_err();
+        assert!(end.to_string().contains("4097"), "{end}");
+        assert!(
+            PortEntry {
+                xsk_base: u32::MAX,
+                queues: u32::MAX,
+                ..PORT
+            }
+            .encode()
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn keys_are_in_network_order_without_host_bits() {
+        let v4 = Key::prefix("10.1.2.3/24".parse().unwrap());
+        assert_eq!(v4.bytes()[..4], 24u32.to_ne_bytes());
+        assert_eq!(v4.bytes()[4..], [10, 1, 2, 0]);
+        let v6 = Key::prefix("2001:db8::ffff/64".parse().unwrap());
+        assert_eq!(v6.bytes()[..4], 64u32.to_ne_bytes());
+        assert_eq!(
+            v6.bytes()[4..],
+            [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(
+            Key::address("10.1.2.3".parse().unwrap()).bytes(),
+            [10, 1, 2, 3]
+        );
+        assert_eq!(Key::address("::1".parse().unwrap()).bytes().len(), 16);
+    }
+}

@@ -1,0 +1,40 @@
+//! The XDP program that hands packets to AF_XDP sockets, and its loader.
+//!
+//! One program serves every port and finds the role of each by its interface index in a map.
+//! `bpf/redirect.bpf.c` opens with the decision tree, and `bpf/shared.h` holds what both sides
+//! agree on.
+//!
+//! | module | job |
+//! |---|---|
+//! | `load` | from the embedded object to a [`Redirect`]: descriptors, mapped memory |
+//! | `maps` | typed updates of what the program reads |
+//! | `layout` | keys and values of the maps as bytes |
+//! | `memory` | the memory-mapped maps: gate, VXLAN port, heartbeats |
+//! | `attach` | attaching to an interface in native or generic mode |
+//! | `stats` | counters and the list of causes to pass |
+//! | `error` | what can go wrong, with the remedy |
+//!
+//! Nothing is pinned: program, maps and links live as long as the descriptors of this process, so
+//! that no XDP program stays behind a process that was killed.
+//!
+//! # Order of things
+//!
+//! Before the gate opens: maps filled, sockets bound (the kernel drops what is redirected into a
+//! socket that is not), sockets set, heartbeats beating, programs attached. At the end the gate
+//! closes first. A withdrawn prefix leaves the map before it leaves the FIB, an added one enters
+//! the map after the FIB has it.
+
+mod attach;
+mod error;
+mod layout;
+mod load;
+mod maps;
+mod memory;
+mod stats;
+
+pub use attach::{AttachError, Attachment, ModeChoice, XdpMode};
+pub use error::Error;
+pub use layout::{MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT};
+pub use load::Redirect;
+pub use memory::Heartbeat;
+pub use stats::{PassCause, PortStats};

@@ -1,0 +1,146 @@
+#![allow(
+    unsafe_code,
+    reason = "maps the memory of BPF arrays and shares it with the program"
+)]
+//! The maps whose memory this process shares with the program: no system call to write them.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Types that any bytes of a map are valid for and that the kernel may read at any time: fields
+/// are atomics, the rest is padding.
+///
+/// # Safety
+/// The type must consist of atomic integers and padding alone.
+pub(crate) unsafe trait Shared: Sync {}
+
+/// `struct config`.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct ConfigMemory {
+    /// 0: the program passes everything.
+    pub(crate) gate_open: AtomicU32,
+    /// Host byte order; 0: no tunnels.
+    pub(crate) vxlan_port: AtomicU16,
+    unused: AtomicU16,
+}
+
+// SAFETY: atomic integers only.
+unsafe impl Shared for ConfigMemory {}
+
+/// `struct heartbeat`: a cache line of its own for each worker.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct HeartbeatMemory {
+    at_ns: AtomicU64,
+}
+
+// SAFETY: an atomic integer and padding.
+unsafe impl Shared for HeartbeatMemory {}
+
+/// The entries of a `BPF_F_MMAPABLE` array, shared with the kernel until dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping<T: Shared> {
+    entries: NonNull<T>,
+    count: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and `T` is shared by atomics.
+unsafe impl<T: Shared> Send for Mapping<T> {}
+// SAFETY: as above; `Shared` demands `Sync`.
+unsafe impl<T: Shared> Sync for Mapping<T> {}
+
+impl<T: Shared> Mapping<T> {
+    /// Maps `count` entries of the array `map`, whose value is `T`. The kernel refuses (EINVAL) to
+    /// map more pages than the array has.
+    pub(crate) fn new(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * size_of::<T>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // mmap never returns null without MAP_FIXED; a page is aligned for any `T` here.
+        let entries = NonNull::new(memory.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { entries, count })
+    }
+
+    /// The entries.
+    pub(crate) fn entries(&self) -> &[T] {
+        // SAFETY: `new` mapped `count` entries, which stay mapped until `self` is dropped; any
+        // bytes are a valid `T`, and the kernel's accesses meet atomics only.
+        unsafe { std::slice::from_raw_parts(self.entries.as_ptr(), self.count) }
+    }
+}
+
+impl<T: Shared> Drop for Mapping<T> {
+    fn drop(&mut self) {
+        // SAFETY: this mapping was made by `new` with this size, and no reference outlives `self`.
+        // munmap fails only for bad arguments.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), self.count * size_of::<T>()) };
+    }
+}
+
+/// A worker's sign of life, written by plain stores to memory that the program reads.
+///
+/// The program passes the packets of a worker's queues to the kernel when the last beat is older
+/// than a second. A worker beats at each wake and at least every 100 ms. Dropping the handle takes
+/// the worker out at once.
+#[derive(Debug)]
+pub struct Heartbeat {
+    memory: Arc<Mapping<HeartbeatMemory>>,
+    worker: usize,
+}
+
+impl Heartbeat {
+    pub(crate) fn new(memory: Arc<Mapping<HeartbeatMemory>>, worker: usize) -> Self {
+        Self { memory, worker }
+    }
+
+    /// Says that the worker was alive at `now_ns`: nanoseconds of `CLOCK_MONOTONIC`.
+    #[inline]
+    pub fn beat(&self, now_ns: u64) {
+        if let Some(heartbeat) = self.memory.entries().get(self.worker) {
+            // Relaxed: nothing else is published by it.
+            heartbeat.at_ns.store(now_ns, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.beat(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::{align_of, offset_of};
+
+    #[test]
+    fn layouts_are_those_of_the_program() {
+        assert_eq!(size_of::<ConfigMemory>(), 8);
+        assert_eq!(offset_of!(ConfigMemory, gate_open), 0);
+        assert_eq!(offset_of!(ConfigMemory, vxlan_port), 4);
+        assert_eq!(size_of::<HeartbeatMemory>(), 64);
+        assert_eq!(align_of::<HeartbeatMemory>(), 64);
+    }
+
+    #[test]
+    fn a_handle_can_go_to_its_worker() {
+        fn is_send<T: Send>() {}
+        is_send::<Heartbeat>();
+    }
+}

@@ -1,0 +1,165 @@
+//! Counters of the program and the list of causes to pass, the Rust half of `bpf/shared.h`.
+
+/// Makes the enum and its tables from one list, so that no cause can lack a name.
+macro_rules! pass_causes {
+    ($($cause:ident, $name:literal, $help:literal;)*) => {
+        /// Why the program left a packet to the kernel. The order is that of the program.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum PassCause {
+            $(#[doc = $help] $cause,)*
+        }
+
+        impl PassCause {
+            /// All causes, by index.
+            pub const ALL: [Self; PassCause::COUNT] = [$(Self::$cause,)*];
+            /// How many causes there are.
+            pub const COUNT: usize = [$($name,)*].len();
+
+            /// The stable name that users see, in snake case.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$cause => $name,)*
+                }
+            }
+
+            /// One line for users.
+            pub fn help(self) -> &'static str {
+                match self {
+                    $(Self::$cause => $help,)*
+                }
+            }
+        }
+    };
+}
+
+pass_causes! {
+    GateClosed, "gate_closed", "the gate is closed: Podway starts, stops or was told to stand aside";
+    WorkerStalled, "worker_stalled", "the worker of the queue has not beaten for a second";
+    NoSocket, "no_socket", "no AF_XDP socket serves the queue";
+    UnknownPort, "unknown_port", "the interface is not a port of this node";
+    NotForUs, "not_for_us", "the destination MAC is not the port's, broadcast and multicast included";
+    NotIp, "not_ip", "neither IPv4 nor IPv6: ARP, VLAN-tagged and other frames";
+    Malformed, "malformed", "a header that is needed to classify is cut short or has a wrong version";
+    Options, "options", "an IPv4 header with options";
+    ExtensionHeader, "extension_header", "an IPv6 extension header other than a fragment header";
+    Fragment, "fragment", "an IPv6 fragment";
+    Protocol, "protocol", "neither TCP, UDP nor ICMP";
+    NeighborDiscovery, "neighbor_discovery", "ICMPv6 that concerns one link: ND, MLD and their kin";
+    Multicast, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)";
+    LinkLocal, "link_local", "the destination is link-local, loopback or unspecified";
+    LocalAddress, "local_address", "a pod speaks to an address of the node";
+    ForeignSource, "foreign_source", "pod port: not the pod's own source; uplink: a source that no router forwards";
+    NoSuchPod, "no_such_pod", "the destination of a packet from the uplink is no attached pod";
+    NoRoute, "no_route", "the destination is in no fast-path prefix";
+    Unresolved, "unresolved", "the destination's prefix has no resolved next hop";
+    HopLimit, "hop_limit", "TTL or hop limit is used up; the kernel answers";
+    Oversize, "oversize", "not TCP and larger than the route or the port carries, or larger than 64 KiB";
+    NotVxlan, "not_vxlan", "for the node itself and not VXLAN with a VNI on the configured port";
+    UnknownVni, "unknown_vni", "VXLAN of a network that this node does not serve";
+    Batch, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)";
+}
+
+/// What the program counted for one slot, summed over CPUs. A super-frame counts one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortStats {
+    /// Packets that the kernel took for an AF_XDP socket. It may still lose them for want of a
+    /// posted frame or of room in the rx ring; the socket's own statistics tell.
+    pub redirected: u64,
+    /// Packets left to the kernel, indexed by [`PassCause`].
+    pub passed: [u64; PassCause::COUNT],
+}
+
+impl Default for PortStats {
+    fn default() -> Self {
+        Self {
+            redirected: 0,
+            passed: [0; PassCause::COUNT],
+        }
+    }
+}
+
+impl PortStats {
+    /// Size of `struct port_counters` in bytes.
+    pub(crate) const SIZE: usize = 8 * (1 + PassCause::COUNT);
+
+    /// Packets passed for one cause.
+    pub fn passed_for(&self, cause: PassCause) -> u64 {
+        self.passed[cause as usize]
+    }
+
+    /// Each cause with its count, zeroes included.
+    pub fn passed_by_cause(&self) -> impl Iterator<Item = (PassCause, u64)> + '_ {
+        PassCause::ALL.into_iter().zip(self.passed)
+    }
+
+    /// Adds one CPU's `struct port_counters`; bytes beyond it are ignored.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        let mut words = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(word.try_into().expect("chunks of eight bytes")));
+        let sums = std::iter::once(&mut self.redirected).chain(&mut self.passed);
+        for sum in sums {
+            // Wrapping as the program's own counters do, after centuries.
+            *sum = sum.wrapping_add(words.next().unwrap_or(0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entries of the list in the header: symbol, name, help.
+    fn header_causes() -> Vec<[String; 3]> {
+        let header = include_str!("bpf/shared.h");
+        let list = header.split("#define PASS_CAUSES(X)").nth(1).unwrap();
+        let list = list.split("\n\n").next().unwrap();
+        list.split("X(")
+            .skip(1)
+            .map(|entry| {
+                let (symbol, rest) = entry.split_once(", \"").unwrap();
+                let (name, rest) = rest.split_once("\", \"").unwrap();
+                let (help, _) = rest.split_once("\")").unwrap();
+                [symbol, name, help].map(str::to_owned)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn both_sides_have_the_same_causes_in_the_same_order() {
+        let here: Vec<_> = PassCause::ALL
+            .iter()
+            .map(|cause| {
+                [
+                    cause.name().to_uppercase(),
+                    cause.name().to_owned(),
+                    cause.help().to_owned(),
+                ]
+            })
+            .collect();
+        assert_eq!(here, header_causes());
+        for (index, cause) in PassCause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, index);
+        }
+    }
+
+    #[test]
+    fn counters_of_cpus_add_up() {
+        let mut bytes = Vec::new();
+        for word in 1..=1 + PassCause::COUNT as u64 {
+            bytes.extend(word.to_ne_bytes());
+        }
+        assert_eq!(bytes.len(), PortStats::SIZE);
+        let mut stats = PortStats::default();
+        stats.add(&bytes);
+        stats.add(&bytes);
+        assert_eq!(stats.redirected, 2);
+        assert_eq!(stats.passed_for(PassCause::GateClosed), 4);
+        assert_eq!(
+            stats.passed_for(PassCause::Batch),
+            2 * (1 + PassCause::COUNT as u64)
+        );
+        assert_eq!(stats.passed_by_cause().count(), PassCause::COUNT);
+    }
+}

@@ -1,0 +1,274 @@
+//! Loading without privileges, and attaching to real interfaces. Each test has a network namespace
+//! of its own. They need root.
+
+mod support;
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{Xdp, XdpFlags};
+use podway_xdp_redirect::{
+    AttachError, ModeChoice, PassCause, PortEntry, PortStats, Redirect, Role, XdpMode,
+};
+use support::packets::{PEER_MAC, PORT_MAC};
+use support::{ifindex, in_netns, ip, send_frame, veth};
+
+/// How ip(8) shows the program on an interface: `None`, `xdp` (native) or `xdpgeneric`.
+fn shown(interface: &str) -> Option<String> {
+    let text = ip(&format!("-o link show dev {interface}"));
+    text.split(' ')
+        .find(|word| word.starts_with("xdp"))
+        .map(str::to_owned)
+}
+
+#[test]
+fn each_mode_is_got_reported_and_dropped() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let redirect = Redirect::load().unwrap();
+        let index = ifindex("pod0");
+        for (choice, mode, word) in [
+            (ModeChoice::Native, XdpMode::Native, "xdp"),
+            (ModeChoice::Generic, XdpMode::Generic, "xdpgeneric"),
+            (ModeChoice::Auto(XdpMode::Native), XdpMode::Native, "xdp"),
+            (
+                ModeChoice::Auto(XdpMode::Generic),
+                XdpMode::Generic,
+                "xdpgeneric",
+            ),
+        ] {
+            assert_eq!(shown("pod0"), None);
+            let attachment = redirect.attach(index, choice).unwrap();
+            assert_eq!(attachment.mode(), mode);
+            assert_eq!(attachment.ifindex(), index);
+            assert_eq!(attachment.reason(), None);
+            assert_eq!(shown("pod0").as_deref(), Some(word));
+        }
+        assert_eq!(shown("pod0"), None);
+    });
+}
+
+#[test]
+fn the_program_counts_frames_that_arrive() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let redirect = Redirect::load().unwrap();
+        let index = ifindex("pod0");
+        let port = PortEntry {
+            role: Role::Pod,
+            mac: PORT_MAC,
+            slot: 1,
+            xsk_base: 0,
+            queues: 1,
+            mtu: 1500,
+        };
+        redirect.set_port(index, &port).unwrap();
+        redirect.open_gate();
+        let frame = [&[0xff; 6][..], &PEER_MAC, &[8, 6], &[0; 46]].concat();
+        for choice in [ModeChoice::Native, ModeChoice::Generic] {
+            let _attachment = redirect.attach(index, choice).unwrap();
+            redirect.clear_slot(1).unwrap();
+            send_frame(ifindex("eth0"), &frame);
+            let mut expected = PortStats::default();
+            expected.passed[PassCause::NotForUs as usize] = 1;
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while redirect.counters(1).unwrap() != expected && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(redirect.counters(1).unwrap(), expected, "{choice:?}");
+        }
+    });
+}
+
+/// The loopback driver has no XDP of its own.
+#[test]
+fn a_driver_without_native_xdp_falls_back_with_the_reason() {
+    in_netns(|| {
+        let redirect = Redirect::load().unwrap();
+        let lo = ifindex("lo");
+        let attachment = redirect
+            .attach(lo, ModeChoice::Auto(XdpMode::Native))
+            .unwrap();
+        assert_eq!(attachment.mode(), XdpMode::Generic);
+        let reason = attachment.reason().unwrap();
+        assert!(
+            reason.starts_with("native XDP: its driver has no native XDP ("),
+            "{reason}"
+        );
+        drop(attachment);
+        let attachment = redirect
+            .attach(lo, ModeChoice::Auto(XdpMode::Generic))
+            .unwrap();
+        assert_eq!(
+            (attachment.mode(), attachment.reason()),
+            (XdpMode::Generic, None)
+        );
+        drop(attachment);
+        let error = redirect.attach(lo, ModeChoice::Native).unwrap_err();
+        assert!(matches!(error, AttachError::Refused { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot attach to lo: native XDP: its driver"),
+            "{text}"
+        );
+        assert_eq!(shown("lo"), None);
+    });
+}
+
+#[test]
+fn a_taken_interface_names_the_program_that_has_it() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let (one, other) = (Redirect::load().unwrap(), Redirect::load().unwrap());
+        let index = ifindex("pod0");
+        let held = one.attach(index, ModeChoice::Generic).unwrap();
+        for choice in [
+            ModeChoice::Generic,
+            ModeChoice::Native,
+            ModeChoice::Auto(XdpMode::Native),
+        ] {
+            let error = other.attach(index, choice).unwrap_err();
+            assert!(matches!(error, AttachError::Busy { .. }), "{error:?}");
+            let text = error.to_string();
+            let start = "pod0 already has the XDP program 'podway_redirect' (id ";
+            assert!(text.starts_with(start), "{text}");
+        }
+        // The program lives as long as its attachment, whatever happens to the loader.
+        drop(one);
+        assert_eq!(shown("pod0").as_deref(), Some("xdpgeneric"));
+        drop(held);
+        assert_eq!(
+            other.attach(index, ModeChoice::Native).unwrap().mode(),
+            XdpMode::Native
+        );
+    });
+}
+
+/// Copies of all BPF link descriptors of this process, as a child has them between fork and exec.
+#[allow(
+    unsafe_code,
+    reason = "dup(2) of a descriptor by number has no safe interface"
+)]
+fn copies_of_links() -> Vec<OwnedFd> {
+    let entries = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(Result::unwrap);
+    let links = entries.filter(|entry| {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        target.to_string_lossy().contains("bpf") && target.to_string_lossy().contains("link")
+    });
+    links
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            // SAFETY: the descriptor may have been closed meanwhile, and then this fails.
+            let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+            // SAFETY: a new descriptor that nobody else has.
+            (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
+        })
+        .collect()
+}
+
+#[test]
+fn dropping_detaches_while_a_copy_of_the_descriptor_is_open() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let redirect = Redirect::load().unwrap();
+        let index = ifindex("pod0");
+        let attachment = redirect.attach(index, ModeChoice::Generic).unwrap();
+        let copies = copies_of_links();
+        assert!(!copies.is_empty());
+        drop(attachment);
+        assert_eq!(shown("pod0"), None);
+        drop(redirect.attach(index, ModeChoice::Native).unwrap());
+        drop(copies);
+    });
+}
+
+#[test]
+fn the_remedy_for_a_taken_interface_works() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let redirect = Redirect::load().unwrap();
+        let index = ifindex("pod0");
+        // What other programs leave behind: attached by netlink, without an owner.
+        let left_behind = Xdp::new(redirect.as_fd());
+        left_behind
+            .attach(i32::try_from(index).unwrap(), XdpFlags::DRV_MODE)
+            .unwrap();
+        let error = redirect
+            .attach(index, ModeChoice::Native)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("(ip link set dev pod0 xdp off)"), "{error}");
+        ip("link set dev pod0 xdp off");
+        assert_eq!(
+            redirect.attach(index, ModeChoice::Native).unwrap().mode(),
+            XdpMode::Native
+        );
+    });
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_named() {
+    in_netns(|| {
+        let redirect = Redirect::load().unwrap();
+        for index in [0, 4242, u32::MAX] {
+            let error = redirect
+                .attach(index, ModeChoice::Generic)
+                .unwrap_err()
+                .to_string();
+            let wanted = format!("there is no interface with index {index} in");
+            assert!(error.starts_with(&wanted), "{error}");
+        }
+        // A link outlives its interface without harm.
+        veth("pod0", "eth0", 1);
+        let attachment = redirect
+            .attach(ifindex("pod0"), ModeChoice::Generic)
+            .unwrap();
+        ip("link del pod0");
+        drop(attachment);
+    });
+}
+
+/// Leaves the calling thread these effective capabilities, by number, and no others.
+#[allow(unsafe_code, reason = "capset(2) has no safe interface")]
+fn keep_capabilities(keep: &[u32]) {
+    // _LINUX_CAPABILITY_VERSION_3, pid 0: the calling thread.
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let mut sets = [0u32; 2];
+    for capability in keep {
+        sets[*capability as usize / 32] |= 1 << (capability % 32);
+    }
+    // Effective, permitted, inheritable; first those below 32.
+    let data = [sets[0], sets[0], 0, sets[1], sets[1], 0];
+    // SAFETY: header and data have the layout that capset(2) reads.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_BPF: u32 = 39;
+
+#[test]
+fn two_capabilities_are_enough_and_without_them_the_error_says_so() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let index = ifindex("pod0");
+        keep_capabilities(&[CAP_NET_ADMIN, CAP_BPF]);
+        let redirect = Redirect::load().unwrap();
+        drop(redirect.attach(index, ModeChoice::Generic).unwrap());
+        drop(redirect.attach(index, ModeChoice::Native).unwrap());
+        redirect
+            .add_prefix("10.0.0.0/8".parse().unwrap(), 1500)
+            .unwrap();
+        assert_eq!(redirect.counters(0).unwrap(), PortStats::default());
+        keep_capabilities(&[]);
+        let error = Redirect::load().unwrap_err().to_string();
+        assert!(
+            error.contains("run as root, or with the capabilities CAP_BPF and"),
+            "{error}"
+        );
+        assert!(error.contains("libbpf says: "), "{error}");
+    });
+}
