@@ -1,0 +1,97 @@
+//! The API thread: requests over the socket to the [`Supervisor`], answers back.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use mio::net::UnixStream;
+use mio::{Events, Interest, Poll, Token};
+use podway_proto::codec::{decode, encode};
+use podway_proto::dataplane::{Request, Response};
+use podway_proto::server::{BindError, Handshake, LineServer};
+use podway_proto::{DATAPLANE_SOCKET, ErrorBody, VERSION};
+
+use crate::supervisor::Supervisor;
+
+const SIGNAL: Token = Token(0);
+const SERVER: usize = 1;
+
+/// How often the supervisor does what had to wait for the workers.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Polling fails.
+    #[error("cannot wait for requests: {0}")]
+    Poll(#[from] io::Error),
+}
+
+/// Serves `supervisor` on the socket in `run_dir` until a byte arrives on `signal`.
+///
+/// # Errors
+/// When the socket cannot be made or polled.
+pub fn serve(
+    supervisor: &mut Supervisor,
+    run_dir: &Path,
+    mut signal: UnixStream,
+) -> Result<(), ApiError> {
+    let mut poll = Poll::new()?;
+    poll.registry()
+        .register(&mut signal, SIGNAL, Interest::READABLE)?;
+    let socket = run_dir.join(DATAPLANE_SOCKET);
+    let mut server = LineServer::<Handshake>::bind(&socket, poll.registry(), SERVER)?;
+    tracing::info!(socket = %socket.display(), "ready");
+
+    let mut events = Events::with_capacity(64);
+    loop {
+        match poll.poll(&mut events, Some(SETTLE)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+            _ => {}
+        }
+        for event in &events {
+            if event.token() == SIGNAL {
+                return Ok(());
+            }
+            server.handle(event.token(), poll.registry(), |session, line| {
+                let response = answer(supervisor, session, line).unwrap_or_else(Response::Error);
+                encode(&response)
+            });
+        }
+        if let Err(error) = supervisor.settle() {
+            tracing::error!(%error, "cannot bring the XDP maps to the tables");
+        }
+    }
+}
+
+fn answer(
+    supervisor: &mut Supervisor,
+    session: &mut Handshake,
+    line: &[u8],
+) -> Result<Response, ErrorBody> {
+    let request: Request = decode(line)?;
+    if let Request::Hello { version } = request {
+        session.hello(version)?;
+        return Ok(Response::Hello {
+            version: VERSION,
+            pid: std::process::id(),
+        });
+    }
+    session.check()?;
+    match request {
+        Request::Hello { .. } => {}
+        Request::SyncBegin => supervisor.sync_begin(),
+        Request::Apply { changes } => {
+            return Ok(Response::Applied {
+                refused: supervisor.apply(&changes),
+            });
+        }
+        Request::SyncEnd => supervisor.sync_end()?,
+        Request::Status => return Ok(Response::Status(supervisor.status())),
+        Request::Counters => return Ok(Response::Counters(supervisor.counters()?)),
+    }
+    Ok(Response::Done)
+}

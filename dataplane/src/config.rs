@@ -1,0 +1,228 @@
+//! From the configuration file and the command line to validated values. Behind this point no
+//! value is out of range.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use podway_proto::config::{Config as File, WaitMode, XdpModeChoice};
+
+/// What `podway-dataplane` runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Directory of the socket.
+    pub run_dir: PathBuf,
+    /// The CPU of each worker; `None`: not pinned.
+    pub workers: Vec<Option<usize>>,
+    /// What a worker does when there is nothing to do.
+    pub wait: WaitMode,
+    /// How long adaptive mode spins.
+    pub spin: Duration,
+    /// Frames per worker.
+    pub frames: u32,
+    /// Entries of each ring.
+    pub ring_size: u32,
+    /// Where the XDP program runs on pod ports.
+    pub pod_xdp_mode: XdpModeChoice,
+    /// Where the XDP program runs on uplinks.
+    pub uplink_xdp_mode: XdpModeChoice,
+}
+
+/// Most workers: the XDP program has as many heartbeats.
+const MAX_WORKERS: u16 = 64;
+/// Frames that a worker needs at least: the rings of an uplink and a pod at work, and a burst.
+const MIN_FRAMES: u32 = 1024;
+/// The region is addressed by 32-bit offsets, 4096 bytes a frame.
+const MAX_FRAMES_IN_ALL: u64 = (1 << 20) - 1;
+
+/// A value of the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; pass an existing file with --config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not TOML of the right shape. The parser names line and column.
+    #[error("{} is not a valid configuration: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        source: Box<toml::de::Error>,
+    },
+    /// A field has a value out of its range.
+    #[error("dataplane.{field} = {value}: {remedy}")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What to write instead.
+        remedy: String,
+    },
+}
+
+impl Config {
+    /// Reads and validates the file; without one, the defaults.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the file, the field and what to write instead.
+    pub fn load(file: Option<&Path>, run_dir: &Path) -> Result<Self, ConfigError> {
+        let Some(path) = file else {
+            return Self::validate(&File::default(), run_dir);
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let file = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        Self::validate(&file, run_dir)
+    }
+
+    fn validate(file: &File, run_dir: &Path) -> Result<Self, ConfigError> {
+        let range = |field, value: &dyn std::fmt::Display, remedy: String| {
+            Err(ConfigError::Range {
+                field,
+                value: value.to_string(),
+                remedy,
+            })
+        };
+        let section = &file.dataplane;
+        let workers = section.workers;
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            return range("workers", &workers, format!("use 1 to {MAX_WORKERS}"));
+        }
+        let cores = &section.cores;
+        if !cores.is_empty() && cores.len() != usize::from(workers) {
+            let value = format!("{cores:?}");
+            return range(
+                "cores",
+                &value,
+                format!("name one core for each of {workers} workers"),
+            );
+        }
+        let available: Vec<usize> = core_affinity::get_core_ids()
+            .unwrap_or_default()
+            .iter()
+            .map(|core| core.id)
+            .collect();
+        if let Some(core) = cores.iter().find(|core| !available.contains(core)) {
+            return range(
+                "cores",
+                core,
+                format!("this process may run on {available:?}"),
+            );
+        }
+        if section.frames < MIN_FRAMES
+            || u64::from(section.frames) * u64::from(workers) > MAX_FRAMES_IN_ALL
+        {
+            let most = MAX_FRAMES_IN_ALL / u64::from(workers);
+            return range(
+                "frames",
+                &section.frames,
+                format!("use {MIN_FRAMES} to {most}"),
+            );
+        }
+        if !section.ring_size.is_power_of_two() || !(64..=16384).contains(&section.ring_size) {
+            let remedy = "use a power of two from 64 to 16384".to_owned();
+            return range("ring-size", &section.ring_size, remedy);
+        }
+        if section.spin_microseconds > 100_000 {
+            let remedy = "use up to 100000; for more, set wait = \"spin\"".to_owned();
+            return range("spin-microseconds", &section.spin_microseconds, remedy);
+        }
+        Ok(Self {
+            run_dir: run_dir.to_owned(),
+            workers: (0..usize::from(workers))
+                .map(|n| cores.get(n).copied())
+                .collect(),
+            wait: section.wait,
+            spin: Duration::from_micros(section.spin_microseconds.into()),
+            frames: section.frames,
+            ring_size: section.ring_size,
+            pod_xdp_mode: section.pod_xdp_mode,
+            uplink_xdp_mode: section.uplink_xdp_mode,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("podway.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), Path::new("/run/podway"))
+    }
+
+    #[test]
+    fn nothing_gives_the_defaults() {
+        let config = load("").unwrap();
+        assert_eq!(
+            config,
+            Config::load(None, Path::new("/run/podway")).unwrap()
+        );
+        assert_eq!(config.workers, [None]);
+        assert_eq!(config.wait, WaitMode::Adaptive);
+    }
+
+    #[test]
+    fn values_arrive() {
+        let config = load(
+            "vni = 7\n[dataplane]\nworkers = 2\ncores = [0, 0]\nwait = \"sleep\"\nring-size = 256",
+        )
+        .unwrap();
+        assert_eq!(config.workers, [Some(0), Some(0)]);
+        assert_eq!((config.wait, config.ring_size), (WaitMode::Sleep, 256));
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_its_remedy() {
+        for (text, expected) in [
+            ("workers = 0", "dataplane.workers = 0: use 1 to 64"),
+            (
+                "cores = [0, 1]",
+                "dataplane.cores = [0, 1]: name one core for each of 1 workers",
+            ),
+            (
+                "cores = [4095]",
+                "dataplane.cores = 4095: this process may run on ",
+            ),
+            ("frames = 10", "dataplane.frames = 10: use 1024 to 1048575"),
+            (
+                "ring-size = 300",
+                "dataplane.ring-size = 300: use a power of two from 64 to 16384",
+            ),
+            (
+                "spin-microseconds = 100001",
+                "dataplane.spin-microseconds = 100001: use up to",
+            ),
+            ("wait = \"often\"", "unknown variant `often`"),
+            ("colour = 1", "unknown field `colour`"),
+        ] {
+            let error = load(&format!("[dataplane]\n{text}"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Config::load(Some(Path::new("/nonexistent.toml")), Path::new("/run"));
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot read /nonexistent.toml: ")
+        );
+    }
+}

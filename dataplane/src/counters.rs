@@ -1,0 +1,161 @@
+//! Counters: each written by one worker, read by anybody.
+//!
+//! A worker owns a [`Sheet`] and is its only writer, so an increment is a load, an add and a store,
+//! all relaxed, which compile to the same code as a plain `u64`; no bus lock, no shared line. The
+//! API thread reads while the worker writes and sums over workers. Sums are exact when the workers
+//! are at rest.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
+
+use crate::fib::PortId;
+use crate::verdict::DropReason;
+
+/// Most ports that can be attached at once; also the number of counter slots in the XDP program.
+pub const MAX_PORTS: usize = 1024;
+
+/// A number that one thread writes.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `count`. Only the owning worker may.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    /// Replaces the value: for levels such as the number of free frames. Only the owner may.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The value as of the writer's last store that is visible here.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one worker counted at one port. Received packets and sent ones are counted at the points
+/// of truth: after the burst was taken from the ring, and after the kernel took the message.
+#[derive(Debug, Default)]
+pub struct PortSheet {
+    /// Packets received, a super-frame counting one.
+    pub rx_packets: Counter,
+    /// Bytes received.
+    pub rx_bytes: Counter,
+    /// Frames received.
+    pub rx_frames: Counter,
+    /// Received packets that left by this port.
+    pub tx_packets: Counter,
+    /// Bytes handed to the kernel.
+    pub tx_bytes: Counter,
+    /// Messages handed to the kernel.
+    pub tx_messages: Counter,
+    /// Packets that left inside another one's message.
+    pub joined: Counter,
+    /// Segments that super-frames were cut to in user space.
+    pub cut: Counter,
+}
+
+/// What one worker counted.
+#[derive(Debug)]
+pub struct Sheet {
+    ports: Box<[CachePadded<PortSheet>]>,
+    drops: Box<[Counter]>,
+    /// Bursts with at least one packet.
+    pub bursts: Counter,
+    /// Rounds of the loop.
+    pub rounds: Counter,
+    /// Times the worker blocked.
+    pub sleeps: Counter,
+    /// Send system calls.
+    pub tx_calls: Counter,
+    /// Nanoseconds from taking a burst to having recycled it.
+    pub busy_nanoseconds: Counter,
+    /// Level: frames in the pool.
+    pub frames_pooled: Counter,
+    /// Level: frames posted to the kernel.
+    pub frames_posted: Counter,
+    /// Level: frames in a chain of which the rest has not arrived.
+    pub frames_held: Counter,
+    /// Frames made for the worker.
+    pub frames_made: Counter,
+}
+
+impl Default for Sheet {
+    fn default() -> Self {
+        Self {
+            ports: (0..MAX_PORTS).map(|_| CachePadded::default()).collect(),
+            drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
+            bursts: Counter::default(),
+            rounds: Counter::default(),
+            sleeps: Counter::default(),
+            tx_calls: Counter::default(),
+            busy_nanoseconds: Counter::default(),
+            frames_pooled: Counter::default(),
+            frames_posted: Counter::default(),
+            frames_held: Counter::default(),
+            frames_made: Counter::default(),
+        }
+    }
+}
+
+impl Sheet {
+    /// The counters of a port; `None` for an id that no port can have.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&PortSheet> {
+        self.ports.get(usize::from(id.0)).map(|sheet| &**sheet)
+    }
+
+    /// Counts `packets` that died of `reason`.
+    #[inline]
+    pub fn drop_packets(&self, reason: DropReason, packets: u64) {
+        if let Some(counter) = self.drops.get(reason as usize) {
+            counter.add(packets);
+        }
+    }
+
+    /// Packets that died of `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason as usize).map_or(0, Counter::get)
+    }
+
+    /// Sums over every port that ever was: packets received, packets sent.
+    pub fn totals(&self) -> (u64, u64) {
+        let sum = |field: fn(&PortSheet) -> &Counter| {
+            self.ports.iter().map(|sheet| field(sheet).get()).sum()
+        };
+        (sum(|s| &s.rx_packets), sum(|s| &s.tx_packets))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_slot() {
+        let sheet = Sheet::default();
+        for (n, &reason) in (1..).zip(DropReason::ALL) {
+            sheet.drop_packets(reason, n);
+        }
+        for (n, &reason) in (1..).zip(DropReason::ALL) {
+            assert_eq!(sheet.dropped(reason), n, "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn totals_sum_over_ports() {
+        let sheet = Sheet::default();
+        sheet.port(PortId(0)).unwrap().rx_packets.add(3);
+        sheet.port(PortId(1023)).unwrap().rx_packets.add(4);
+        sheet.port(PortId(7)).unwrap().tx_packets.add(5);
+        assert_eq!(sheet.totals(), (7, 5));
+        assert!(sheet.port(PortId(1024)).is_none());
+    }
+}

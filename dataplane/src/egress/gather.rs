@@ -1,0 +1,531 @@
+//! Gathering: the packets of a burst become as few messages as may be.
+//!
+//! Towards pods and native uplinks a packet goes as it is; TCP segments of one flow are joined to
+//! a super-frame ([`super::join`]), and a super-frame stays one, with the size of its segments told
+//! to the kernel. Towards tunnels blocks of equal size are concatenated ([`super::run`]), and a TCP
+//! super-frame is cut into such blocks ([`super::cut`]).
+//!
+//! Order: messages leave in the order of creation. A packet either goes to the end of the one open
+//! run of its flow, or that run is closed and the packet begins a message behind it. So packets of
+//! one flow never overtake each other.
+
+use super::cut::Cut;
+use super::drafts::{Drafts, HEADER_BYTES, MAX_MESSAGES};
+use super::join::{Joins, Segment};
+use super::message::Message;
+use super::offload::{
+    finish_checksum, header_bytes, is_sound, lone_vnet, super_frame, super_frame_vnet,
+};
+use super::run::{Runs, Way};
+use crate::fib::{NextHopKind, Tables};
+use crate::packet::Packet;
+use crate::tunnel::OuterHeader;
+use crate::verdict::{DropReason, Send};
+use crate::wire::tcp::flag;
+use crate::wire::{EtherType, IpVersion, TcpSegment, flow_hash, protocol, vxlan};
+
+/// What became of a packet that was pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Pushed {
+    /// It is in a message. Its frames are kept until that was sent.
+    Gathered,
+    /// There is no room left, and the packet is as it was: send what is there, [`Gather::clear`],
+    /// and push it again. An empty `Gather` is never full.
+    Full,
+    /// It dies here.
+    Drop(DropReason),
+}
+
+/// What a flush sends.
+#[derive(Debug, Clone, Copy)]
+pub struct Flush<'g> {
+    /// Messages, to be sent in this order.
+    pub messages: &'g [Message],
+    /// The bytes that their header pieces name.
+    pub headers: &'g [u8],
+}
+
+/// The messages of one worker between two flushes. Its memory is made once.
+#[derive(Debug)]
+pub struct Gather {
+    drafts: Drafts,
+    joins: Joins,
+    runs: Runs,
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gather {
+    /// Makes all memory: about 1 MiB, of which a burst of bulk traffic touches some 20 KiB.
+    pub fn new() -> Self {
+        Self {
+            drafts: Drafts::new(),
+            joins: Joins::new(),
+            runs: Runs::new(),
+        }
+    }
+
+    /// Whether there is nothing to send.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.drafts.is_empty()
+    }
+
+    /// Adds `packet` to the messages, as `send` says.
+    ///
+    /// May change the packet's headers in place; with [`Pushed::Full`] it has not.
+    #[inline]
+    pub fn push(&mut self, packet: &mut Packet<'_>, send: &Send<'_>, tables: &Tables) -> Pushed {
+        match tables.port(send.next_hop.port) {
+            Some(port) => self.push_to(packet, send, port.ifindex),
+            None => Pushed::Drop(DropReason::PortGone),
+        }
+    }
+
+    /// Finishes what is open and shows all messages. Packets pushed later begin new messages.
+    pub fn flush(&mut self) -> Flush<'_> {
+        self.joins.close_all(&mut self.drafts);
+        self.runs.close_all(&mut self.drafts);
+        Flush {
+            messages: self.drafts.messages(),
+            headers: self.drafts.headers(),
+        }
+    }
+
+    /// Forgets all messages, sent or not. Their packets' frames are free after this.
+    pub fn clear(&mut self) {
+        // A run that is still open must not outlive its message.
+        self.joins.close_all(&mut self.drafts);
+        self.runs.close_all(&mut self.drafts);
+        self.drafts.clear();
+    }
+
+    /// As [`Gather::push`], to an interface that is known.
+    pub(super) fn push_to(
+        &mut self,
+        packet: &mut Packet<'_>,
+        send: &Send<'_>,
+        ifindex: u32,
+    ) -> Pushed {
+        let headers = &send.headers;
+        // The parser has seen to both; a packet that was changed since must still not go out wrong.
+        if headers.end() > packet.len() {
+            return Pushed::Drop(match headers.version {
+                IpVersion::V4 => DropReason::Ipv4BadTotalLength,
+                IpVersion::V6 => DropReason::Ipv6BadPayloadLength,
+            });
+        }
+        let fits = headers.l3_len <= u32::from(send.max_l3_len);
+        let tcp = headers.protocol == protocol::TCP && !headers.fragment;
+        match &send.next_hop.kind {
+            _ if !fits && !tcp => Pushed::Drop(DropReason::TooBig),
+            NextHopKind::Tunnel(outer) => {
+                let way = way(outer, send, ifindex);
+                if fits {
+                    self.push_block(packet, send, &way)
+                } else {
+                    self.push_cut(packet, send, &way)
+                }
+            }
+            NextHopKind::Pod | NextHopKind::Native if fits => {
+                self.push_packet(packet, send, ifindex)
+            }
+            NextHopKind::Pod | NextHopKind::Native => self.push_super_frame(packet, send, ifindex),
+            NextHopKind::Unresolved => Pushed::Drop(DropReason::NoNeighbor),
+        }
+    }
+
+    /// A packet that goes as it is, alone or joined.
+    fn push_packet(&mut self, packet: &Packet<'_>, send: &Send<'_>, ifindex: u32) -> Pushed {
+        let Self { drafts, joins, .. } = self;
+        let headers = &send.headers;
+        if !drafts.has_room(1, headers.payload.into()) {
+            return self.full();
+        }
+        let segment = Segment::of(packet, headers);
+        let run = joins.find(send);
+        if let Some(segment) = segment {
+            let fits = run.filter(|&run| joins.fits(run, drafts, packet, headers, &segment));
+            if (fits.is_some() || segment.can_lead()) && is_sound(packet, send) {
+                if let Some(run) = fits {
+                    joins.add(run, drafts, packet, headers, &segment);
+                    return Pushed::Gathered;
+                }
+                if let Some(run) = run {
+                    joins.close(run, drafts);
+                }
+                let slot = drafts.open(send.next_hop.port, ifindex, ethertype(send).0);
+                joins.lead(slot, drafts, packet, send, &segment);
+                return Pushed::Gathered;
+            }
+        }
+        if headers.fragment {
+            joins.close_between(send, drafts);
+        } else if let Some(run) = run {
+            joins.close(run, drafts);
+        }
+        let slot = drafts.open(send.next_hop.port, ifindex, ethertype(send).0);
+        if let Some(message) = drafts.message(slot) {
+            for piece in packet.pieces(0, headers.end()) {
+                message.append(piece);
+            }
+            message.vnet = lone_vnet(headers, send.partial_checksum);
+            message.packets = 1;
+        }
+        Pushed::Gathered
+    }
+
+    /// A TCP super-frame that the kernel or the NIC cuts, if anybody does: a pod takes it whole.
+    fn push_super_frame(
+        &mut self,
+        packet: &mut Packet<'_>,
+        send: &Send<'_>,
+        ifindex: u32,
+    ) -> Pushed {
+        let Self { drafts, joins, .. } = self;
+        let headers = &send.headers;
+        let size = headers
+            .payload
+            .checked_sub(headers.l3)
+            .and_then(|l3_headers| send.max_l3_len.checked_sub(l3_headers));
+        let flags = header_bytes(packet, headers)
+            .and_then(|bytes| bytes.get(headers.l4.into()..))
+            .and_then(|tcp| TcpSegment::new_checked(tcp).ok())
+            .map(|tcp| tcp.flags());
+        let (Some(size @ 1..), Some(flags)) = (size, flags) else {
+            return Pushed::Drop(DropReason::TooBig);
+        };
+        if !drafts.has_room(1, 0) {
+            return self.full();
+        }
+        if let Some(run) = joins.find(send) {
+            joins.close(run, drafts);
+        }
+        // No wire carried a packet of this size. If its checksum is not partial yet, then a device
+        // joined it, which had verified the segments and left the first one's checksum.
+        super_frame(packet.head_mut(), headers, headers.l4_len(), 0);
+        let slot = drafts.open(send.next_hop.port, ifindex, ethertype(send).0);
+        if let Some(message) = drafts.message(slot) {
+            for piece in packet.pieces(0, headers.end()) {
+                message.append(piece);
+            }
+            message.vnet = super_frame_vnet(headers, size.into(), flags & flag::CWR);
+            message.packets = 1;
+        }
+        Pushed::Gathered
+    }
+
+    /// A packet that goes into a tunnel as one block.
+    fn push_block(&mut self, packet: &mut Packet<'_>, send: &Send<'_>, way: &Way<'_>) -> Pushed {
+        let Self { drafts, runs, .. } = self;
+        let headers = &send.headers;
+        let size = vxlan::HEADER_LEN + headers.end();
+        if !Runs::can_hold(way, size) {
+            return Pushed::Drop(DropReason::TooBig);
+        }
+        if !drafts.has_room(1, way.header().len() + vxlan::HEADER_LEN) {
+            return self.full();
+        }
+        if send.partial_checksum {
+            finish_checksum(packet, headers);
+        }
+        let slot = runs.take(drafts, way, size);
+        let mut skip = 0;
+        // In the headroom, the VXLAN header and the frame are one piece.
+        if packet.push_front(vxlan::HEADER_LEN) {
+            if let Some(bytes) = packet.head_mut().get_mut(..vxlan::HEADER_LEN) {
+                bytes.copy_from_slice(way.vxlan());
+            }
+        } else {
+            let header = drafts.write(way.vxlan());
+            drafts.append(slot, header);
+            skip = vxlan::HEADER_LEN;
+        }
+        if let Some(message) = drafts.message(slot) {
+            for piece in packet.pieces(0, size - skip) {
+                message.append(piece);
+            }
+            message.joined += u32::from(message.packets > 0);
+            message.packets += 1;
+        }
+        Pushed::Gathered
+    }
+
+    /// A TCP super-frame that goes into a tunnel cut into blocks.
+    fn push_cut(&mut self, packet: &Packet<'_>, send: &Send<'_>, way: &Way<'_>) -> Pushed {
+        let Self { drafts, runs, .. } = self;
+        let Some(cut) = Cut::new(packet, send, way) else {
+            return Pushed::Drop(DropReason::TooBig);
+        };
+        let (messages, header_bytes) = cut.room(way);
+        if !Runs::can_hold(way, cut.block())
+            || messages > MAX_MESSAGES
+            || header_bytes > HEADER_BYTES
+        {
+            return Pushed::Drop(DropReason::TooBig);
+        }
+        if !drafts.has_room(messages, header_bytes) {
+            return self.full();
+        }
+        cut.append(packet, &send.headers, way, runs, drafts);
+        Pushed::Gathered
+    }
+
+    /// Pieces and header bytes that there is memory for.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> (usize, usize) {
+        self.drafts.memory()
+    }
+
+    /// There is no room. In an empty `Gather` that is the packet's own fault.
+    fn full(&self) -> Pushed {
+        if self.is_empty() {
+            Pushed::Drop(DropReason::TooBig)
+        } else {
+            Pushed::Full
+        }
+    }
+}
+
+/// The way into a tunnel. The outer header takes DSCP and ECN from the inner (RFC 2983, uniform
+/// model; RFC 6040, normal mode).
+#[inline]
+fn way<'t>(outer: &'t OuterHeader, send: &Send<'_>, ifindex: u32) -> Way<'t> {
+    Way {
+        port: send.next_hop.port,
+        ifindex,
+        outer,
+        source_port: flow_hash::source_port(send.flow_hash),
+        tos: send.headers.tos,
+    }
+}
+
+/// The packet's own EtherType.
+#[inline]
+fn ethertype(send: &Send<'_>) -> EtherType {
+    match send.headers.version {
+        IpVersion::V4 => EtherType::IPV4,
+        IpVersion::V6 => EtherType::IPV6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::drafts::MAX_BYTES;
+    use super::super::message::VnetHeader;
+    use super::super::testing::{CWR, PSH, Rig, SYN, Spec, next_hop, payload, segment};
+    use super::super::testing::{tunnel, verify, wire};
+    use super::*;
+
+    #[test]
+    fn a_lone_packet_goes_as_it_is() {
+        let pod = next_hop(3, NextHopKind::Pod);
+        let mut rig = Rig::new();
+        let syn = Spec {
+            flags: SYN,
+            ..Spec::tcp(1, 0, b"")
+        };
+        let out = rig.send(&pod, 1450, &[syn.clone(), Spec::udp(b"odd")]);
+        assert_eq!(out.len(), 2);
+        assert_eq!((out[0].ifindex, out[0].ethertype), (11, 0x0800));
+        assert_eq!(out[0].bytes, syn.build());
+        assert_eq!(out[0].vnet, VnetHeader::default());
+        assert_eq!((out[0].packets, out[0].joined, out[0].cut), (1, 0, 0));
+        assert_eq!((out[0].pieces, out[1].pieces), (1, 1));
+        assert_eq!(out[1].bytes, Spec::udp(b"odd").build());
+    }
+
+    #[test]
+    fn the_kernel_finishes_a_partial_checksum() {
+        let pod = next_hop(3, NextHopKind::Native);
+        for (v6, udp, start, offset) in [
+            (false, false, 34, 16),
+            (false, true, 34, 6),
+            (true, false, 54, 16),
+            (true, true, 54, 6),
+        ] {
+            let spec = Spec {
+                v6,
+                udp,
+                partial: true,
+                ..Spec::tcp(1, 0, b"abc")
+            };
+            let out = Rig::new().send(&pod, 1450, std::slice::from_ref(&spec));
+            assert_eq!(out[0].ethertype, if v6 { 0x86dd } else { 0x0800 });
+            let expected = VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                csum_start: start,
+                csum_offset: offset,
+                ..VnetHeader::default()
+            };
+            assert_eq!(out[0].vnet, expected);
+            assert_eq!(out[0].bytes, spec.build());
+            verify(&wire(&out[0])[0]);
+        }
+    }
+
+    #[test]
+    fn a_super_frame_stays_one() {
+        for (v6, partial) in [(false, true), (true, true), (false, false), (true, false)] {
+            let spec = Spec {
+                v6,
+                partial,
+                flags: CWR | PSH | 16,
+                ..Spec::tcp(u32::MAX - 5000, 65534, &payload(20_000))
+            };
+            let mut rig = Rig::new();
+            let out = rig.send(
+                &next_hop(3, NextHopKind::Pod),
+                1450,
+                std::slice::from_ref(&spec),
+            );
+            let ip = if v6 { 40 } else { 20 };
+            let gso = if v6 {
+                VnetHeader::GSO_TCPV6
+            } else {
+                VnetHeader::GSO_TCPV4
+            };
+            let expected = VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                gso_type: gso | VnetHeader::GSO_ECN,
+                hdr_len: 14 + ip + 32,
+                gso_size: 1450 - ip - 32,
+                csum_start: 14 + ip,
+                csum_offset: 16,
+            };
+            assert_eq!(out[0].vnet, expected);
+            assert_eq!((out[0].packets, out[0].joined, out[0].cut), (1, 0, 0));
+            let whole = Spec {
+                partial: true,
+                ..spec
+            };
+            assert_eq!(out[0].bytes, whole.build());
+            let segments = wire(&out[0]);
+            assert_eq!(
+                segments.len(),
+                20_000_usize.div_ceil(expected.gso_size.into())
+            );
+            segments.iter().for_each(|frame| verify(frame));
+        }
+    }
+
+    #[test]
+    fn padding_is_not_sent() {
+        let spec = Spec::udp(b"x");
+        let mut padded = spec.build();
+        padded.resize(60, 0);
+        for to in [next_hop(3, NextHopKind::Pod), tunnel(false, 2)] {
+            let mut rig = Rig::new();
+            assert_eq!(rig.push(&to, 1450, &padded), Pushed::Gathered);
+            let out = rig.flush();
+            assert!(out[0].bytes.ends_with(&spec.build()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_leave_is_dropped_under_its_reason() {
+        let mut rig = Rig::new();
+        let pod = next_hop(3, NextHopKind::Pod);
+        let big = Spec::udp(&payload(1500)).build();
+        let drop = Pushed::Drop;
+        assert_eq!(rig.push(&pod, 1450, &big), drop(DropReason::TooBig));
+        assert_eq!(
+            rig.push(&tunnel(false, 2), 1450, &big),
+            drop(DropReason::TooBig)
+        );
+        let lost = next_hop(3, NextHopKind::Unresolved);
+        assert_eq!(rig.push(&lost, 9000, &big), drop(DropReason::NoNeighbor));
+        let tcp = Spec::tcp(1, 1, &payload(3000)).build();
+        for to in [&pod, &tunnel(false, 2), &tunnel(true, 2)] {
+            for max in [0, 19, 51, 52] {
+                assert_eq!(rig.push(to, max, &tcp), drop(DropReason::TooBig));
+            }
+        }
+        // So small that the headers of one packet would fill everything.
+        assert_eq!(
+            rig.push(&tunnel(true, 2), 53, &tcp),
+            drop(DropReason::TooBig)
+        );
+        let longer = |send: &mut Send<'_>| send.headers.l3_len += 1;
+        assert_eq!(
+            rig.push_as(&pod, 9000, &tcp, longer),
+            drop(DropReason::Ipv4BadTotalLength)
+        );
+        assert!(rig.gather.is_empty());
+        assert!(rig.flush().is_empty());
+    }
+
+    #[test]
+    fn a_port_that_is_gone_drops() {
+        let (region, mut frames) = crate::xsk::Region::new(1).unwrap();
+        let bytes = Spec::udp(b"x").build();
+        assert!(frames[0].set_data(256, bytes.len()));
+        region.bytes_mut(&mut frames[0]).copy_from_slice(&bytes);
+        let mut packet = Packet::new(&region, &mut frames).unwrap();
+        let headers = crate::wire::parse::parse(&bytes, 14, bytes.len()).unwrap();
+        let send = Send {
+            next_hop: &next_hop(3, NextHopKind::Pod),
+            headers,
+            flow_hash: 0,
+            partial_checksum: false,
+            max_l3_len: 1450,
+        };
+        let pushed = Gather::new().push(&mut packet, &send, &Tables::default());
+        assert_eq!(pushed, Pushed::Drop(DropReason::PortGone));
+    }
+
+    #[test]
+    fn full_leaves_the_packet_alone_and_takes_it_after_clear() {
+        let to = tunnel(false, 2);
+        let spec = |n: u16| Spec {
+            sport: n,
+            partial: true,
+            ..Spec::udp(b"abc")
+        };
+        let mut rig = Rig::new();
+        let (mut pushed, mut left) = (0, 0);
+        for n in 0..400 {
+            let frame = spec(n).build();
+            if rig.push(&to, 1450, &frame) == Pushed::Full {
+                let out = rig.flush();
+                assert!(out.len() <= MAX_MESSAGES);
+                left += out.iter().map(|o| o.packets).sum::<u32>();
+                assert_eq!(rig.push(&to, 1450, &frame), Pushed::Gathered);
+            }
+            pushed += 1;
+        }
+        assert!(left >= 128);
+        left += rig.flush().iter().map(|o| o.packets).sum::<u32>();
+        assert_eq!(left, pushed);
+    }
+
+    #[test]
+    fn the_largest_super_frame_at_the_smallest_mtu_finds_room() {
+        for v6 in [false, true] {
+            let spec = Spec {
+                v6: true,
+                options: vec![1; 40],
+                partial: true,
+                ..Spec::tcp(1, 1, &payload(65535 - 60))
+            };
+            let max = if v6 { 576 - 70 } else { 576 - 50 };
+            let out = Rig::new().send(&tunnel(v6, 2), max, std::slice::from_ref(&spec));
+            let segments: Vec<_> = out.iter().flat_map(wire).collect();
+            let whole = VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                gso_type: VnetHeader::GSO_TCPV6,
+                hdr_len: 114,
+                gso_size: max - 100,
+                csum_start: 54,
+                csum_offset: 16,
+            };
+            assert_eq!(segments.len(), segment(&spec.build(), &whole).len());
+            assert!(out.iter().all(|o| o.bytes.len() <= MAX_BYTES));
+        }
+    }
+}

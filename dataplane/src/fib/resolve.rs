@@ -1,0 +1,120 @@
+//! From facts to a finished next hop.
+
+use std::net::IpAddr;
+
+use podway_proto::types::{Mode, Node, PortRole};
+
+use super::facts::{Facts, MIN_MTU, PortFacts, overhead};
+use super::next_hop::{L2Rewrite, NextHop, NextHopKind, PortId};
+use crate::tunnel::OuterHeader;
+
+/// What a next hop leads to. Routes to one target share one next hop.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    /// The pod behind this interface.
+    Pod(String),
+    /// The remote node of this name.
+    Node(String),
+    /// A router on a link.
+    Gateway {
+        /// The router's address.
+        address: IpAddr,
+        /// The link.
+        interface: String,
+    },
+}
+
+/// A neighbour that a next hop depends on: its link, and its address there.
+pub(super) type Dependency = (String, IpAddr);
+
+/// What packets get whose next hop lacks a fact.
+pub(super) fn unresolved() -> NextHop {
+    NextHop {
+        port: PortId(u16::MAX),
+        l2: L2Rewrite([0; 12]),
+        mtu: 0,
+        kind: NextHopKind::Unresolved,
+    }
+}
+
+/// The link and neighbour that `target` is reached by, whether or not they are known.
+pub(super) fn dependency(facts: &Facts, target: &Target) -> Option<Dependency> {
+    match target {
+        Target::Pod(_) => None,
+        Target::Node(name) => {
+            let path = facts.node(name)?.path.as_ref()?;
+            Some((path.interface.clone(), path.next_hop))
+        }
+        Target::Gateway { address, interface } => Some((interface.clone(), *address)),
+    }
+}
+
+/// The next hop to `target`; `None` while a fact is missing.
+pub(super) fn resolve(facts: &Facts, target: &Target) -> Option<NextHop> {
+    let hop = match target {
+        Target::Pod(interface) => to_pod(facts, interface)?,
+        Target::Node(name) => to_node(facts, facts.node(name)?)?,
+        Target::Gateway { address, interface } => to_neighbor(facts, interface, *address)?,
+    };
+    (hop.mtu >= MIN_MTU).then_some(hop)
+}
+
+fn to_pod(facts: &Facts, interface: &str) -> Option<NextHop> {
+    let port = facts.port(interface)?;
+    let PortRole::Pod { mac, .. } = &port.role else {
+        return None;
+    };
+    Some(NextHop {
+        port: port.id,
+        l2: L2Rewrite::new(*mac, port.mac),
+        mtu: port.mtu,
+        kind: NextHopKind::Pod,
+    })
+}
+
+/// Natively by a neighbour on an uplink.
+fn to_neighbor(facts: &Facts, interface: &str, address: IpAddr) -> Option<NextHop> {
+    let port = uplink(facts, interface)?;
+    let mac = facts.neighbor(interface, address)?;
+    Some(NextHop {
+        port: port.id,
+        l2: L2Rewrite::new(mac, port.mac),
+        mtu: port.mtu,
+        kind: NextHopKind::Native,
+    })
+}
+
+fn to_node(facts: &Facts, node: &Node) -> Option<NextHop> {
+    let path = node.path.as_ref()?;
+    let port = uplink(facts, &path.interface)?;
+    let mac = facts.neighbor(&path.interface, path.next_hop)?;
+    // The path may be narrower than its first link, and what the kernel says of it may be older
+    // than the link's MTU.
+    let mtu = path.mtu.min(port.mtu);
+    if node.mode == Mode::Native {
+        return Some(NextHop {
+            port: port.id,
+            l2: L2Rewrite::new(mac, port.mac),
+            mtu,
+            kind: NextHopKind::Native,
+        });
+    }
+    let local = facts.local()?;
+    let outer = OuterHeader::new(
+        (port.mac, path.source),
+        (mac, node.underlay),
+        local.vxlan_port,
+        local.vni,
+    )?;
+    Some(NextHop {
+        port: port.id,
+        l2: L2Rewrite::new(node.vtep_mac, local.vtep_mac),
+        mtu: mtu.checked_sub(overhead(node.underlay))?,
+        kind: NextHopKind::Tunnel(Box::new(outer)),
+    })
+}
+
+fn uplink<'f>(facts: &'f Facts, interface: &str) -> Option<&'f PortFacts> {
+    let port = facts.port(interface)?;
+    matches!(port.role, PortRole::Uplink { .. }).then_some(port)
+}

@@ -1,0 +1,147 @@
+//! The forwarding decision: a pure function of a packet and the tables.
+//!
+//! No I/O, no clock, no log, no lock, no allocation. Tests, fuzzing and benches call the very
+//! function that the workers call.
+//!
+//! What the packet needs is done in its own bytes: outer headers are pulled, the time to live is
+//! decremented, the Ethernet header is rewritten. What depends on how it is sent (segmentation,
+//! checksums, outer headers) is left to egress, which learns it from [`Send`].
+
+use crate::fib::{NextHopKind, PortId, Tables};
+use crate::packet::Packet;
+use crate::tunnel::decap;
+use crate::verdict::{DropReason, Send, Verdict};
+use crate::wire::parse::{Headers, IpVersion, parse};
+use crate::wire::{Ipv4Packet, Ipv6Packet, UdpDatagram, checksum, ethernet, flow_hash, protocol};
+
+/// Decides what becomes of `packet`, which came in by the port `from`, and prepares it.
+#[inline]
+pub fn forward<'t>(packet: &mut Packet<'_>, from: PortId, tables: &'t Tables) -> Verdict<'t> {
+    match route(packet, from, tables) {
+        Ok(send) => Verdict::Send(send),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+#[inline]
+fn route<'t>(
+    packet: &mut Packet<'_>,
+    from: PortId,
+    tables: &'t Tables,
+) -> Result<Send<'t>, DropReason> {
+    let ingress = tables.port(from).ok_or(DropReason::PortGone)?;
+    let mut ingress_mtu = ingress.mtu;
+    if ingress.is_uplink {
+        ingress_mtu = ingress_mtu.saturating_sub(decap(packet, tables)?);
+    }
+
+    let headers = parse(packet.head(), ethernet::HEADER_LEN, packet.len())?;
+    packet.truncate(headers.end());
+    if headers.hop_limit <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    let mut partial_checksum = is_partial(packet, &headers);
+    if partial_checksum && !ingress.accept_partial {
+        // One finished checksum in 65536 looks unfinished.
+        if !is_finished(packet, &headers) {
+            return Err(DropReason::PartialChecksum);
+        }
+        partial_checksum = false;
+    }
+
+    let next_hop = tables.lookup(headers.dst).ok_or(DropReason::NoRoute)?;
+    match next_hop.kind {
+        NextHopKind::Unresolved => return Err(DropReason::NoNeighbor),
+        // A packet from another node ends here: sending it on would make loops possible.
+        NextHopKind::Native | NextHopKind::Tunnel(_) if ingress.is_uplink => {
+            return Err(DropReason::NotLocal);
+        }
+        _ => {}
+    }
+    // A super-frame is cut to what both the sender's link and the path carry.
+    let max_l3_len = next_hop.mtu.min(ingress_mtu);
+    let can_be_cut = headers.protocol == protocol::TCP && !headers.fragment;
+    if headers.l3_len > u32::from(max_l3_len) && !can_be_cut {
+        return Err(DropReason::TooBig);
+    }
+    // Its segments get new checksums, which must not make a damaged packet good.
+    if headers.l3_len > u32::from(max_l3_len) && !partial_checksum && !is_finished(packet, &headers)
+    {
+        return Err(DropReason::BadChecksum);
+    }
+
+    let head = packet.head_mut();
+    if let Some(macs) = head.get_mut(..next_hop.l2.0.len()) {
+        macs.copy_from_slice(&next_hop.l2.0);
+    }
+    decrement_hop_limit(head, &headers);
+    Ok(Send {
+        next_hop,
+        flow_hash: flow_hash::hash(&headers),
+        headers: Headers {
+            hop_limit: headers.hop_limit - 1,
+            ..headers
+        },
+        partial_checksum,
+        max_l3_len,
+    })
+}
+
+/// Whether the L4 checksum is unfinished (CHECKSUM_PARTIAL, design fact 3): its field then holds
+/// the folded sum of the pseudo-header. One finished checksum in 65536 looks the same; finishing it
+/// again gives the same value, so nothing is lost by the mistake.
+#[inline]
+fn is_partial(packet: &Packet<'_>, headers: &Headers) -> bool {
+    let field = headers
+        .checksum_offset()
+        .and_then(|at| packet.head().get(at..at + 2));
+    match field {
+        // Over UDP, zero means that there is no checksum.
+        Some(&[0, 0]) if headers.protocol == protocol::UDP => false,
+        Some(&[high, low]) => {
+            let pseudo_header = headers.pseudo_header(headers.l4_len());
+            checksum::is_partial(u16::from_be_bytes([high, low]), pseudo_header)
+                && fills_packet(packet, headers)
+        }
+        _ => false,
+    }
+}
+
+/// Whether the L4 part is all that follows the IP header. A UDP datagram may be shorter, with
+/// options behind it (RFC 9868) that its checksum does not cover; no offload makes such packets.
+#[inline]
+fn fills_packet(packet: &Packet<'_>, headers: &Headers) -> bool {
+    let udp = packet
+        .head()
+        .get(headers.l4.into()..)
+        .map(UdpDatagram::new_checked);
+    headers.protocol != protocol::UDP
+        || matches!(udp, Some(Ok(udp)) if u32::from(udp.len()) == headers.l4_len())
+}
+
+/// Whether the L4 checksum is right. Reads the whole packet: for the few that are neither the work
+/// of TSO nor left as they are.
+#[cold]
+fn is_finished(packet: &Packet<'_>, headers: &Headers) -> bool {
+    let mut sum = headers.pseudo_header(headers.l4_len());
+    for bytes in packet.slices(headers.l4.into(), headers.l4_len() as usize) {
+        sum.add(bytes);
+    }
+    sum.finish() == 0
+}
+
+#[inline]
+fn decrement_hop_limit(head: &mut [u8], headers: &Headers) {
+    let Some(bytes) = head.get_mut(usize::from(headers.l3)..) else {
+        return;
+    };
+    match headers.version {
+        IpVersion::V4 => Ipv4Packet::new_unchecked(bytes).decrement_hop_limit(),
+        IpVersion::V6 => Ipv6Packet::new_unchecked(bytes).decrement_hop_limit(),
+    };
+}
+
+#[cfg(test)]
+mod drop_tests;
+#[cfg(test)]
+mod tests;

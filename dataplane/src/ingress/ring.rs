@@ -1,0 +1,100 @@
+//! The AF_XDP ring as an ingress engine.
+
+use std::os::fd::BorrowedFd;
+
+use super::{BURST, Burst};
+use crate::packet::MAX_CHAIN;
+use crate::xsk::{Frame, FramePool, Queue};
+
+/// Most frames of a burst: a few super-frames, little enough to stay in the cache until the
+/// messages made of them are sent.
+const BURST_FRAMES: usize = 256;
+
+/// Frames that a queue without traffic has posted: one super-frame and a burst of small packets.
+/// With 110 idle pods this is what a port costs in memory.
+pub const IDLE_POSTED: usize = 32;
+
+/// Receives from one queue.
+#[derive(Debug)]
+pub struct RingIngress {
+    queue: Queue,
+    /// A chain of which the rest has not arrived.
+    partial: Vec<Frame>,
+    /// Frames that should be posted: few until the first packet, then `busy`.
+    target: usize,
+    /// Frames that should be posted once there is traffic.
+    busy: usize,
+}
+
+impl RingIngress {
+    /// An engine on `queue`, whose rings have `ring_size` entries. An uplink, which all pods share,
+    /// has them filled from the start; a pod's queue half of them, once there is traffic.
+    pub fn new(queue: Queue, ring_size: u32, is_uplink: bool) -> Self {
+        let ring_size = ring_size as usize;
+        let busy = if is_uplink {
+            ring_size
+        } else {
+            (ring_size / 2).max(IDLE_POSTED)
+        };
+        let partial = Vec::with_capacity(MAX_CHAIN);
+        Self {
+            queue,
+            partial,
+            target: if is_uplink { busy } else { IDLE_POSTED },
+            busy,
+        }
+    }
+
+    /// The socket, to wait for.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.queue.rx.fd()
+    }
+
+    /// Moves what has arrived into `burst`, at most [`BURST`] packets.
+    #[inline]
+    pub fn receive(&mut self, burst: &mut Burst) {
+        let mut room = BURST_FRAMES;
+        while burst.len() < BURST && room > 0 {
+            // Frames are taken one packet at a time, so that a burst ends between packets.
+            let taken = self.queue.rx.receive(1, |frame, more| {
+                self.partial.push(frame);
+                if !more {
+                    burst.push(&mut self.partial);
+                }
+            });
+            if taken == 0 {
+                break;
+            }
+            room = room.saturating_sub(taken);
+        }
+        if !burst.is_empty() {
+            self.target = self.busy;
+        }
+    }
+
+    /// Posts frames of `pool` so that the kernel can go on. Beyond [`IDLE_POSTED`], the last
+    /// `reserve` frames of the pool stay there.
+    #[inline]
+    pub fn refill(&mut self, pool: &mut FramePool, reserve: usize) {
+        let spare = pool.available().saturating_sub(reserve);
+        let most = (self.queue.rx.posted() + spare).max(IDLE_POSTED);
+        self.queue.rx.refill(pool, self.target.min(most));
+    }
+
+    /// Frames that are with the kernel or on its rings.
+    pub fn posted(&self) -> usize {
+        self.queue.rx.posted()
+    }
+
+    /// Frames of an unfinished chain.
+    pub fn held(&self) -> usize {
+        self.partial.len()
+    }
+
+    /// Closes the socket and gives up all frames.
+    pub fn close(self) -> Vec<Frame> {
+        let mut frames = self.queue.close();
+        frames.extend(self.partial);
+        frames
+    }
+}

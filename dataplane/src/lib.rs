@@ -1,0 +1,40 @@
+//! Podway's dataplane: moves the pod packets of one node.
+//!
+//! # The path of a packet
+//!
+//! A [`worker`] goes round its loop. It takes a burst from a queue ([`ingress`]), which AF_XDP
+//! sockets fill ([`xsk`]) with what the XDP program has redirected (crate `podway-xdp-redirect`).
+//! Each [`packet`] goes to [`forward`](forward::forward), which reads its headers ([`wire`]), pulls
+//! the outer ones ([`tunnel`]), looks its destination up ([`fib`]) and gives a [`verdict`]: the next
+//! hop, or a reason to drop it. [`egress`] makes messages of the packets that leave: it joins or cuts
+//! TCP segments, finishes checksums, adds the outer headers of tunnels, and hands the messages to
+//! the kernel. Then the frames go back to the worker's pool.
+//!
+//! # The path of a change
+//!
+//! A request comes in over the socket ([`api`]) and changes the facts of the [`supervisor`]. It
+//! attaches ports, builds tables from the facts ([`fib`]), and publishes them to the workers, who
+//! adopt them with their next burst.
+//!
+//! Dependencies point one way: `worker -> ingress, forward, egress`; `forward -> tunnel, fib ->
+//! wire`; [`xsk`] and the sockets know nothing of IP, `forward` knows nothing of sockets.
+
+pub mod api;
+pub mod config;
+pub mod counters;
+pub mod egress;
+pub mod fib;
+pub mod forward;
+pub mod ingress;
+pub mod packet;
+pub mod supervisor;
+mod sync;
+mod sys;
+#[cfg(any(test, fuzzing))]
+pub mod testing;
+pub mod tunnel;
+pub mod verdict;
+pub mod wait;
+pub mod wire;
+pub mod worker;
+pub mod xsk;

@@ -1,0 +1,56 @@
+//! `podway-dataplane`: moves the pod packets of one node.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use mio::net::UnixStream;
+use podway_dataplane::api;
+use podway_dataplane::config::Config;
+use podway_dataplane::supervisor::Supervisor;
+use tracing_subscriber::EnvFilter;
+
+/// Moves the pod packets of one node between AF_XDP sockets, natively or through VXLAN.
+///
+/// It starts with nothing attached; podway-control tells it what to do over the socket
+/// dataplane.sock in the run directory. When it ends, the kernel has the packets.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Directory of the socket; one per node
+    #[arg(long, value_name = "DIR", default_value = podway_proto::DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// Configuration file; its [dataplane] section counts here
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("PODWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(arguments.config.as_deref(), &arguments.run_dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("podway-dataplane: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Option<&Path>, run_dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(config, run_dir)?;
+    let (signal, sender) = std::os::unix::net::UnixStream::pair()?;
+    for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::low_level::pipe::register(number, sender.try_clone()?)?;
+    }
+    signal.set_nonblocking(true)?;
+    let signal = UnixStream::from_std(signal);
+    let mut supervisor = Supervisor::start(config)?;
+    let served = api::serve(&mut supervisor, run_dir, signal);
+    supervisor.stop();
+    Ok(served?)
+}

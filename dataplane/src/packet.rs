@@ -1,0 +1,196 @@
+//! One received packet: a frame, or a chain of frames seen as one.
+
+use crate::egress::Piece;
+use crate::xsk::{Frame, Region};
+
+/// Frames that a chain has room for without an allocation. The kernel makes at most 18: 64 KiB in
+/// frames of 3840 bytes.
+pub const MAX_CHAIN: usize = 32;
+
+/// A packet whose frames a burst owns. Headers live in the first frame, the head.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    region: &'a Region,
+    /// Never empty.
+    frames: &'a mut [Frame],
+    /// Bytes of all frames.
+    len: usize,
+}
+
+impl<'a> Packet<'a> {
+    /// The packet that `frames` hold; `None` when there is no frame.
+    #[inline]
+    pub fn new(region: &'a Region, frames: &'a mut [Frame]) -> Option<Self> {
+        let len = frames.iter().map(Frame::len).sum();
+        if frames.is_empty() {
+            None
+        } else {
+            Some(Self {
+                region,
+                frames,
+                len,
+            })
+        }
+    }
+
+    /// Bytes of the whole packet.
+    #[inline]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an empty packet is no special case"
+    )]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first frame's bytes: all headers of a well-formed packet, and the start or all of its
+    /// payload.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        self.frames
+            .first()
+            .map_or(&[], |head| self.region.bytes(head))
+    }
+
+    /// The first frame's bytes, to be changed.
+    #[inline]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        self.frames
+            .first_mut()
+            .map_or(&mut [], |head| self.region.bytes_mut(head))
+    }
+
+    /// Bytes of the packet in its frames, in order.
+    #[inline]
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.frames.iter().map(|frame| self.region.bytes(frame))
+    }
+
+    /// Makes room for `count` bytes in front; false when the headroom is too small.
+    #[inline]
+    pub fn push_front(&mut self, count: usize) -> bool {
+        let done = self
+            .frames
+            .first_mut()
+            .is_some_and(|head| head.push_front(count));
+        self.len += if done { count } else { 0 };
+        done
+    }
+
+    /// Takes `count` bytes off the front; false when the head has fewer.
+    #[inline]
+    pub fn pull_front(&mut self, count: usize) -> bool {
+        let done = self
+            .frames
+            .first_mut()
+            .is_some_and(|head| head.pull_front(count));
+        self.len -= if done { count } else { 0 };
+        done
+    }
+
+    /// Cuts the packet to at most `len` bytes: what follows the IP packet is Ethernet padding.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.len {
+            return;
+        }
+        let mut left = len;
+        for frame in self.frames.iter_mut() {
+            frame.truncate(left);
+            left -= frame.len();
+        }
+        self.len = len;
+    }
+
+    /// The pieces that hold `len` bytes from offset `from`, in order; fewer when the packet ends
+    /// before.
+    #[inline]
+    pub fn pieces(&self, from: usize, len: usize) -> impl Iterator<Item = Piece> {
+        let mut skip = from;
+        let mut left = len;
+        self.frames.iter().filter_map(move |frame| {
+            if skip >= frame.len() {
+                skip -= frame.len();
+                return None;
+            }
+            let take = (frame.len() - skip).min(left);
+            let piece = frame.piece(skip..skip + take);
+            skip = 0;
+            left -= take;
+            (take > 0).then_some(piece)
+        })
+    }
+
+    /// The bytes behind [`Packet::pieces`], in order.
+    #[inline]
+    pub fn slices(&self, from: usize, len: usize) -> impl Iterator<Item = &[u8]> {
+        let mut skip = from;
+        let mut left = len;
+        self.chunks().filter_map(move |bytes| {
+            if skip >= bytes.len() {
+                skip -= bytes.len();
+                return None;
+            }
+            let take = (bytes.len() - skip).min(left);
+            let slice = bytes.get(skip..skip + take)?;
+            skip = 0;
+            left -= take;
+            (take > 0).then_some(slice)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(parts: &[&[u8]]) -> (std::sync::Arc<Region>, Vec<Frame>) {
+        let (region, mut frames) = Region::new(u32::try_from(parts.len()).unwrap()).unwrap();
+        for (frame, part) in frames.iter_mut().zip(parts) {
+            assert!(frame.set_data(256, part.len()));
+            region.bytes_mut(frame).copy_from_slice(part);
+        }
+        (region, frames)
+    }
+
+    #[test]
+    fn a_chain_reads_as_one_packet() {
+        let (region, mut frames) = chain(&[b"abcd", b"ef", b"ghi"]);
+        let packet = Packet::new(&region, &mut frames).unwrap();
+        assert_eq!(packet.len(), 9);
+        assert_eq!(
+            packet.slices(3, 4).collect::<Vec<_>>(),
+            [&b"d"[..], b"ef", b"g"]
+        );
+        assert_eq!(
+            packet.pieces(3, 4).map(Piece::len).collect::<Vec<_>>(),
+            [1, 2, 1]
+        );
+        assert_eq!(packet.slices(4, 2).collect::<Vec<_>>(), [&b"ef"[..]]);
+        assert_eq!(packet.slices(8, 9).collect::<Vec<_>>(), [&b"i"[..]]);
+        assert_eq!(packet.slices(9, 1).count(), 0);
+    }
+
+    #[test]
+    fn headers_come_and_go_at_the_front() {
+        let (region, mut frames) = chain(&[b"abcd", b"ef"]);
+        let mut packet = Packet::new(&region, &mut frames).unwrap();
+        assert!(packet.pull_front(3));
+        assert!(!packet.pull_front(2));
+        assert!(packet.push_front(2));
+        packet.head_mut().copy_from_slice(b"-->");
+        assert_eq!(packet.chunks().collect::<Vec<_>>(), [&b"-->"[..], b"ef"]);
+        assert_eq!(packet.len(), 5);
+        packet.truncate(4);
+        assert_eq!(packet.chunks().collect::<Vec<_>>(), [&b"-->"[..], b"e"]);
+        packet.truncate(2);
+        assert_eq!(packet.chunks().collect::<Vec<_>>(), [&b"--"[..], b""]);
+        assert_eq!(packet.len(), 2);
+    }
+
+    #[test]
+    fn no_frame_is_no_packet() {
+        let (region, _) = chain(&[b"x"]);
+        assert!(Packet::new(&region, &mut []).is_none());
+    }
+}

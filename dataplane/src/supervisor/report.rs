@@ -1,0 +1,209 @@
+//! Status and counters, as the protocol gives them.
+
+use std::collections::BTreeMap;
+
+use podway_proto::ErrorBody;
+use podway_proto::dataplane::{
+    Books, Counters, PortCounters, PortStatus, Status, TableStatus, WorkerCounters, WorkerStatus,
+};
+
+use super::ports::{AttachedPort, is_pod};
+use super::{Supervisor, system};
+use crate::counters::{Counter, PortSheet, Sheet};
+use crate::fib::PortId;
+use crate::verdict::DropReason;
+use crate::xsk::BindMode;
+
+impl Supervisor {
+    /// What the dataplane is.
+    pub fn status(&self) -> Status {
+        let counts = self.fib.counts();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            gate_open: self.redirect.gate_is_open(),
+            wait: self.config.wait.to_string(),
+            workers: (0..)
+                .zip(&self.workers)
+                .map(|(number, worker)| WorkerStatus {
+                    worker: number,
+                    cpu: worker.cpu,
+                    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+                    busy_seconds: worker.sheet.busy_nanoseconds.get() as f64 / 1e9,
+                    frames: worker.sheet.frames_made.get(),
+                })
+                .collect(),
+            ports: self
+                .ports
+                .iter()
+                .map(|(name, port)| port_status(name, port))
+                .collect(),
+            tables: TableStatus {
+                generation: self.publisher.published(),
+                adopted: self.publisher.adopted_min(),
+                routes: counts.routes as u64,
+                unresolved: counts.unresolved as u64,
+                nodes: counts.nodes as u64,
+                neighbors: counts.neighbors as u64,
+            },
+        }
+    }
+
+    /// What was counted.
+    ///
+    /// # Errors
+    /// When the XDP program's counters cannot be read.
+    pub fn counters(&self) -> Result<Counters, ErrorBody> {
+        let mut ports = BTreeMap::new();
+        for (name, port) in &self.ports {
+            let mut counters = self.slot_counters(port.id)?;
+            subtract(&mut counters, &port.baseline);
+            (counters.rx_dropped, counters.rx_ring_full) = lost(port);
+            ports.insert(name.clone(), counters);
+        }
+        let sheets = || self.workers.iter().map(|worker| &*worker.sheet);
+        let dropped = |reason| sheets().map(|sheet| sheet.dropped(reason)).sum::<u64>();
+        Ok(Counters {
+            ports,
+            workers: sheets().map(worker_counters).collect(),
+            drops: DropReason::ALL
+                .iter()
+                .map(|&r| (r.name().to_owned(), dropped(r)))
+                .collect(),
+            drop_help: DropReason::ALL
+                .iter()
+                .map(|r| (r.name().to_owned(), r.help().to_owned()))
+                .collect(),
+            books: self.books()?,
+        })
+    }
+
+    fn books(&self) -> Result<Books, ErrorBody> {
+        let sum = |field: fn(&Sheet) -> u64| self.workers.iter().map(|w| field(&w.sheet)).sum();
+        let mut xdp_redirected = 0;
+        for slot in 0..self.slots {
+            xdp_redirected += self
+                .redirect
+                .counters(slot.into())
+                .map_err(system)?
+                .redirected;
+        }
+        let lost_now: u64 = self.ports.values().map(lost).map(|(a, b)| a + b).sum();
+        Ok(Books {
+            frames_made: sum(|s| s.frames_made.get()),
+            frames_pooled: sum(|s| s.frames_pooled.get()),
+            frames_posted: sum(|s| s.frames_posted.get()),
+            frames_held: sum(|s| s.frames_held.get()),
+            packets_received: sum(|s| s.totals().0),
+            packets_sent: sum(|s| s.totals().1),
+            packets_dropped: sum(|s| DropReason::ALL.iter().map(|&r| s.dropped(r)).sum()),
+            xdp_redirected,
+            xdp_lost: self.lost_before + lost_now,
+        })
+    }
+
+    /// What was ever counted in the slot of `id`, by this port and by those before it.
+    pub(super) fn slot_counters(&self, id: PortId) -> Result<PortCounters, ErrorBody> {
+        let xdp = self.redirect.counters(id.0.into()).map_err(system)?;
+        let sum = |field: fn(&PortSheet) -> &Counter| {
+            let sheets = self
+                .workers
+                .iter()
+                .filter_map(|worker| worker.sheet.port(id));
+            sheets.map(|sheet| field(sheet).get()).sum()
+        };
+        Ok(PortCounters {
+            xdp_redirected: xdp.redirected,
+            xdp_passed: xdp
+                .passed_by_cause()
+                .map(|(cause, count)| (cause.name().to_owned(), count))
+                .collect(),
+            rx_packets: sum(|s| &s.rx_packets),
+            rx_bytes: sum(|s| &s.rx_bytes),
+            rx_frames: sum(|s| &s.rx_frames),
+            rx_dropped: 0,
+            rx_ring_full: 0,
+            tx_packets: sum(|s| &s.tx_packets),
+            tx_bytes: sum(|s| &s.tx_bytes),
+            tx_messages: sum(|s| &s.tx_messages),
+            joined: sum(|s| &s.joined),
+            cut: sum(|s| &s.cut),
+        })
+    }
+}
+
+/// Packets that the port's sockets lost: for want of a frame, and for a full ring.
+fn lost(port: &AttachedPort) -> (u64, u64) {
+    port.queues
+        .iter()
+        .filter_map(|queue| queue.statistics.read())
+        .fold((0, 0), |(dropped, full), s| {
+            (dropped + s.rx_dropped, full + s.rx_ring_full)
+        })
+}
+
+fn subtract(counters: &mut PortCounters, baseline: &PortCounters) {
+    for (cause, count) in &mut counters.xdp_passed {
+        *count -= baseline
+            .xdp_passed
+            .get(cause)
+            .copied()
+            .unwrap_or(0)
+            .min(*count);
+    }
+    for (now, before) in [
+        (&mut counters.xdp_redirected, baseline.xdp_redirected),
+        (&mut counters.rx_packets, baseline.rx_packets),
+        (&mut counters.rx_bytes, baseline.rx_bytes),
+        (&mut counters.rx_frames, baseline.rx_frames),
+        (&mut counters.tx_packets, baseline.tx_packets),
+        (&mut counters.tx_bytes, baseline.tx_bytes),
+        (&mut counters.tx_messages, baseline.tx_messages),
+        (&mut counters.joined, baseline.joined),
+        (&mut counters.cut, baseline.cut),
+    ] {
+        *now = now.saturating_sub(before);
+    }
+}
+
+fn worker_counters(sheet: &Sheet) -> WorkerCounters {
+    WorkerCounters {
+        bursts: sheet.bursts.get(),
+        rounds: sheet.rounds.get(),
+        sleeps: sheet.sleeps.get(),
+        tx_calls: sheet.tx_calls.get(),
+        busy_nanoseconds: sheet.busy_nanoseconds.get(),
+    }
+}
+
+fn port_status(name: &str, port: &AttachedPort) -> PortStatus {
+    let zero_copy = port
+        .queues
+        .iter()
+        .all(|queue| queue.mode == BindMode::ZeroCopy);
+    let why_copy = port.queues.iter().find_map(|queue| queue.reason.clone());
+    PortStatus {
+        interface: name.to_owned(),
+        ifindex: port.interface.ifindex,
+        role: if is_pod(&port.role) { "pod" } else { "uplink" }.to_owned(),
+        mtu: port.interface.mtu,
+        xdp_mode: port
+            .attachment
+            .as_ref()
+            .map_or("none".into(), |a| a.mode().to_string()),
+        xdp_mode_reason: port
+            .attachment
+            .as_ref()
+            .and_then(|attachment| attachment.reason().map(str::to_owned)),
+        ingress: if zero_copy {
+            "af-xdp zero-copy"
+        } else {
+            "af-xdp copy"
+        }
+        .to_owned(),
+        ingress_reason: why_copy,
+        egress: "af-packet gso".to_owned(),
+        queue_workers: port.queues.iter().map(|queue| queue.worker).collect(),
+    }
+}

@@ -1,0 +1,4 @@
+//! The few system calls that no safe library offers.
+#![allow(unsafe_code, reason = "ioctls; each block states its invariant")]
+
+pub(crate) mod interface;

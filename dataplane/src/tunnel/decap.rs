@@ -1,0 +1,295 @@
+//! Decap: from the outer packet to the one inside.
+
+use crate::fib::{LocalTable, Tables};
+use crate::packet::Packet;
+use crate::verdict::DropReason;
+use crate::wire::parse::{Headers, parse, parse_vxlan};
+use crate::wire::{EtherType, EthernetFrame, Ipv4Packet, Ipv6Packet, ethernet, protocol};
+
+/// Explicit congestion notification, the lower two bits of TOS and traffic class (RFC 3168).
+const ECN: u8 = 0b11;
+const NOT_ECT: u8 = 0b00;
+const ECT_1: u8 = 0b01;
+const CE: u8 = 0b11;
+
+/// If `packet` is VXLAN for this node, pulls the outer headers, so that it starts at the inner
+/// Ethernet header. Returns how many bytes fewer an inner L3 packet may have than an outer one: 50,
+/// 70 over IPv6, or 0 for a packet that is no VXLAN and stays as it is.
+///
+/// The outer UDP checksum is not verified: RFC 7348 leaves that open, a virtual wire carries it
+/// unfinished, and the inner packet has its own.
+///
+/// # Errors
+/// The reason to drop it: a malformed outer header, a foreign VNI or MAC, a source that is no node
+/// that we know, or a congestion mark that the inner packet cannot carry.
+#[inline]
+pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason> {
+    let outer = parse(packet.head(), ethernet::HEADER_LEN, packet.len())?;
+    let Some(local) = tables
+        .local()
+        .filter(|local| is_vxlan_for_us(&outer, local))
+    else {
+        return Ok(0);
+    };
+    packet.truncate(outer.end());
+    let vxlan = usize::from(outer.payload);
+    let (vni, inner_l3) = parse_vxlan(packet.head(), vxlan, packet.len())?;
+    if vni != local.vni {
+        return Err(DropReason::UnknownVni);
+    }
+    if !tables.is_vtep(outer.src) {
+        return Err(DropReason::UnknownVtep);
+    }
+    let overhead = inner_l3 - usize::from(outer.l3);
+    if !packet.pull_front(inner_l3 - ethernet::HEADER_LEN) {
+        return Err(DropReason::TruncatedVxlan);
+    }
+    if EthernetFrame::new_unchecked(packet.head()).dst_addr() != local.vtep_mac {
+        return Err(DropReason::NotLocal);
+    }
+    combine_ecn(packet.head_mut(), outer.tos & ECN)?;
+    Ok(u16::try_from(overhead).unwrap_or(u16::MAX))
+}
+
+#[inline]
+fn is_vxlan_for_us(outer: &Headers, local: &LocalTable) -> bool {
+    outer.protocol == protocol::UDP
+        && !outer.fragment
+        && outer.dport == local.vxlan_port
+        && local.is_local(outer.dst)
+}
+
+/// Gives the inner header the congestion mark of the outer one (RFC 6040, section 4.2).
+#[inline]
+fn combine_ecn(head: &mut [u8], outer: u8) -> Result<(), DropReason> {
+    if outer != CE && outer != ECT_1 {
+        return Ok(());
+    }
+    let ethertype = EthernetFrame::new_unchecked(&*head).ethertype();
+    let Some(ip) = head.get_mut(ethernet::HEADER_LEN..) else {
+        return Ok(());
+    };
+    match ethertype {
+        EtherType::IPV4 => {
+            // A header that is too short or wrong is named by the parser that comes next.
+            if let Ok(mut ip) = Ipv4Packet::new_checked(ip) {
+                let tos = ip.tos();
+                ip.rewrite_tos(tos & !ECN | combined(tos & ECN, outer)?);
+            }
+        }
+        EtherType::IPV6 => {
+            if let Ok(mut ip) = Ipv6Packet::new_checked(ip) {
+                let class = ip.traffic_class();
+                ip.set_traffic_class(class & !ECN | combined(class & ECN, outer)?);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The table of RFC 6040, figure 4, for an outer CE or ECT(1).
+#[inline]
+fn combined(inner: u8, outer: u8) -> Result<u8, DropReason> {
+    match (inner, outer) {
+        (NOT_ECT, CE) => Err(DropReason::EcnNotCapable),
+        (NOT_ECT | CE, _) => Ok(inner),
+        (_, outer) => Ok(outer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::node::Node;
+    use crate::testing::packets::{Spec, fragment, icmp, payload, put16, tos, verify, vxlan};
+    use crate::testing::plan::{
+        GATEWAY, LOST, Mtus, NATIVE, VNI, VXLAN_V4, VXLAN_V6, pod, tables, tunnelled, underlay,
+    };
+
+    const ME: u8 = 1;
+
+    fn decapped(frame: &[u8]) -> Result<(u16, Vec<u8>), DropReason> {
+        Node::new(tables(ME, Mtus::default())).decap(frame)
+    }
+
+    /// A segment to this node's pod, with the MACs of the VTEPs.
+    fn inner(v6: bool, tos: u8) -> Vec<u8> {
+        let spec = Spec {
+            v6,
+            tos,
+            flow_label: 0,
+            ..Spec::tcp(1, 2, &payload(100))
+        };
+        let frame = spec.between(pod(v6, VXLAN_V4, 1), pod(v6, ME, 1)).build();
+        [&[2, 0, 0, 0, 2, ME, 2, 0, 0, 0, 2, VXLAN_V4], &frame[12..]].concat()
+    }
+
+    fn outer(node: u8) -> Spec {
+        let v6 = node == VXLAN_V6;
+        let spec = Spec {
+            dport: 4789,
+            flow_label: 0,
+            ..Spec::udp(b"")
+        };
+        spec.between(underlay(v6, node), underlay(v6, ME))
+    }
+
+    #[test]
+    fn what_is_inside_comes_out_byte_for_byte() {
+        for v6 in [false, true] {
+            let inner = inner(v6, 0xb8);
+            let v4_tunnel = vxlan(&outer(VXLAN_V4), VNI, &inner);
+            assert_eq!(decapped(&v4_tunnel), Ok((50, inner.clone())));
+            let v6_tunnel = vxlan(&outer(VXLAN_V6), VNI, &inner);
+            assert_eq!(decapped(&v6_tunnel), Ok((70, inner)));
+        }
+    }
+
+    #[test]
+    fn padding_behind_the_outer_packet_is_not_inside() {
+        let inner = inner(false, 0);
+        let frame = [vxlan(&outer(VXLAN_V4), VNI, &inner), vec![0xee; 30]].concat();
+        assert_eq!(decapped(&frame), Ok((50, inner)));
+    }
+
+    /// RFC 7348, section 5: reserved fields are ignored on receipt; so are the other flags.
+    #[test]
+    fn reserved_bits_are_ignored() {
+        let inner = inner(false, 0);
+        let mut frame = vxlan(&outer(VXLAN_V4), VNI, &inner);
+        frame[42..46].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
+        frame[49] = 0xff;
+        assert_eq!(decapped(&frame), Ok((50, inner)));
+    }
+
+    /// RFC 7348, section 4.1: zero must be accepted; other values need not be verified, and one
+    /// that is unfinished cannot be.
+    #[test]
+    fn the_outer_checksum_is_not_looked_at() {
+        for node in [VXLAN_V4, VXLAN_V6] {
+            let inner = inner(true, 0);
+            let mut frame = vxlan(&outer(node), VNI, &inner);
+            let at = if node == VXLAN_V6 { 60 } else { 40 };
+            for checksum in [0, 1, 0xffff] {
+                put16(&mut frame, at, checksum);
+                assert_eq!(decapped(&frame).unwrap().1, inner);
+            }
+        }
+    }
+
+    #[test]
+    fn any_source_port_and_any_known_node_will_do() {
+        for node in [VXLAN_V4, NATIVE, LOST] {
+            for sport in [0, 53, 4789, 49_152, 65_535] {
+                let frame = vxlan(
+                    &Spec {
+                        sport,
+                        ..outer(node)
+                    },
+                    VNI,
+                    &inner(false, 0),
+                );
+                assert_eq!(decapped(&frame).unwrap().0, 50);
+            }
+        }
+        let stranger = vxlan(&outer(GATEWAY), VNI, &inner(false, 0));
+        assert_eq!(decapped(&stranger), Err(DropReason::UnknownVtep));
+    }
+
+    #[test]
+    fn what_is_no_tunnel_of_ours_stays_as_it_is() {
+        let tunnel = vxlan(&outer(VXLAN_V4), VNI, &inner(false, 0));
+        let elsewhere = outer(VXLAN_V4).between(underlay(false, 2), underlay(false, 3));
+        let cases = [
+            ("plain", inner(false, 3)),
+            (
+                "ICMP",
+                icmp(underlay(false, 2), underlay(false, ME), b"echo"),
+            ),
+            ("TCP to the port", {
+                let tcp = Spec {
+                    dport: 4789,
+                    ..Spec::tcp(1, 1, &payload(99))
+                };
+                tcp.between(underlay(false, 2), underlay(false, ME)).build()
+            }),
+            (
+                "other port",
+                vxlan(
+                    &Spec {
+                        dport: 8472,
+                        ..outer(2)
+                    },
+                    VNI,
+                    &inner(false, 0),
+                ),
+            ),
+            ("other node's", vxlan(&elsewhere, VNI, &inner(false, 0))),
+            ("first fragment", fragment(tunnel.clone(), 0, true)),
+            ("later fragment", fragment(tunnel.clone(), 8, false)),
+            ("padded", [inner(true, 0), vec![0; 9]].concat()),
+        ];
+        for (name, frame) in cases {
+            assert_eq!(decapped(&frame), Ok((0, frame)), "{name}");
+        }
+        // Before control has told who this node is.
+        let mut stranger = Node::new(Tables::default());
+        assert_eq!(stranger.decap(&tunnel), Ok((0, tunnel)));
+    }
+
+    #[test]
+    fn each_combination_of_congestion_marks_is_as_figure_4_of_rfc_6040_says() {
+        // Rows: inner Not-ECT, ECT(1), ECT(0), CE. Columns: outer Not-ECT, ECT(1), ECT(0), CE.
+        let figure_4 = [
+            [Some(0), Some(0), Some(0), None],
+            [Some(1), Some(1), Some(1), Some(3)],
+            [Some(2), Some(1), Some(2), Some(3)],
+            [Some(3), Some(3), Some(3), Some(3)],
+        ];
+        for (inner_ecn, row) in (0..).zip(figure_4) {
+            for (outer_ecn, expected) in (0..).zip(row) {
+                for (node, v6) in [(2, false), (2, true), (3, false), (3, true)] {
+                    // DSCP is the inner's own, whatever the outer has become (RFC 2983, 3.1).
+                    let spec = Spec {
+                        tos: 0x28 | outer_ecn,
+                        ..outer(node)
+                    };
+                    let frame = vxlan(&spec, VNI, &inner(v6, 0xb8 | inner_ecn));
+                    let what = format!("inner {inner_ecn:02b}, outer {outer_ecn:02b}");
+                    match (decapped(&frame), expected) {
+                        (Ok((_, left)), Some(ecn)) => {
+                            assert_eq!(tos(&left), 0xb8 | ecn, "{what}");
+                            verify(&left);
+                            assert_eq!(left, inner(v6, 0xb8 | ecn), "{what}");
+                        }
+                        (Err(DropReason::EcnNotCapable), None) => {}
+                        (other, _) => panic!("{what}: {other:?}"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The parser names what is wrong with it.
+    #[test]
+    fn an_inner_packet_without_a_header_gets_no_mark() {
+        for rest in [&b""[..], &[0x45; 19], &[0x44; 40], &[0x4f; 59]] {
+            let mut inside = inner(false, 0)[..14].to_vec();
+            inside.extend(rest);
+            let frame = vxlan(
+                &Spec {
+                    tos: 3,
+                    ..outer(VXLAN_V4)
+                },
+                VNI,
+                &inside,
+            );
+            assert_eq!(decapped(&frame), Ok((50, inside)));
+        }
+        let mut arp = inner(false, 0);
+        arp[12..14].copy_from_slice(&[8, 6]);
+        let frame = tunnelled(VXLAN_V4, 3, &arp);
+        assert_eq!(decapped(&frame), Ok((50, arp)));
+    }
+}

@@ -1,0 +1,279 @@
+//! All headers of a packet, checked once.
+//!
+//! The packet path parses each packet here, and everything behind goes by the offsets and fields of
+//! [`Headers`]. What the XDP program passes to the kernel on purpose (options, extension headers,
+//! other protocols) is refused here too, each under a reason of its own: the program decides, this
+//! is the second lock on the door.
+
+use podway_proto::types::Vni;
+
+pub use super::headers::{Headers, IpVersion};
+use super::{EtherType, EthernetFrame, Ipv4Packet, Ipv6Packet, Malformed, TcpSegment, UdpDatagram};
+use super::{VxlanHeader, ethernet, icmp, ipv4, ipv6, protocol, udp, vxlan};
+
+/// Largest offset of an IP header. Offsets are kept in 16 bits, and an IPv6 header and the longest
+/// TCP header (60 bytes) fit behind this one. No first chunk comes near.
+const MAX_L3: u16 = u16::MAX - 40 - 60;
+
+/// Why a packet is refused. Each is a drop reason of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// The frame is shorter than an Ethernet header.
+    #[error("the frame is shorter than an Ethernet header")]
+    TruncatedEthernet,
+    /// The frame is neither IPv4 nor IPv6.
+    #[error("the frame is neither IPv4 nor IPv6")]
+    UnknownEtherType,
+    /// The packet ends inside its IPv4 header.
+    #[error("the packet ends inside its IPv4 header")]
+    TruncatedIpv4,
+    /// The version field of an IPv4 packet is not 4.
+    #[error("the version of an IPv4 packet is not 4")]
+    Ipv4BadVersion,
+    /// The IPv4 header length is below 20 bytes or beyond the packet.
+    #[error("the IPv4 header length is below 20 or beyond the packet")]
+    Ipv4BadHeaderLength,
+    /// The IPv4 packet has options.
+    #[error("the IPv4 packet has options")]
+    Ipv4Options,
+    /// The IPv4 total length is below its header's or beyond the packet.
+    #[error("the IPv4 total length is below its header's or beyond the packet")]
+    Ipv4BadTotalLength,
+    /// The IPv4 header checksum is wrong.
+    #[error("the IPv4 header checksum is wrong")]
+    Ipv4BadChecksum,
+    /// The packet ends inside its IPv6 header.
+    #[error("the packet ends inside its IPv6 header")]
+    TruncatedIpv6,
+    /// The version field of an IPv6 packet is not 6.
+    #[error("the version of an IPv6 packet is not 6")]
+    Ipv6BadVersion,
+    /// The IPv6 payload length goes beyond the packet.
+    #[error("the IPv6 payload length goes beyond the packet")]
+    Ipv6BadPayloadLength,
+    /// The IPv6 packet has extension headers.
+    #[error("the IPv6 packet has extension headers")]
+    Ipv6ExtensionHeader,
+    /// The packet ends inside its TCP header.
+    #[error("the packet ends inside its TCP header")]
+    TruncatedTcp,
+    /// The TCP data offset is below 5 or beyond the packet.
+    #[error("the TCP data offset is below 5 or beyond the packet")]
+    TcpBadDataOffset,
+    /// The packet ends inside its UDP header.
+    #[error("the packet ends inside its UDP header")]
+    TruncatedUdp,
+    /// The UDP length does not agree with the IP packet's.
+    #[error("the UDP length does not agree with the IP packet's")]
+    UdpBadLength,
+    /// The packet ends inside its ICMP header.
+    #[error("the packet ends inside its ICMP header")]
+    TruncatedIcmp,
+    /// Neither TCP, UDP nor ICMP.
+    #[error("neither TCP, UDP nor ICMP")]
+    UnsupportedProtocol,
+    /// The packet ends inside its VXLAN header or the inner Ethernet header.
+    #[error("the packet ends inside its VXLAN header or the inner Ethernet header")]
+    TruncatedVxlan,
+    /// The I flag of the VXLAN header is clear.
+    #[error("the I flag of the VXLAN header is clear")]
+    VxlanFlagClear,
+}
+
+/// Checks the headers of a packet, from Ethernet to L4.
+///
+/// `head` is the packet's first chunk and must hold all headers; `l3` is the offset of the IP
+/// header, right behind the EtherType; `packet_len` is the length in bytes from the start of `head`
+/// to the end of the packet over all its chunks. Bytes of `head` behind `packet_len` are not looked
+/// at. For an inner packet, `head` still starts at the outer frame and `packet_len` is the outer
+/// packet's [`Headers::end`].
+///
+/// L4 checksums are not judged: they may be unfinished, and their payload may be in other chunks.
+pub fn parse(head: &[u8], l3: usize, packet_len: usize) -> Result<Headers, ParseError> {
+    let head = head.get(..packet_len).unwrap_or(head);
+    let ethernet = l3
+        .checked_sub(ethernet::HEADER_LEN)
+        .and_then(|start| head.get(start..l3))
+        .ok_or(ParseError::TruncatedEthernet)?;
+    let l3_offset = u16::try_from(l3)
+        .ok()
+        .filter(|l3| *l3 <= MAX_L3)
+        .ok_or(ParseError::TruncatedEthernet)?;
+    let l3_bytes = head.get(l3..).unwrap_or_default();
+    let l3_room = packet_len.saturating_sub(l3);
+    let mut headers = match EthernetFrame::new_unchecked(ethernet).ethertype() {
+        EtherType::IPV4 => parse_ipv4(l3_bytes, l3_offset, l3_room)?,
+        EtherType::IPV6 => parse_ipv6(l3_bytes, l3_offset, l3_room)?,
+        _ => return Err(ParseError::UnknownEtherType),
+    };
+    if headers.fragment {
+        return Ok(headers);
+    }
+    let l4_len = headers.l4_len() as usize;
+    let l4_bytes = head.get(usize::from(headers.l4)..headers.end().min(head.len()));
+    let l4_bytes = l4_bytes.unwrap_or_default();
+    match headers.protocol {
+        protocol::TCP => parse_tcp(&mut headers, l4_bytes, l4_len)?,
+        protocol::UDP => {
+            let whole = head.len() == packet_len;
+            parse_udp(&mut headers, l4_bytes, l4_len, whole)?;
+        }
+        // Nothing else came through the IP parsers.
+        _ if l4_bytes.len() < icmp::HEADER_LEN => return Err(ParseError::TruncatedIcmp),
+        _ => {}
+    }
+    Ok(headers)
+}
+
+/// Checks the VXLAN header at offset `vxlan` of `head` and the room for an inner Ethernet header
+/// behind it. Returns the VNI and the offset of the inner IP header, for [`parse`]. `head` and
+/// `packet_len` are as there.
+#[inline]
+pub fn parse_vxlan(
+    head: &[u8],
+    vxlan: usize,
+    packet_len: usize,
+) -> Result<(Vni, usize), ParseError> {
+    let head = head.get(..packet_len).unwrap_or(head);
+    let header = head.get(vxlan..).unwrap_or_default();
+    if header.len() < vxlan::HEADER_LEN + ethernet::HEADER_LEN {
+        return Err(ParseError::TruncatedVxlan);
+    }
+    let header = VxlanHeader::new_unchecked(header);
+    if !header.has_vni() {
+        return Err(ParseError::VxlanFlagClear);
+    }
+    Ok((
+        header.vni(),
+        vxlan + vxlan::HEADER_LEN + ethernet::HEADER_LEN,
+    ))
+}
+
+/// The offset behind a header of `len` bytes, at most 60, that starts at `offset`.
+#[inline]
+fn behind(offset: u16, len: usize) -> u16 {
+    offset.saturating_add(u16::try_from(len).unwrap_or(u16::MAX))
+}
+
+#[inline]
+fn parse_ipv4(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError> {
+    let packet = Ipv4Packet::new_unchecked(bytes);
+    packet.check(room).map_err(|malformed| match malformed {
+        Malformed::Truncated => ParseError::TruncatedIpv4,
+        Malformed::BadVersion => ParseError::Ipv4BadVersion,
+        Malformed::BadHeaderLength => ParseError::Ipv4BadHeaderLength,
+        Malformed::BadTotalLength => ParseError::Ipv4BadTotalLength,
+        Malformed::BadChecksum => ParseError::Ipv4BadChecksum,
+    })?;
+    if packet.header_len() > ipv4::HEADER_LEN {
+        return Err(ParseError::Ipv4Options);
+    }
+    if !matches!(
+        packet.protocol(),
+        protocol::TCP | protocol::UDP | protocol::ICMP
+    ) {
+        return Err(ParseError::UnsupportedProtocol);
+    }
+    let l4 = behind(l3, ipv4::HEADER_LEN);
+    Ok(Headers {
+        version: IpVersion::V4,
+        protocol: packet.protocol(),
+        fragment: packet.is_fragment(),
+        tos: packet.tos(),
+        hop_limit: packet.hop_limit(),
+        l3,
+        l4,
+        payload: l4,
+        sport: 0,
+        dport: 0,
+        l3_len: u32::from(packet.total_len()),
+        src: packet.src_addr().into(),
+        dst: packet.dst_addr().into(),
+    })
+}
+
+#[inline]
+fn parse_ipv6(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError> {
+    let packet = Ipv6Packet::new_unchecked(bytes);
+    packet.check(room).map_err(|malformed| match malformed {
+        Malformed::Truncated | Malformed::BadHeaderLength => ParseError::TruncatedIpv6,
+        Malformed::BadVersion => ParseError::Ipv6BadVersion,
+        Malformed::BadTotalLength | Malformed::BadChecksum => ParseError::Ipv6BadPayloadLength,
+    })?;
+    match packet.next_header() {
+        protocol::TCP | protocol::UDP | protocol::ICMPV6 => {}
+        header if is_extension_header(header) => return Err(ParseError::Ipv6ExtensionHeader),
+        _ => return Err(ParseError::UnsupportedProtocol),
+    }
+    let l4 = behind(l3, ipv6::HEADER_LEN);
+    Ok(Headers {
+        version: IpVersion::V6,
+        protocol: packet.next_header(),
+        fragment: false,
+        tos: packet.traffic_class(),
+        hop_limit: packet.hop_limit(),
+        l3,
+        l4,
+        payload: l4,
+        sport: 0,
+        dport: 0,
+        l3_len: u32::from(behind(0, ipv6::HEADER_LEN)) + u32::from(packet.payload_len()),
+        src: packet.src_addr().into(),
+        dst: packet.dst_addr().into(),
+    })
+}
+
+/// The IPv6 extension header types that IANA lists (RFC 7045): hop-by-hop options, routing,
+/// fragment, ESP, AH, destination options, mobility, HIP, Shim6, and two for experiments.
+#[inline]
+fn is_extension_header(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        0 | 43 | 44 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254
+    )
+}
+
+#[inline]
+fn parse_tcp(headers: &mut Headers, bytes: &[u8], l4_len: usize) -> Result<(), ParseError> {
+    let segment = TcpSegment::new_unchecked(bytes);
+    segment.check(l4_len).map_err(|malformed| match malformed {
+        Malformed::BadHeaderLength => ParseError::TcpBadDataOffset,
+        _ => ParseError::TruncatedTcp,
+    })?;
+    headers.sport = segment.src_port();
+    headers.dport = segment.dst_port();
+    headers.payload = behind(headers.l4, segment.header_len());
+    Ok(())
+}
+
+/// `whole`: the packet has no further chunks. One that has is a super-frame or a jumbo frame, whose
+/// payload is handed on by the IP length alone; its UDP length must say the same. Linux writes it so
+/// into a UDP super-frame (`udp_send_skb`), before the cutting gives each segment its own.
+#[inline]
+fn parse_udp(
+    headers: &mut Headers,
+    bytes: &[u8],
+    l4_len: usize,
+    whole: bool,
+) -> Result<(), ParseError> {
+    let datagram = UdpDatagram::new_unchecked(bytes);
+    datagram
+        .check(l4_len)
+        .map_err(|malformed| match malformed {
+            Malformed::Truncated => ParseError::TruncatedUdp,
+            _ => ParseError::UdpBadLength,
+        })?;
+    if !whole && usize::from(datagram.len()) != l4_len {
+        return Err(ParseError::UdpBadLength);
+    }
+    headers.sport = datagram.src_port();
+    headers.dport = datagram.dst_port();
+    headers.payload = behind(headers.l4, udp::HEADER_LEN);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod oracle;

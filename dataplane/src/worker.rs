@@ -1,0 +1,310 @@
+//! A worker: a pinned thread that moves packets, and the loop that does it.
+//!
+//! A worker owns its queues, its frames, its egress socket and its counters. In its loop it takes
+//! no lock, allocates nothing, logs nothing and retries nothing without bound; only commands, which
+//! are rare, may allocate. The API thread gives them by a [`Link`]: bounded lock-free queues that
+//! are looked at once a round.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use podway_xdp_redirect::Heartbeat;
+
+use crate::counters::Sheet;
+use crate::egress::Egress;
+use crate::fib::{PortId, Reader, Tables};
+use crate::forward::forward;
+use crate::ingress::{Burst, IDLE_POSTED, RingIngress};
+use crate::verdict::Verdict;
+use crate::wait::Waiter;
+use crate::xsk::{Frame, FramePool, Region};
+
+/// Queues that a worker keeps frames for: a full node has 110 pods and an uplink of some queues.
+const EXPECTED_QUEUES: usize = 128;
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Worker {
+    /// The memory that frames live in.
+    pub region: Arc<Region>,
+    /// The worker's free frames.
+    pub pool: FramePool,
+    /// The tables that were published last.
+    pub tables: Reader<Tables>,
+    /// Sends messages.
+    pub egress: Egress,
+    /// Finds ready queues and blocks.
+    pub waiter: Waiter,
+    /// What it counts.
+    pub sheet: Arc<Sheet>,
+    /// Tells the XDP program that it is alive.
+    pub heartbeat: Heartbeat,
+    /// How the API thread reaches it.
+    pub link: Arc<Link>,
+    /// Its queues and the burst in hand; empty at the start.
+    pub queues: Queues,
+}
+
+/// The queues of a worker.
+#[derive(Debug, Default)]
+pub struct Queues {
+    /// By slot; a slot is reused when its queue is gone.
+    served: Vec<Option<ServedQueue>>,
+    /// Slots that gave packets in the round before or were found ready since.
+    active: Vec<usize>,
+    /// Frames that busy queues leave in the pool for queues that are yet to come.
+    reserve: usize,
+    /// Whether frames have moved since their levels were published.
+    moved: bool,
+    burst: Burst,
+}
+
+/// One queue of a port, as its worker serves it.
+#[derive(Debug)]
+pub struct ServedQueue {
+    /// The port.
+    pub port: PortId,
+    /// The queue's number on its interface.
+    pub queue: u32,
+    /// Where its packets come from.
+    pub ingress: RingIngress,
+    /// Whether it is in the list of active slots.
+    pub active: bool,
+}
+
+/// What the API thread tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve a queue. Answer: [`Reply::Attached`], after its frames are posted.
+    Attach(Box<ServedQueue>),
+    /// Forward what a queue still holds and give it up. Answer: [`Reply::Detached`].
+    Detach(PortId, u32),
+    /// Lend up to this many frames, to be posted to a new queue. Answer: [`Reply::Lent`].
+    Lend(usize),
+    /// Frames that come home. No answer.
+    Frames(Vec<Frame>),
+    /// End the thread.
+    Stop,
+}
+
+/// What a worker answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// Frames that stay this worker's own.
+    Lent(Vec<Frame>),
+    /// The queue is being served.
+    Attached(PortId, u32),
+    /// The queue could not be waited for; it comes back.
+    Refused(Box<ServedQueue>, std::io::Error),
+    /// The queue, to be closed; `None` when the worker has no such queue.
+    Detached(Option<Box<ServedQueue>>),
+}
+
+/// The two queues between the API thread and a worker.
+#[derive(Debug)]
+pub struct Link {
+    /// To the worker, each with a number.
+    pub commands: ArrayQueue<(u64, Command)>,
+    /// From the worker, each with the number of its command.
+    pub replies: ArrayQueue<(u64, Reply)>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        // The API thread waits for each answer, so that few are ever under way.
+        Self {
+            commands: ArrayQueue::new(16),
+            replies: ArrayQueue::new(16),
+        }
+    }
+}
+
+impl Worker {
+    /// Moves packets until [`Command::Stop`].
+    pub fn run(mut self) {
+        while self.obey() {
+            let start = monotonic_nanoseconds();
+            self.heartbeat.beat(start);
+            self.tables.refresh();
+
+            let mut packets = 0;
+            let mut position = 0;
+            while let Some(&slot) = self.queues.active.get(position) {
+                match self.serve(slot) {
+                    0 => self.queues.deactivate(position),
+                    served => (packets, position) = (packets + served, position + 1),
+                }
+            }
+
+            self.sheet.rounds.add(1);
+            if packets > 0 {
+                self.queues.moved = true;
+            } else if std::mem::take(&mut self.queues.moved) {
+                self.publish_levels();
+            }
+            let now = if packets == 0 {
+                start
+            } else {
+                monotonic_nanoseconds()
+            };
+            self.sheet.busy_nanoseconds.add(now - start);
+            let queues = &mut self.queues;
+            if self
+                .waiter
+                .wait(packets > 0, now, |slot| queues.activate(slot))
+            {
+                self.sheet.sleeps.add(1);
+            }
+        }
+    }
+
+    /// One burst of one queue: receive, forward, send, recycle, refill. Returns its packets.
+    fn serve(&mut self, slot: usize) -> usize {
+        let Queues {
+            served,
+            burst,
+            reserve,
+            ..
+        } = &mut self.queues;
+        let Some(queue) = served.get_mut(slot).and_then(Option::as_mut) else {
+            return 0;
+        };
+        queue.ingress.receive(burst);
+        let packets = burst.len();
+        if packets == 0 {
+            return 0;
+        }
+        let tables = self.tables.get();
+        let mut bytes = 0;
+        for mut packet in burst.packets(&self.region) {
+            bytes += packet.len();
+            match forward(&mut packet, queue.port, tables) {
+                Verdict::Send(send) => {
+                    self.egress
+                        .push(&mut packet, &send, tables, &self.region, &self.sheet);
+                }
+                Verdict::Drop(reason) => self.sheet.drop_packets(reason, 1),
+            }
+        }
+        self.egress.flush(&self.region, &self.sheet);
+        if let Some(port) = self.sheet.port(queue.port) {
+            port.rx_packets.add(packets as u64);
+            port.rx_bytes.add(bytes as u64);
+            port.rx_frames.add(burst.frames() as u64);
+        }
+        self.sheet.bursts.add(1);
+        burst.recycle(&mut self.pool);
+        queue.ingress.refill(&mut self.pool, *reserve);
+        packets
+    }
+
+    /// Carries out what the API thread has asked for; false when the worker is to end.
+    fn obey(&mut self) -> bool {
+        while let Some((number, command)) = self.link.commands.pop() {
+            let reply = match command {
+                Command::Attach(queue) => self.attach(queue),
+                Command::Detach(port, queue) => self.detach(port, queue),
+                Command::Lend(count) => {
+                    Reply::Lent(std::iter::from_fn(|| self.pool.get()).take(count).collect())
+                }
+                Command::Frames(frames) => {
+                    frames.into_iter().for_each(|frame| self.pool.put(frame));
+                    self.publish_levels();
+                    continue;
+                }
+                Command::Stop => return false,
+            };
+            // The API thread has few commands under way and takes each reply, so that there is room.
+            drop(self.link.replies.push((number, reply)));
+            self.publish_levels();
+        }
+        true
+    }
+
+    fn attach(&mut self, mut queue: Box<ServedQueue>) -> Reply {
+        let free = self.queues.served.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.queues.served.len());
+        if let Err(error) = self.waiter.add(queue.ingress.fd(), slot) {
+            return Reply::Refused(queue, error);
+        }
+        let reply = Reply::Attached(queue.port, queue.queue);
+        self.queues.reserve = self.reserve();
+        queue.ingress.refill(&mut self.pool, self.queues.reserve);
+        queue.active = false;
+        match self.queues.served.get_mut(slot) {
+            Some(place) => *place = Some(*queue),
+            None => self.queues.served.push(Some(*queue)),
+        }
+        self.queues.activate(slot);
+        reply
+    }
+
+    fn detach(&mut self, port: PortId, queue: u32) -> Reply {
+        let is_it = |q: &Option<ServedQueue>| {
+            q.as_ref()
+                .is_some_and(|q| q.port == port && q.queue == queue)
+        };
+        let Some(slot) = self.queues.served.iter().position(is_it) else {
+            return Reply::Detached(None);
+        };
+        // Nothing is redirected here any more, so that this ends with what the ring holds.
+        while self.serve(slot) > 0 {}
+        self.queues.active.retain(|&active| active != slot);
+        let queue = self.queues.served.get_mut(slot).and_then(Option::take);
+        self.queues.reserve = self.reserve();
+        if let Some(queue) = &queue {
+            // A closed socket leaves the set by itself; this only makes it happen now.
+            let _ = self.waiter.remove(queue.ingress.fd());
+        }
+        Reply::Detached(queue.map(Box::new))
+    }
+
+    /// Levels for the frame book, which balances at each of these moments: when the worker comes to
+    /// rest, and after a command. With many ports this is too much for each round.
+    fn publish_levels(&self) {
+        let served = || self.queues.served.iter().flatten();
+        let sum = |level: fn(&RingIngress) -> usize| {
+            served().map(|queue| level(&queue.ingress) as u64).sum()
+        };
+        self.sheet.frames_made.set(self.pool.made() as u64);
+        self.sheet.frames_pooled.set(self.pool.available() as u64);
+        self.sheet.frames_posted.set(sum(RingIngress::posted));
+        self.sheet.frames_held.set(sum(RingIngress::held));
+    }
+
+    /// Frames to be kept for the queues that may yet be attached, so that many ports at work do not
+    /// starve the next one. Half of the frames stay with those that are there.
+    fn reserve(&self) -> usize {
+        let attached = self.queues.served.iter().flatten().count();
+        let missing = EXPECTED_QUEUES.saturating_sub(attached);
+        (missing * IDLE_POSTED).min(self.pool.made() / 2)
+    }
+}
+
+impl Queues {
+    #[inline]
+    fn activate(&mut self, slot: usize) {
+        if let Some(Some(queue)) = self.served.get_mut(slot)
+            && !std::mem::replace(&mut queue.active, true)
+        {
+            self.active.push(slot);
+        }
+    }
+
+    /// Takes the slot at `position` off the active list.
+    #[inline]
+    fn deactivate(&mut self, position: usize) {
+        let slot = self.active.swap_remove(position);
+        if let Some(Some(queue)) = self.served.get_mut(slot) {
+            queue.active = false;
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds, the clock of the heartbeat; no system call (vDSO).
+#[inline]
+fn monotonic_nanoseconds() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
