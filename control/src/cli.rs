@@ -1,0 +1,542 @@
+//! The command line `podway`: arguments to a request, a response to text or JSON.
+
+use std::io::{self, BufReader, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use podway_proto::control::{
+    NodeSpec, PortRoleSpec, PortSpec, Request, Response, RouteSpec, ViaSpec,
+};
+use podway_proto::types::{MacAddr, Mode};
+use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, ErrorBody, ErrorCode, VERSION, codec};
+
+use crate::show;
+
+const EXAMPLES: &str = "\
+Examples:
+  podway node set node-b --underlay 192.168.1.2 --pod-cidr 10.0.1.0/24
+  podway port add eth0 --uplink
+  podway port add veth-a --pod-ip 10.0.0.2
+  podway route add 10.9.0.0/16 via node-b
+  podway route get 10.0.1.7
+  podway counters --watch
+
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 not found, 4 the daemon cannot be reached.";
+
+/// Tells podway-control what should be, and asks how things are.
+#[derive(Debug, Parser)]
+#[command(name = "podway", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Directory of the daemon's socket; one per node.
+    #[arg(long, value_name = "DIR", global = true, default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// The daemon's socket itself, in place of the run directory.
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// Seconds to wait for the daemon.
+    #[arg(long, value_name = "S", global = true, default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+    /// Print the daemon's own document.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How this node is, and what is missing.
+    Status,
+    /// The nodes of the cluster.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Routes of the overlay.
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// Interfaces that Podway serves.
+    #[command(subcommand)]
+    Port(PortCommand),
+    /// What was counted: by port, by worker, drops by reason, and the two books.
+    Counters {
+        /// Once a second until interrupted, with the rates.
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// Add a node or replace all that was said of it. The node of this machine's own name
+    /// describes this machine, so that all nodes can be told the same.
+    #[command(after_help = "\
+Example:
+  podway node set node-b --underlay 192.168.1.2 --pod-cidr 10.0.1.0/24 --mode native")]
+    Set(NodeSet),
+    /// Forget a node.
+    Del {
+        /// The node's name.
+        name: String,
+    },
+    /// List the nodes.
+    #[command(visible_alias = "show")]
+    List,
+}
+
+#[derive(Debug, Args)]
+struct NodeSet {
+    /// Its name, unique in the cluster.
+    name: String,
+    /// Its address on the underlay.
+    #[arg(long, value_name = "IP")]
+    underlay: IpAddr,
+    /// What its pods' addresses are taken from; one IPv4 and one IPv6, for example.
+    #[arg(long = "pod-cidr", value_name = "CIDR", required = true, num_args = 1..,
+          value_delimiter = ',')]
+    pod_cidrs: Vec<IpNet>,
+    /// MAC of its VTEP, if it was told another than the one made from its underlay address.
+    #[arg(long, value_name = "MAC")]
+    vtep_mac: Option<MacAddr>,
+    /// How packets are sent to it; by default what the configuration's `tunnel` says.
+    #[arg(long)]
+    mode: Option<ModeArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ModeArg {
+    Vxlan,
+    Native,
+}
+
+#[derive(Debug, Subcommand)]
+enum RouteCommand {
+    /// Add a route.
+    #[command(override_usage = "podway route add PREFIX via NODE|IP [dev IF]")]
+    Add(RouteArgs),
+    /// Add a route, or change the way of the one to the same prefix.
+    #[command(override_usage = "podway route replace PREFIX via NODE|IP [dev IF]")]
+    Replace(RouteArgs),
+    /// Withdraw a route that was added.
+    Del {
+        /// The route's prefix.
+        prefix: IpNet,
+    },
+    /// List all routes, those of PodCIDRs and of local pods included.
+    #[command(visible_alias = "list")]
+    Show,
+    /// Where packets to an address go.
+    Get {
+        /// The destination.
+        address: IpAddr,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RouteArgs {
+    /// What is reached, such as 10.9.0.0/16.
+    #[arg(value_name = "PREFIX")]
+    prefix: IpNet,
+    /// The word `via`.
+    #[arg(value_name = "via", value_parser = ["via"], hide_possible_values = true)]
+    via: String,
+    /// The name of a node, or the address of a router on an uplink.
+    #[arg(value_name = "NODE|IP")]
+    target: String,
+    /// The word `dev`.
+    #[arg(value_name = "dev", value_parser = ["dev"], hide_possible_values = true,
+          requires = "interface")]
+    dev: Option<String>,
+    /// The uplink that the router is on.
+    #[arg(value_name = "IF")]
+    interface: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum PortCommand {
+    /// Make an interface a port.
+    #[command(after_help = "\
+Examples:
+  podway port add veth-a --pod-ip 10.0.0.2 --pod-ip fd00:10::2
+  podway port add eth0 --uplink --accept-partial-checksums no")]
+    Add(PortAdd),
+    /// Leave an interface to the kernel.
+    Del {
+        /// The interface.
+        interface: String,
+    },
+    /// List the ports: what was told of them and what the dataplane got.
+    #[command(visible_alias = "list")]
+    Show,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("role").required(true).args(["pod_ips", "uplink"]))]
+struct PortAdd {
+    /// Interface name on the node.
+    interface: String,
+    /// An address of the pod behind it.
+    #[arg(long = "pod-ip", value_name = "IP", num_args = 1.., value_delimiter = ',')]
+    pod_ips: Vec<IpAddr>,
+    /// MAC of the pod's end; by default the kernel asks the pod for it.
+    #[arg(long, value_name = "MAC", conflicts_with = "uplink")]
+    mac: Option<MacAddr>,
+    /// The interface leads to other nodes.
+    #[arg(long)]
+    uplink: bool,
+    /// Whether packets may arrive there with unfinished checksums; by default only on a veth.
+    #[arg(long, requires = "uplink", conflicts_with = "pod_ips")]
+    accept_partial_checksums: Option<YesNo>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum YesNo {
+    Yes,
+    No,
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Refused(ErrorBody),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(error) if error.code.is_not_found() => 3,
+            Self::Refused(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 4,
+        }
+    }
+}
+
+impl Cli {
+    /// Does what the arguments say. Prints the answer to `out`, and why not to standard error.
+    pub fn run(self, out: &mut impl Write) -> ExitCode {
+        match self.try_run(out) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                let _ = writeln!(io::stderr(), "podway: {failure}");
+                ExitCode::from(failure.exit_code())
+            }
+        }
+    }
+
+    fn try_run(self, out: &mut impl Write) -> Result<(), Failure> {
+        let socket = self
+            .socket
+            .clone()
+            .unwrap_or_else(|| self.run_dir.join(CONTROL_SOCKET));
+        let watch = matches!(self.command, Command::Counters { watch: true });
+        let json = self.json;
+        let timeout = Duration::from_secs(self.timeout);
+        let request = self.command.into_request()?;
+        let mut client = Client::connect(&socket, timeout)?;
+        if watch {
+            return watch_counters(&mut client, &request, json, out);
+        }
+        let response = client.ask(&request)?;
+        let text = match &response {
+            _ if json => String::from_utf8_lossy(&codec::encode(&response)).into_owned(),
+            // What the dataplane got for a port is in the status, once for all readers.
+            Response::Ports { ports } => show::ports(ports, &client.ask(&Request::Status)?),
+            _ => show::text(&response),
+        };
+        // Nobody listens to a broken pipe: `podway counters | head` is no failure.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        Ok(())
+    }
+}
+
+impl Command {
+    fn into_request(self) -> Result<Request, Failure> {
+        Ok(match self {
+            Self::Status => Request::Status,
+            Self::Counters { .. } => Request::Counters,
+            Self::Node(NodeCommand::Set(node)) => Request::NodeSet(NodeSpec {
+                name: node.name,
+                underlay: node.underlay,
+                pod_cidrs: node.pod_cidrs,
+                vtep_mac: node.vtep_mac,
+                mode: node.mode.map(|mode| match mode {
+                    ModeArg::Vxlan => Mode::Vxlan,
+                    ModeArg::Native => Mode::Native,
+                }),
+            }),
+            Self::Node(NodeCommand::Del { name }) => Request::NodeDel { name },
+            Self::Node(NodeCommand::List) => Request::NodeList,
+            Self::Route(RouteCommand::Add(route)) => Request::RouteAdd(route.into_spec()?),
+            Self::Route(RouteCommand::Replace(route)) => Request::RouteReplace(route.into_spec()?),
+            Self::Route(RouteCommand::Del { prefix }) => Request::RouteDel { prefix },
+            Self::Route(RouteCommand::Show) => Request::RouteShow,
+            Self::Route(RouteCommand::Get { address }) => Request::RouteGet { address },
+            Self::Port(PortCommand::Add(port)) => Request::PortAdd(PortSpec {
+                interface: port.interface,
+                role: if port.uplink {
+                    let told = port.accept_partial_checksums;
+                    PortRoleSpec::Uplink {
+                        accept_partial_checksums: told.map(|told| told == YesNo::Yes),
+                    }
+                } else {
+                    PortRoleSpec::Pod {
+                        addresses: port.pod_ips,
+                        mac: port.mac,
+                    }
+                },
+            }),
+            Self::Port(PortCommand::Del { interface }) => Request::PortDel { interface },
+            Self::Port(PortCommand::Show) => Request::PortShow,
+        })
+    }
+}
+
+impl RouteArgs {
+    /// A target that reads as an address is a router, any other a node: node names may not look
+    /// like addresses.
+    fn into_spec(self) -> Result<RouteSpec, Failure> {
+        let via = match self.target.parse() {
+            Ok(address) => ViaSpec::Gateway {
+                address,
+                interface: self.interface,
+            },
+            Err(_) if self.interface.is_some() => {
+                return Err(Failure::Usage(format!(
+                    "'dev' goes with the address of a router, and '{}' is the name of a node; \
+                     leave 'dev' out",
+                    self.target
+                )));
+            }
+            Err(_) => ViaSpec::Node { node: self.target },
+        };
+        Ok(RouteSpec {
+            prefix: self.prefix,
+            via,
+        })
+    }
+}
+
+/// A connection to the daemon after `hello`.
+#[derive(Debug)]
+struct Client {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Client {
+    fn connect(socket: &Path, timeout: Duration) -> Result<Self, Failure> {
+        let unreachable = |error: io::Error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::PermissionDenied => "run as root or as a member of its group",
+                _ => "is podway-control running, and is --run-dir the one that it was given?",
+            };
+            Failure::Unreachable(format!(
+                "cannot reach podway-control at {}: {error}; {remedy}",
+                socket.display()
+            ))
+        };
+        let writer = UnixStream::connect(socket).map_err(unreachable)?;
+        let reader = writer.try_clone().map_err(unreachable)?;
+        writer
+            .set_read_timeout(Some(timeout))
+            .map_err(unreachable)?;
+        writer
+            .set_write_timeout(Some(timeout))
+            .map_err(unreachable)?;
+        let mut client = Self {
+            reader: BufReader::new(reader),
+            writer,
+        };
+        match client.ask(&Request::Hello { version: VERSION })? {
+            Response::Hello {
+                version: VERSION, ..
+            } => Ok(client),
+            other => Err(Failure::Refused(ErrorBody::new(
+                ErrorCode::VersionMismatch,
+                format!(
+                    "podway-control answered {other:?} to protocol version {VERSION}; install \
+                         both programs from one release"
+                ),
+            ))),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
+        let answer = codec::exchange(&mut self.reader, &mut self.writer, request);
+        match answer {
+            Ok(Response::Error(error)) => Err(Failure::Refused(error)),
+            Ok(response) => Ok(response),
+            Err(error) => Err(Failure::Unreachable(match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                    "podway-control did not answer in time; see its log, or give it more with \
+                     --timeout"
+                        .to_owned()
+                }
+                _ => format!("podway-control did not answer: {error}; see its log"),
+            })),
+        }
+    }
+}
+
+/// Shows the counters once a second until interrupted or the reader is gone.
+fn watch_counters(
+    client: &mut Client,
+    request: &Request,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    const PERIOD: Duration = Duration::from_secs(1);
+    // Home and clear to the end: what is left of the last picture goes, without flicker.
+    const CLEAR: &str = "\x1b[H\x1b[J";
+    let mut last: Option<(Instant, Response)> = None;
+    loop {
+        let response = client.ask(request)?;
+        let now = Instant::now();
+        let written = if json {
+            out.write_all(&codec::encode(&response))
+        } else {
+            let rates = last
+                .as_ref()
+                .map(|(then, before)| show::rates(before, &response, now - *then))
+                .unwrap_or_default();
+            write!(out, "{CLEAR}{}{rates}", show::text(&response))
+        };
+        if written.and_then(|()| out.flush()).is_err() {
+            return Ok(());
+        }
+        last = Some((now, response));
+        std::thread::sleep(PERIOD);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(line: &str) -> Request {
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+        cli.command.into_request().expect(line)
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_route_is_written_as_for_ip() {
+        let prefix = "10.9.0.0/16".parse().unwrap();
+        assert_eq!(
+            request("podway route add 10.9.0.0/16 via node-b"),
+            Request::RouteAdd(RouteSpec {
+                prefix,
+                via: ViaSpec::Node {
+                    node: "node-b".into()
+                }
+            })
+        );
+        assert_eq!(
+            request("podway route replace 10.9.0.0/16 via 192.168.1.9 dev eth0"),
+            Request::RouteReplace(RouteSpec {
+                prefix,
+                via: ViaSpec::Gateway {
+                    address: "192.168.1.9".parse().unwrap(),
+                    interface: Some("eth0".into())
+                }
+            })
+        );
+        for wrong in [
+            "podway route add 10.9.0.0/16 through node-b",
+            "podway route add 10.9.0.0/16 via 192.168.1.9 eth0",
+            "podway route add 10.9.0.0/16 via 192.168.1.9 dev",
+            "podway route add 10.9.0.0/33 via 192.168.1.9",
+        ] {
+            assert!(
+                Cli::try_parse_from(wrong.split_whitespace()).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_has_its_options() {
+        assert_eq!(
+            request(
+                "podway --json node set b --underlay 192.168.1.2 --pod-cidr 10.0.1.0/24 \
+                 --pod-cidr fd00:1::/64 --vtep-mac 02:00:00:00:00:0b --mode native"
+            ),
+            Request::NodeSet(NodeSpec {
+                name: "b".into(),
+                underlay: "192.168.1.2".parse().unwrap(),
+                pod_cidrs: vec![
+                    "10.0.1.0/24".parse().unwrap(),
+                    "fd00:1::/64".parse().unwrap()
+                ],
+                vtep_mac: Some(MacAddr([2, 0, 0, 0, 0, 0xb])),
+                mode: Some(Mode::Native),
+            })
+        );
+    }
+
+    #[test]
+    fn a_port_has_one_role() {
+        assert_eq!(
+            request("podway port add veth-a --pod-ip 10.0.0.2"),
+            Request::PortAdd(PortSpec {
+                interface: "veth-a".into(),
+                role: PortRoleSpec::Pod {
+                    addresses: vec!["10.0.0.2".parse().unwrap()],
+                    mac: None
+                }
+            })
+        );
+        for (option, accept_partial_checksums) in [
+            ("", None),
+            (" --accept-partial-checksums yes", Some(true)),
+            (" --accept-partial-checksums no", Some(false)),
+        ] {
+            assert_eq!(
+                request(&format!("podway port add eth0 --uplink{option}")),
+                Request::PortAdd(PortSpec {
+                    interface: "eth0".into(),
+                    role: PortRoleSpec::Uplink {
+                        accept_partial_checksums
+                    }
+                })
+            );
+        }
+        for wrong in [
+            "podway port add eth0",
+            "podway port add eth0 --uplink --accept-partial-checksums maybe",
+            "podway port add veth-a --pod-ip 10.0.0.2 --accept-partial-checksums yes",
+            "podway port add eth0 --uplink --pod-ip 10.0.0.2",
+            "podway port add eth0 --uplink --mac 02:00:00:00:00:01",
+        ] {
+            assert!(
+                Cli::try_parse_from(wrong.split_whitespace()).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        let refused = |code| Failure::Refused(ErrorBody::new(code, "")).exit_code();
+        assert_eq!(refused(ErrorCode::Invalid), 1);
+        assert_eq!(refused(ErrorCode::NotFound), 3);
+        assert_eq!(refused(ErrorCode::NoSuchInterface), 3);
+        assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
+        assert_eq!(Failure::Unreachable(String::new()).exit_code(), 4);
+    }
+}

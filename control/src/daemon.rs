@@ -1,0 +1,181 @@
+//! The daemon `podway-control`: arguments to configuration to loop to orderly stop.
+
+use std::io::IsTerminal;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use mio::net::UnixStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use podway_proto::{CONTROL_SOCKET, DATAPLANE_SOCKET, DEFAULT_RUN_DIR};
+use rustix::thread::CapabilitySet;
+
+use crate::clients::Clients;
+use crate::kernel;
+use crate::netlink::{Monitor, Requests};
+use crate::node::Node;
+use crate::observed::Observed;
+use crate::session::Session;
+use crate::settings::Settings;
+use crate::store::Store;
+
+const SIGNAL: Token = Token(0);
+const MONITOR: Token = Token(1);
+const DATAPLANE: Token = Token(2);
+/// The listener's token; the clients' follow.
+const CLIENTS: usize = 3;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Holds the desired state of a node and keeps dataplane and kernel in line with it.
+#[derive(Debug, Parser)]
+#[command(name = "podway-control", version)]
+pub struct Args {
+    /// Directory of the sockets; one per node.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// The configuration file; /etc/podway/podway.toml by default, if it is there.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the state file.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/podway")]
+    state_dir: PathBuf,
+    /// Remove Podway's VXLAN device, routes and neighbours from the kernel, and stop.
+    #[arg(long)]
+    cleanup: bool,
+}
+
+impl Args {
+    /// Runs the daemon until SIGTERM or SIGINT. Prints why not to standard error.
+    pub fn main(self) -> ExitCode {
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .init();
+        let done = if self.cleanup {
+            cleanup(&self.run_dir)
+        } else {
+            run(&self)
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("podway-control: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Removes what is ours from the kernel.
+fn cleanup(run_dir: &Path) -> Result<(), Failure> {
+    require_net_admin()?;
+    if std::os::unix::net::UnixStream::connect(run_dir.join(CONTROL_SOCKET)).is_ok() {
+        let message = "podway-control is running and would put back what is removed; stop it first";
+        return Err(message.into());
+    }
+    let mut requests = Requests::open()?;
+    let observed = Observed::from_dump(requests.dump_all()?);
+    let errors = kernel::cleanup(&mut requests, &observed);
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors.join("\n").into())
+    }
+}
+
+/// Runs the daemon until it is told to stop. What it did to the kernel stays: the kernel is to
+/// carry on.
+fn run(args: &Args) -> Result<(), Failure> {
+    let settings = Settings::load(args.config.as_deref())?;
+    require_net_admin()?;
+    let mut poll = Poll::new()?;
+    // The socket first: its lock keeps a second daemon away from kernel and state file.
+    let mut clients = Clients::listen(&args.run_dir, poll.registry(), CLIENTS)?;
+    let store = Store::open(&args.state_dir)?;
+    let desired = store.load()?;
+    let monitor = Monitor::open()?;
+    let registry = poll.registry();
+    registry.register(
+        &mut SourceFd(&monitor.as_raw_fd()),
+        MONITOR,
+        Interest::READABLE,
+    )?;
+    let session = Session::new(args.run_dir.join(DATAPLANE_SOCKET), DATAPLANE);
+    let mut signal = stop_signal()?;
+    registry.register(&mut signal, SIGNAL, Interest::READABLE)?;
+    let mut node = Node::start(
+        settings,
+        desired,
+        store,
+        Requests::open()?,
+        monitor,
+        session,
+    )?;
+    tracing::info!(run_dir = %args.run_dir.display(), node = node.name(), "ready");
+
+    let mut events = Events::with_capacity(128);
+    let mut more_requests = false;
+    loop {
+        let timeout = if more_requests {
+            Some(Duration::ZERO)
+        } else {
+            timeout(node.deadline())
+        };
+        match poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            result => result?,
+        }
+        for event in &events {
+            match event.token() {
+                SIGNAL => {
+                    tracing::info!("stopping; the kernel carries on");
+                    return Ok(());
+                }
+                MONITOR | DATAPLANE => {}
+                client => clients.ready(client, poll.registry()),
+            }
+        }
+        // One round: what the kernel tells, what clients ask, what follows from both.
+        node.follow_kernel();
+        let requests = clients.take_requests();
+        for (client, response) in node.handle(requests, poll.registry(), Instant::now()) {
+            clients.respond(client, &response);
+        }
+        more_requests = clients.flush(poll.registry());
+    }
+}
+
+/// Refuses to go on where no change of links, routes and neighbours would be let through.
+fn require_net_admin() -> Result<(), Failure> {
+    let effective = rustix::thread::capabilities(None)?.effective;
+    if effective.contains(CapabilitySet::NET_ADMIN) {
+        return Ok(());
+    }
+    let message = "the capability CAP_NET_ADMIN is missing, and without it the kernel's routes, \
+                   neighbours and VXLAN device cannot be changed; run as root, or give the unit \
+                   AmbientCapabilities=CAP_NET_ADMIN";
+    Err(message.into())
+}
+
+fn timeout(deadline: Option<Instant>) -> Option<Duration> {
+    // A millisecond more: the system call rounds down, and waking early means waking twice.
+    let left = |at: Instant| at.saturating_duration_since(Instant::now());
+    deadline.map(|at| left(at) + Duration::from_millis(1))
+}
+
+/// Becomes readable when the process is told to stop.
+fn stop_signal() -> std::io::Result<UnixStream> {
+    let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
+    }
+    reader.set_nonblocking(true)?;
+    Ok(UnixStream::from_std(reader))
+}

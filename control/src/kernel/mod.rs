@@ -1,0 +1,438 @@
+//! The kernel underneath (design section 7): the same state as the dataplane's, in kernel
+//! objects, in the manner of flannel.
+//!
+//! - [`want`]: which objects there should be. Pure.
+//! - this file: what has to be done about the difference, and doing it.
+//!
+//! Objects that are Podway's are recognised by the device that they are on or by
+//! [`netlink::PROTOCOL`], so that a control process that starts finds what its predecessor left:
+//! what is still wanted stays untouched, the rest is removed. When control stops it removes
+//! nothing, since the kernel is to carry on; [`cleanup`] does.
+
+pub mod want;
+
+use std::net::IpAddr;
+
+use podway_proto::types::MacAddr;
+
+use crate::netlink::{self, Address, FdbEntry, LinkKind, Requests, Route};
+use crate::observed::Observed;
+
+pub use self::want::{DeviceWant, Want};
+
+/// Name of the kernel's VXLAN device. The dot keeps it apart from names of physical devices.
+pub const DEVICE: &str = "podway.vx";
+
+/// One change of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    AddAddress(Address),
+    DeleteAddress(Address),
+    SetFdb(FdbEntry),
+    DeleteFdb(FdbEntry),
+    SetNeighbor(u32, IpAddr, MacAddr),
+    ManageNeighbor(u32, IpAddr),
+    DeleteNeighbor(u32, IpAddr),
+    AddRoute(Route),
+    ReplaceRoute(Route),
+    DeleteRoute(Route),
+}
+
+/// Brings the VXLAN device in line. Whether anything was done.
+///
+/// # Errors
+/// A sentence that names what is in the way.
+pub fn apply_device(
+    requests: &mut Requests,
+    observed: &Observed,
+    want: &DeviceWant,
+) -> Result<bool, String> {
+    if let Some(rival) = rival(observed, want) {
+        return Err(format!(
+            "the VXLAN device {rival} already uses vni {} and port {}; delete it (ip link del \
+             {rival}) or choose another vni or vxlan-port in the configuration of every node",
+            want.vxlan.vni, want.vxlan.port
+        ));
+    }
+    let text = |error: netlink::Error| error.to_string();
+    if let Some(link) = observed.link_named(DEVICE) {
+        if link.kind == LinkKind::Vxlan(want.vxlan.clone()) {
+            let right = link.up && link.mac == Some(want.mac) && link.mtu == want.mtu;
+            if !right {
+                requests
+                    .set_link(link.index, want.mac, want.mtu)
+                    .map_err(text)?;
+            }
+            return Ok(!right);
+        }
+        requests.delete_link(link.index).map_err(text)?;
+    }
+    let created = requests.create_vxlan(DEVICE, want.mac, want.mtu, &want.vxlan);
+    created.map(|()| true).map_err(text)
+}
+
+/// The VXLAN device of somebody else that has our VNI and port.
+fn rival<'a>(observed: &'a Observed, want: &DeviceWant) -> Option<&'a str> {
+    let is_rival = |kind: &LinkKind| match kind {
+        LinkKind::Vxlan(vxlan) => vxlan.vni == want.vxlan.vni && vxlan.port == want.vxlan.port,
+        _ => false,
+    };
+    let mut links = observed.links().filter(|link| link.name != DEVICE);
+    links
+        .find(|link| is_rival(&link.kind))
+        .map(|link| link.name.as_str())
+}
+
+/// Brings addresses, forwarding entries, neighbours and routes in line. Gives whether anything
+/// was done, and one sentence for each step that failed; the steps after it are taken anyway.
+pub fn apply(requests: &mut Requests, observed: &Observed, want: &Want) -> (bool, Vec<String>) {
+    let steps = steps(observed, want);
+    let mut errors = Vec::new();
+    for step in &steps {
+        if let Err(error) = take(requests, step) {
+            tracing::warn!(%error, "the kernel refused a step");
+            errors.push(error);
+        }
+    }
+    (!steps.is_empty(), errors)
+}
+
+fn take(requests: &mut Requests, step: &Step) -> Result<(), String> {
+    let result = match step {
+        Step::AddAddress(address) => requests.add_address(address),
+        Step::DeleteAddress(address) => requests.delete_address(address),
+        Step::SetFdb(entry) => requests.set_fdb(entry),
+        Step::DeleteFdb(entry) => requests.delete_fdb(entry),
+        Step::SetNeighbor(index, address, mac) => requests.set_neighbor(*index, *address, *mac),
+        Step::ManageNeighbor(index, address) => requests.manage_neighbor(*index, *address),
+        Step::DeleteNeighbor(index, address) => requests.delete_neighbor(*index, *address),
+        Step::AddRoute(route) => match requests.set_route(route, false) {
+            Err(error) if error.is(libc::EEXIST) => return foreign_route(requests, route),
+            result => result,
+        },
+        Step::ReplaceRoute(route) => requests.set_route(route, true),
+        Step::DeleteRoute(route) => requests.delete_route(route),
+    };
+    match result {
+        // What was to be removed is gone already: the event of it is on its way.
+        Err(error)
+            if step.removes()
+                && [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV]
+                    .iter()
+                    .any(|errno| error.is(*errno)) =>
+        {
+            Ok(())
+        }
+        result => result.map_err(|error| error.to_string()),
+    }
+}
+
+impl Step {
+    fn removes(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteAddress(_)
+                | Self::DeleteFdb(_)
+                | Self::DeleteNeighbor(..)
+                | Self::DeleteRoute(_)
+        )
+    }
+}
+
+/// Somebody else's route to the same prefix is no harm if it says the same.
+fn foreign_route(requests: &mut Requests, route: &Route) -> Result<(), String> {
+    let prefix = route.prefix;
+    let way = requests
+        .lookup(prefix.addr())
+        .map_err(|error| error.to_string())?;
+    match way {
+        Some(way) if way.link == route.link && way.gateway == route.gateway => Ok(()),
+        _ => Err(format!(
+            "the kernel already has another route to {prefix}; delete it: ip route del {prefix}"
+        )),
+    }
+}
+
+/// What leads from `observed` to `want`: what others stand on comes first and goes last, and
+/// a route that changes is replaced in one step, so that no packet finds none.
+fn steps(observed: &Observed, want: &Want) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut removals = Vec::new();
+    if let Some(device) = want.device {
+        device_steps(observed, want, device, &mut steps, &mut removals);
+    }
+    for (index, address) in &want.managed {
+        let known = observed.neighbor(*index, *address);
+        if !known.is_some_and(|neighbor| neighbor.managed || neighbor.permanent) {
+            steps.push(Step::ManageNeighbor(*index, *address));
+        }
+    }
+    for route in want.routes.values() {
+        match observed.our_routes().get(&route.prefix) {
+            Some(old) if old == route => {}
+            Some(_) => steps.push(Step::ReplaceRoute(route.clone())),
+            None => steps.push(Step::AddRoute(route.clone())),
+        }
+    }
+    for (prefix, route) in observed.our_routes() {
+        if !want.routes.contains_key(prefix) {
+            steps.push(Step::DeleteRoute(route.clone()));
+        }
+    }
+    for neighbor in observed
+        .neighbors()
+        .filter(|n| n.ours && Some(n.index) != want.device)
+    {
+        if !want.managed.contains(&(neighbor.index, neighbor.address)) {
+            steps.push(Step::DeleteNeighbor(neighbor.index, neighbor.address));
+        }
+    }
+    steps.extend(removals);
+    steps
+}
+
+fn device_steps(
+    observed: &Observed,
+    want: &Want,
+    device: u32,
+    steps: &mut Vec<Step>,
+    removals: &mut Vec<Step>,
+) {
+    let have: Vec<&Address> = observed
+        .addresses()
+        .filter(|a| a.index == device && a.global)
+        .collect();
+    for address in &want.addresses {
+        let right = |a: &&Address| a.address == *address && a.prefix_len == full_length(*address);
+        if !have.iter().any(right) {
+            steps.push(Step::AddAddress(device_address(device, *address)));
+        }
+    }
+    for address in have {
+        let wanted = want.addresses.contains(&address.address);
+        if !wanted || address.prefix_len != full_length(address.address) {
+            removals.push(Step::DeleteAddress(*address));
+        }
+    }
+    let mut fdb = want.fdb.clone();
+    for entry in observed.fdb(device) {
+        match fdb.get(&entry.mac) {
+            Some(remote) if *remote == entry.remote => drop(fdb.remove(&entry.mac)),
+            // Set again below: NLM_F_REPLACE changes the remote of a MAC in place.
+            Some(_) => {}
+            None => removals.push(Step::DeleteFdb(entry)),
+        }
+    }
+    let entry = |(mac, remote)| {
+        Step::SetFdb(FdbEntry {
+            index: device,
+            mac,
+            remote,
+        })
+    };
+    steps.extend(fdb.into_iter().map(entry));
+    for (address, mac) in &want.neighbors {
+        let known = observed.neighbor(device, *address);
+        if !known.is_some_and(|n| n.permanent && n.mac == Some(*mac)) {
+            steps.push(Step::SetNeighbor(device, *address, *mac));
+        }
+    }
+    for neighbor in observed.neighbors().filter(|n| n.index == device && n.ours) {
+        if !want.neighbors.contains_key(&neighbor.address) {
+            removals.push(Step::DeleteNeighbor(device, neighbor.address));
+        }
+    }
+}
+
+fn full_length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn device_address(device: u32, address: IpAddr) -> Address {
+    Address {
+        index: device,
+        address,
+        prefix_len: full_length(address),
+        global: true,
+    }
+}
+
+/// Removes all that is Podway's from the kernel. Goes on after failures and gives them all.
+pub fn cleanup(requests: &mut Requests, observed: &Observed) -> Vec<String> {
+    let (_, mut errors) = apply(requests, observed, &Want::default());
+    if let Some(link) = observed.link_named(DEVICE)
+        && let Err(error) = requests.delete_link(link.index)
+    {
+        errors.push(error.to_string());
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::netlink::{Event, Link, Neighbor, Vxlan};
+    use crate::observed::tests::{address, link};
+
+    const REMOTE: MacAddr = MacAddr([2, 0x50, 192, 168, 1, 2]);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn route(prefix: &str, gateway: Option<&str>, link: u32) -> Route {
+        Route {
+            prefix: prefix.parse().unwrap(),
+            gateway: gateway.map(ip),
+            link,
+            onlink: gateway.is_some(),
+        }
+    }
+
+    fn want() -> Want {
+        let remote = route("10.0.1.0/24", Some("10.0.1.0"), 9);
+        Want {
+            device: Some(9),
+            addresses: BTreeSet::from([ip("10.0.0.0")]),
+            fdb: BTreeMap::from([(REMOTE, ip("192.168.1.2"))]),
+            neighbors: BTreeMap::from([(ip("10.0.1.0"), REMOTE)]),
+            managed: BTreeSet::from([(2, ip("192.168.1.2"))]),
+            routes: BTreeMap::from([(remote.prefix, remote)]),
+            errors: Vec::new(),
+        }
+    }
+
+    fn neighbor(index: u32, text: &str, mac: Option<MacAddr>) -> Neighbor {
+        let permanent = mac.is_some();
+        Neighbor {
+            index,
+            address: ip(text),
+            mac,
+            permanent,
+            managed: !permanent,
+            ours: true,
+        }
+    }
+
+    fn in_line() -> Vec<Event> {
+        vec![
+            Event::Link(link(2, "eth0")),
+            Event::Link(link(9, DEVICE)),
+            Event::Address(address(2, "192.168.1.1/24")),
+            Event::Address(address(9, "10.0.0.0/32")),
+            Event::Fdb(FdbEntry {
+                index: 9,
+                mac: REMOTE,
+                remote: ip("192.168.1.2"),
+            }),
+            Event::Neighbor(neighbor(9, "10.0.1.0", Some(REMOTE))),
+            Event::Neighbor(neighbor(2, "192.168.1.2", None)),
+            Event::OurRoute(route("10.0.1.0/24", Some("10.0.1.0"), 9)),
+        ]
+    }
+
+    #[test]
+    fn what_is_in_line_is_left_alone() {
+        assert_eq!(steps(&Observed::from_dump(in_line()), &want()), []);
+    }
+
+    #[test]
+    fn an_empty_kernel_gets_all_in_order() {
+        let observed = Observed::from_dump(in_line().into_iter().take(3).collect());
+        assert_eq!(
+            steps(&observed, &want()),
+            [
+                Step::AddAddress(address(9, "10.0.0.0/32")),
+                Step::SetFdb(FdbEntry {
+                    index: 9,
+                    mac: REMOTE,
+                    remote: ip("192.168.1.2")
+                }),
+                Step::SetNeighbor(9, ip("10.0.1.0"), REMOTE),
+                Step::ManageNeighbor(2, ip("192.168.1.2")),
+                Step::AddRoute(route("10.0.1.0/24", Some("10.0.1.0"), 9)),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_predecessor_left_is_swept_and_what_is_not_ours_stays() {
+        let mut events = in_line();
+        let old = MacAddr([2, 0x50, 192, 168, 1, 3]);
+        let mut foreign = neighbor(2, "192.168.1.77", None);
+        foreign.ours = false;
+        events.extend([
+            Event::Address(address(9, "10.0.7.0/32")),
+            Event::Fdb(FdbEntry {
+                index: 9,
+                mac: old,
+                remote: ip("192.168.1.3"),
+            }),
+            Event::Neighbor(neighbor(9, "10.0.2.0", Some(old))),
+            Event::Neighbor(neighbor(2, "192.168.1.3", None)),
+            Event::Neighbor(foreign),
+            Event::OurRoute(route("10.0.2.0/24", Some("10.0.2.0"), 9)),
+        ]);
+        assert_eq!(
+            steps(&Observed::from_dump(events), &want()),
+            [
+                Step::DeleteRoute(route("10.0.2.0/24", Some("10.0.2.0"), 9)),
+                Step::DeleteNeighbor(2, ip("192.168.1.3")),
+                Step::DeleteAddress(address(9, "10.0.7.0/32")),
+                Step::DeleteFdb(FdbEntry {
+                    index: 9,
+                    mac: old,
+                    remote: ip("192.168.1.3")
+                }),
+                Step::DeleteNeighbor(9, ip("10.0.2.0")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_change_of_mode_replaces_the_route_in_one_step() {
+        let mut want = want();
+        let direct = route("10.0.1.0/24", Some("192.168.1.2"), 2);
+        want.routes.insert(direct.prefix, direct.clone());
+        want.fdb.clear();
+        want.neighbors.clear();
+        assert_eq!(
+            steps(&Observed::from_dump(in_line()), &want),
+            [
+                Step::ReplaceRoute(direct),
+                Step::DeleteFdb(FdbEntry {
+                    index: 9,
+                    mac: REMOTE,
+                    remote: ip("192.168.1.2")
+                }),
+                Step::DeleteNeighbor(9, ip("10.0.1.0")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rival_device_is_named() {
+        let vxlan = Vxlan {
+            vni: 1,
+            port: 4789,
+            local: None,
+            link: 2,
+            learning: true,
+        };
+        let rival_link = Link {
+            kind: LinkKind::Vxlan(vxlan.clone()),
+            ..link(8, "flannel.1")
+        };
+        let observed = Observed::from_dump(vec![Event::Link(rival_link)]);
+        let mut want = DeviceWant {
+            mac: REMOTE,
+            mtu: 1450,
+            vxlan,
+        };
+        assert_eq!(rival(&observed, &want), Some("flannel.1"));
+        want.vxlan.port = 8472;
+        assert_eq!(rival(&observed, &want), None);
+    }
+}

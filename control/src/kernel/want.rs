@@ -1,0 +1,382 @@
+//! Which kernel objects there should be. Pure.
+//!
+//! One VXLAN device serves all remote nodes. A node's pods are reached by a route through the
+//! first address of its PodCIDR, which is an address of the VXLAN device there; that address has
+//! a permanent neighbour with the node's VTEP MAC, and the MAC a forwarding entry with the node's
+//! underlay address. So the kernel never has to resolve or learn anything on the device.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+use podway_proto::control::{NodeSpec, PortRoleSpec, ViaSpec};
+use podway_proto::types::{MacAddr, Mode};
+
+use crate::netlink::{Lookup, Route, Vxlan};
+use crate::routing;
+use crate::world::{World, node_vtep_mac};
+
+/// The VXLAN device as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceWant {
+    /// MAC of this node's VTEP.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Its parameters.
+    pub vxlan: Vxlan,
+}
+
+impl DeviceWant {
+    /// The device as it should be; `None` while the uplink or its address is missing.
+    pub fn of(world: &World<'_>) -> Option<Self> {
+        let uplink = world.uplink()?;
+        Some(Self {
+            mac: world.vtep_mac()?,
+            mtu: uplink.mtu.checked_sub(world.overhead())?,
+            vxlan: Vxlan {
+                vni: world.settings.vni.get(),
+                port: world.settings.vxlan_port,
+                local: Some(world.underlay()?),
+                link: uplink.index,
+                learning: false,
+            },
+        })
+    }
+}
+
+/// All objects beside the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Want {
+    /// Index of the VXLAN device, if there is one.
+    pub device: Option<u32>,
+    /// Its addresses, without neighbours on the link. They are the source of what the node itself
+    /// sends to pods of other nodes, and what those send answers to.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Underlay addresses by VTEP MAC.
+    pub fdb: BTreeMap<MacAddr, IpAddr>,
+    /// Permanent neighbours on the device.
+    pub neighbors: BTreeMap<IpAddr, MacAddr>,
+    /// Neighbours by link that the kernel is to keep resolved.
+    pub managed: BTreeSet<(u32, IpAddr)>,
+    /// Our routes.
+    pub routes: BTreeMap<IpNet, Route>,
+    /// What cannot be expressed, one sentence each.
+    pub errors: Vec<String>,
+}
+
+impl Want {
+    /// The objects as they should be; `device` is the index of the VXLAN device.
+    pub fn of(world: &World<'_>, device: Option<u32>) -> Self {
+        let mut want = Self {
+            device,
+            ..Self::default()
+        };
+        if device.is_some() {
+            let cidrs = world.own().into_iter().flat_map(|own| &own.pod_cidrs);
+            want.addresses = cidrs.map(IpNet::network).collect();
+        }
+        for (prefix, via) in &world.desired.routes {
+            want.add_told_route(world, *prefix, via);
+        }
+        for node in world.remote_nodes() {
+            want.add_node(world, node);
+        }
+        for (interface, role) in &world.desired.ports {
+            want.add_port(world, interface, role);
+        }
+        want
+    }
+
+    fn add_node(&mut self, world: &World<'_>, node: &NodeSpec) {
+        if let Some(way) = world.way(node.underlay) {
+            self.manage(world, way.link, way.gateway.unwrap_or(node.underlay));
+        }
+        if self.device.is_some() && world.mode(node) == Mode::Vxlan {
+            let underlay = world.underlay();
+            if underlay.is_some_and(|ours| ours.is_ipv4() != node.underlay.is_ipv4()) {
+                self.errors.push(format!(
+                    "node {}: its underlay address {} is of another IP version than this node's; \
+                     tell an address of the same version",
+                    node.name, node.underlay
+                ));
+                return;
+            }
+            self.fdb.insert(node_vtep_mac(node), node.underlay);
+        }
+        for prefix in &node.pod_cidrs {
+            self.add_route_to_node(world, *prefix, node);
+        }
+    }
+
+    fn add_told_route(&mut self, world: &World<'_>, prefix: IpNet, via: &ViaSpec) {
+        match via {
+            ViaSpec::Node { node } => {
+                if let Some(node) = world.desired.nodes.get(node) {
+                    self.add_route_to_node(world, prefix, node);
+                }
+            }
+            ViaSpec::Gateway { address, interface } => {
+                match world.gateway_link(*address, interface.as_deref()) {
+                    Some(link) if link.up => {
+                        // A link that was told counts, whatever its prefixes are.
+                        let onlink = interface.is_some();
+                        self.add_route(prefix, Some(*address), link.index, onlink);
+                        self.manage(world, link.index, *address);
+                    }
+                    _ => self.errors.push(format!(
+                        "route {prefix}: the router {address} is on no link that is up; name one \
+                         with dev"
+                    )),
+                }
+            }
+        }
+    }
+
+    fn add_route_to_node(&mut self, world: &World<'_>, prefix: IpNet, node: &NodeSpec) {
+        match world.mode(node) {
+            Mode::Vxlan => {
+                let Some(device) = self.device else { return };
+                let gateway = tunnel_gateway(node, prefix);
+                self.neighbors.insert(gateway, node_vtep_mac(node));
+                self.add_route(prefix, Some(gateway), device, true);
+            }
+            Mode::Native if world.settings.auto_direct_node_routes => {
+                self.add_direct_route(prefix, node, world.way(node.underlay));
+            }
+            // The route is the operator's or a routing daemon's; its next hop has to be resolved
+            // for the dataplane to use it.
+            Mode::Native => {
+                if let Some((link, way)) = routing::kernel_way(world, prefix) {
+                    self.manage(world, link.index, way.gateway.unwrap_or(node.underlay));
+                }
+            }
+        }
+    }
+
+    fn add_direct_route(&mut self, prefix: IpNet, node: &NodeSpec, way: Option<&Lookup>) {
+        let name = &node.name;
+        match way {
+            Some(Lookup {
+                link,
+                gateway: None,
+                ..
+            }) if prefix.addr().is_ipv4() || node.underlay.is_ipv6() => {
+                self.add_route(prefix, Some(node.underlay), *link, false);
+            }
+            Some(Lookup { gateway: None, .. }) => self.errors.push(format!(
+                "route {prefix}: IPv6 cannot be routed over the IPv4 underlay of node {name}; set \
+                 the node with --mode vxlan"
+            )),
+            Some(Lookup {
+                gateway: Some(router),
+                ..
+            }) => self.errors.push(format!(
+                "node {name} is behind the router {router}, so auto-direct-node-routes cannot \
+                 serve it; set it with --mode vxlan, or turn that off and let a routing daemon \
+                 install routes"
+            )),
+            None => self.errors.push(format!(
+                "node {name}: the kernel has no route to its underlay address {}",
+                node.underlay
+            )),
+        }
+    }
+
+    fn add_port(&mut self, world: &World<'_>, interface: &str, role: &PortRoleSpec) {
+        let PortRoleSpec::Pod { addresses, mac } = role else {
+            return;
+        };
+        let Some(link) = world.observed.link_named(interface).filter(|link| link.up) else {
+            return;
+        };
+        for address in addresses {
+            self.add_route(IpNet::from(*address), None, link.index, false);
+            if mac.is_none() {
+                self.manage(world, link.index, *address);
+            }
+        }
+    }
+
+    fn add_route(&mut self, prefix: IpNet, gateway: Option<IpAddr>, link: u32, onlink: bool) {
+        self.routes.insert(
+            prefix,
+            Route {
+                prefix,
+                gateway,
+                link,
+                onlink,
+            },
+        );
+    }
+
+    /// A link that is down has no neighbours.
+    fn manage(&mut self, world: &World<'_>, link: u32, address: IpAddr) {
+        if world.observed.link(link).is_some_and(|link| link.up) {
+            self.managed.insert((link, address));
+        }
+    }
+}
+
+/// The neighbour on the VXLAN device that stands for `node` in a route to `prefix`: the first
+/// address of the node's first PodCIDR of the same IP version, or of the PodCIDR that is routed.
+/// A node without one gets the link-local address made from its VTEP MAC (RFC 4291 appendix A),
+/// which IPv4 routes can name, too (RFC 5549).
+fn tunnel_gateway(node: &NodeSpec, prefix: IpNet) -> IpAddr {
+    if node.pod_cidrs.contains(&prefix) {
+        return prefix.network();
+    }
+    let same_version = |cidr: &&IpNet| cidr.addr().is_ipv4() == prefix.addr().is_ipv4();
+    match node.pod_cidrs.iter().find(same_version) {
+        Some(cidr) => cidr.network(),
+        None => {
+            let [a, b, c, d, e, f] = node_vtep_mac(node).0;
+            let word = |high, low| u16::from_be_bytes([high, low]);
+            let (ab, cf, fd, ef) = (word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f));
+            Ipv6Addr::new(0xfe80, 0, 0, 0, ab, cf, fd, ef).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Event;
+    use crate::observed::tests::link;
+    use crate::world::tests::Fixture;
+
+    const DEVICE: u32 = 9;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// The routes as `ip route` writes them.
+    fn routes(want: &Want) -> Vec<String> {
+        let text = |route: &Route| {
+            let via = route
+                .gateway
+                .map(|gateway| format!(" via {gateway}"))
+                .unwrap_or_default();
+            let onlink = if route.onlink { " onlink" } else { "" };
+            format!("{}{via} dev {}{onlink}", route.prefix, route.link)
+        };
+        want.routes.values().map(text).collect()
+    }
+
+    #[test]
+    fn a_tunnel_has_device_forwarding_neighbours_and_routes() {
+        let fixture = Fixture::new();
+        let world = fixture.world();
+        let b = "02:50:c0:a8:01:02".parse().unwrap();
+        assert_eq!(
+            DeviceWant::of(&world),
+            Some(DeviceWant {
+                mac: "02:50:c0:a8:01:01".parse().unwrap(),
+                mtu: 1450,
+                vxlan: Vxlan {
+                    vni: 1,
+                    port: 4789,
+                    local: Some(ip("192.168.1.1")),
+                    link: 2,
+                    learning: false
+                },
+            })
+        );
+        let want = Want::of(&world, Some(DEVICE));
+        assert_eq!(want.addresses, BTreeSet::from([ip("10.0.0.0")]));
+        assert_eq!(want.fdb, BTreeMap::from([(b, ip("192.168.1.2"))]));
+        assert_eq!(
+            want.neighbors,
+            BTreeMap::from([(ip("10.0.1.0"), b), (ip("fd00:1::"), b)])
+        );
+        assert_eq!(
+            want.managed,
+            BTreeSet::from([(2, ip("192.168.1.2")), (3, ip("10.0.0.2"))])
+        );
+        assert_eq!(
+            routes(&want),
+            [
+                "10.0.0.2/32 dev 3",
+                "10.0.1.0/24 via 10.0.1.0 dev 9 onlink",
+                "fd00:1::/64 via fd00:1:: dev 9 onlink",
+            ]
+        );
+        assert_eq!(want.errors, Vec::<String>::new());
+    }
+
+    #[test]
+    fn native_routes_are_direct_or_the_operators() {
+        let mut fixture = Fixture::new();
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        assert_eq!(
+            routes(&Want::of(&fixture.world(), Some(DEVICE))),
+            ["10.0.0.2/32 dev 3"]
+        );
+        fixture.settings.auto_direct_node_routes = true;
+        let want = Want::of(&fixture.world(), Some(DEVICE));
+        assert_eq!(
+            routes(&want),
+            ["10.0.0.2/32 dev 3", "10.0.1.0/24 via 192.168.1.2 dev 2"]
+        );
+        assert!(want.fdb.is_empty() && want.neighbors.is_empty());
+        assert_eq!(want.errors.len(), 1, "IPv6 over IPv4: {:?}", want.errors);
+        let router = Lookup {
+            link: 2,
+            gateway: Some(ip("192.168.1.254")),
+            source: None,
+            mtu: None,
+        };
+        fixture.ways.insert(ip("192.168.1.2"), Some(router));
+        let want = Want::of(&fixture.world(), Some(DEVICE));
+        assert_eq!(routes(&want), ["10.0.0.2/32 dev 3"]);
+        assert!(want.managed.contains(&(2, ip("192.168.1.254"))));
+        assert_eq!(want.errors.len(), 2);
+    }
+
+    #[test]
+    fn a_told_route_goes_through_a_node_or_a_router() {
+        let mut fixture = Fixture::new();
+        let node = ViaSpec::Node { node: "b".into() };
+        let gateway = ViaSpec::Gateway {
+            address: ip("192.168.1.9"),
+            interface: Some("eth0".into()),
+        };
+        let routes_told = &mut fixture.desired.routes;
+        routes_told.insert("10.8.0.0/16".parse().unwrap(), node.clone());
+        routes_told.insert("10.9.0.0/16".parse().unwrap(), gateway);
+        let want = Want::of(&fixture.world(), Some(DEVICE));
+        assert_eq!(
+            routes(&want)[2..4],
+            [
+                "10.8.0.0/16 via 10.0.1.0 dev 9 onlink",
+                "10.9.0.0/16 via 192.168.1.9 dev 2 onlink"
+            ]
+        );
+        assert!(want.managed.contains(&(2, ip("192.168.1.9"))));
+        fixture
+            .desired
+            .nodes
+            .get_mut("b")
+            .unwrap()
+            .pod_cidrs
+            .remove(0);
+        let want = Want::of(&fixture.world(), Some(DEVICE));
+        assert_eq!(
+            routes(&want)[1],
+            "10.8.0.0/16 via fe80::50:c0ff:fea8:102 dev 9 onlink"
+        );
+        assert!(want.neighbors.contains_key(&ip("fe80::50:c0ff:fea8:102")));
+    }
+
+    #[test]
+    fn a_link_that_is_down_carries_nothing() {
+        let mut fixture = Fixture::new();
+        let mut down = link(3, "veth-a");
+        down.up = false;
+        fixture.observed.apply(Event::Link(down));
+        let want = Want::of(&fixture.world(), None);
+        assert_eq!(routes(&want), Vec::<String>::new());
+        assert_eq!(want.managed, BTreeSet::from([(2, ip("192.168.1.2"))]));
+    }
+}

@@ -1,0 +1,37 @@
+//! Desired state of a node: the daemon `podway-control` and the command line `podway`.
+//!
+//! A change comes in by [`clients`], is checked against all else that was told by [`state`], is
+//! written to the file by [`store`], and then brought into force by [`node`], which puts together
+//! what was told and what the kernel shows:
+//!
+//! ```text
+//! control.sock -> clients -> node: state -> store
+//!                             |      |
+//!   kernel -> netlink -> observed -> world -> facts -> session -> dataplane.sock
+//!                                         \-> kernel::want -> kernel -> netlink -> kernel
+//! ```
+//!
+//! Everything between the sockets is pure and compared as a whole: what should be is computed from
+//! scratch, and only the difference to what is there is done. So a restart of any side, a missed
+//! event and a change by somebody else all heal in the same way.
+//!
+//! - [`settings`]: the configuration file, validated.
+//! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
+//! - [`daemon`]: arguments and the one loop; nothing in it blocks.
+
+pub mod cli;
+pub mod clients;
+pub mod daemon;
+pub mod facts;
+pub mod kernel;
+pub mod netlink;
+pub mod node;
+pub mod observed;
+pub mod report;
+pub mod routing;
+pub mod session;
+pub mod settings;
+pub mod show;
+pub mod state;
+pub mod store;
+pub mod world;

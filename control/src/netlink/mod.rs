@@ -1,0 +1,167 @@
+//! The kernel's network facts, over rtnetlink.
+//!
+//! [`Requests`] asks and changes, one request at a time: the kernel answers a request within the
+//! system call that sends it, so there is nothing to wait for. [`Monitor`] tells of changes; it
+//! never blocks. The types here are what the rest of the crate sees; messages stay inside.
+
+mod build;
+mod parse;
+mod socket;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use podway_proto::types::MacAddr;
+
+pub use self::parse::Event;
+pub use self::socket::{Monitor, Overrun, Requests};
+
+/// Number of the routing protocol (`rtm_protocol`) and neighbour protocol (`NDA_PROTOCOL`) that
+/// marks kernel objects as Podway's. Free in `/etc/iproute2/rt_protos` of iproute2 6.x; shown by
+/// `ip route show proto 80`.
+pub const PROTOCOL: u8 = 80;
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Its MAC, on Ethernet links.
+    pub mac: Option<MacAddr>,
+    /// What it is, as far as it matters here.
+    pub kind: LinkKind,
+}
+
+/// What a link is, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkKind {
+    /// One end of a virtual Ethernet pair.
+    Veth,
+    /// A VXLAN device.
+    Vxlan(Vxlan),
+    /// Anything else.
+    Other,
+}
+
+/// Parameters of a VXLAN device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
+    /// The network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// Source of outer headers.
+    pub local: Option<IpAddr>,
+    /// Index of the link that tunnels leave by; 0 for any.
+    pub link: u32,
+    /// Whether it learns MACs from what it receives.
+    pub learning: bool,
+}
+
+/// An address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// Interface index.
+    pub index: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its on-link prefix in bits.
+    pub prefix_len: u8,
+    /// Whether its scope is global.
+    pub global: bool,
+}
+
+/// An entry of the neighbour table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Interface index.
+    pub index: u32,
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// Its MAC while the kernel would send to it; `None` while it is being resolved or has failed.
+    pub mac: Option<MacAddr>,
+    /// Whether somebody wrote it and the kernel will not change it.
+    pub permanent: bool,
+    /// Whether the kernel keeps it resolved on its own (`NTF_EXT_MANAGED`, since 5.16).
+    pub managed: bool,
+    /// Whether it is marked with [`PROTOCOL`].
+    pub ours: bool,
+}
+
+/// An entry of a VXLAN device's forwarding database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Index of the VXLAN device.
+    pub index: u32,
+    /// MAC of a remote VTEP.
+    pub mac: MacAddr,
+    /// Underlay address of its node.
+    pub remote: IpAddr,
+}
+
+/// A unicast route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The destination.
+    pub prefix: IpNet,
+    /// The router; `None` for a destination on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// Index of the link that packets leave by.
+    pub link: u32,
+    /// Whether the router counts as on the link although no prefix of the link holds it.
+    pub onlink: bool,
+}
+
+/// What the kernel says of the way to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// Index of the link that packets leave by.
+    pub link: u32,
+    /// The router; `None` when the address is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// The source that the kernel would choose.
+    pub source: Option<IpAddr>,
+    /// The route's own MTU in bytes, if it has one.
+    pub mtu: Option<u32>,
+}
+
+/// A request that the kernel refused, or a failure of the socket.
+#[derive(Debug)]
+pub struct Error {
+    /// What was tried, for people.
+    pub what: String,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+impl Error {
+    /// Whether the kernel said `errno`.
+    pub fn is(&self, errno: i32) -> bool {
+        self.source.raw_os_error() == Some(errno)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.what, self.source)?;
+        match self.source.raw_os_error() {
+            Some(libc::EPERM) => f.write_str("; run podway-control with CAP_NET_ADMIN"),
+            Some(libc::EOPNOTSUPP) => f.write_str("; the kernel lacks the feature or its module"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}

@@ -1,0 +1,320 @@
+//! Messages of the kernel to the types of this module.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+    NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use podway_proto::types::MacAddr;
+
+use super::{Address, FdbEntry, Link, LinkKind, Lookup, Neighbor, PROTOCOL, Route, Vxlan};
+
+/// A change that the kernel told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A link is new or has changed.
+    Link(Link),
+    /// A link is gone, and with it all that is on it.
+    LinkGone {
+        /// Its index.
+        index: u32,
+    },
+    /// An address was added or has changed.
+    Address(Address),
+    /// An address was removed.
+    AddressGone(Address),
+    /// A neighbour is new or has changed.
+    Neighbor(Neighbor),
+    /// A neighbour was removed.
+    NeighborGone(Neighbor),
+    /// An entry of a VXLAN device's forwarding database is new or has changed.
+    Fdb(FdbEntry),
+    /// An entry of a VXLAN device's forwarding database was removed.
+    FdbGone(FdbEntry),
+    /// A route of ours is new or has changed.
+    OurRoute(Route),
+    /// A route of ours was removed.
+    OurRouteGone(Route),
+    /// A route of somebody else was added, changed or removed: ways may differ from now on.
+    ForeignRoute,
+}
+
+/// What `message` tells, if it tells something that matters here.
+pub(super) fn event(message: RouteNetlinkMessage) -> Option<Event> {
+    use RouteNetlinkMessage as Message;
+    match message {
+        // Bridges speak of their ports in the same messages with a family of their own; only
+        // the plain ones say whether a link exists.
+        Message::NewLink(m) if m.header.interface_family == AddressFamily::Unspec => {
+            link(&m).map(Event::Link)
+        }
+        Message::DelLink(m) if m.header.interface_family == AddressFamily::Unspec => {
+            Some(Event::LinkGone {
+                index: m.header.index,
+            })
+        }
+        Message::NewAddress(m) => address(&m).map(Event::Address),
+        Message::DelAddress(m) => address(&m).map(Event::AddressGone),
+        Message::NewNeighbour(m) if m.header.family == AddressFamily::Bridge => {
+            fdb_entry(&m).map(Event::Fdb)
+        }
+        Message::DelNeighbour(m) if m.header.family == AddressFamily::Bridge => {
+            fdb_entry(&m).map(Event::FdbGone)
+        }
+        Message::NewNeighbour(m) => neighbor(&m).map(Event::Neighbor),
+        Message::DelNeighbour(m) => neighbor(&m).map(Event::NeighborGone),
+        Message::NewRoute(m) if is_ours(&m) => our_route(&m).map(Event::OurRoute),
+        Message::DelRoute(m) if is_ours(&m) => our_route(&m).map(Event::OurRouteGone),
+        // A cloned route is a cache entry, such as a path MTU that was learned.
+        Message::NewRoute(_) | Message::DelRoute(_) => Some(Event::ForeignRoute),
+        _ => None,
+    }
+}
+
+fn is_ours(message: &RouteMessage) -> bool {
+    message.header.protocol == RouteProtocol::Other(PROTOCOL)
+}
+
+fn mac(bytes: &[u8]) -> Option<MacAddr> {
+    bytes.try_into().ok().map(MacAddr)
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        mtu: 0,
+        mac: None,
+        kind: LinkKind::Other,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(bytes) => link.mac = mac(bytes),
+            LinkAttribute::LinkInfo(infos) => link.kind = link_kind(infos),
+            _ => {}
+        }
+    }
+    (!link.name.is_empty()).then_some(link)
+}
+
+fn link_kind(infos: &[LinkInfo]) -> LinkKind {
+    let mut kind = LinkKind::Other;
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Veth) => kind = LinkKind::Veth,
+            LinkInfo::Data(InfoData::Vxlan(data)) => kind = LinkKind::Vxlan(vxlan(data)),
+            _ => {}
+        }
+    }
+    kind
+}
+
+fn vxlan(data: &[InfoVxlan]) -> Vxlan {
+    let mut vxlan = Vxlan {
+        vni: 0,
+        port: 0,
+        local: None,
+        link: 0,
+        learning: false,
+    };
+    for item in data {
+        match item {
+            InfoVxlan::Id(vni) => vxlan.vni = *vni,
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Local(address) => vxlan.local = Some((*address).into()),
+            InfoVxlan::Local6(address) => vxlan.local = Some((*address).into()),
+            InfoVxlan::Link(index) => vxlan.link = *index,
+            InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    // On point-to-point links `Address` is the peer's and `Local` ours; elsewhere IPv4 has both
+    // and IPv6 has `Address` alone.
+    let mut local = None;
+    let mut other = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => other = Some(*address),
+            _ => {}
+        }
+    }
+    Some(Address {
+        index: message.header.index,
+        address: local.or(other)?,
+        prefix_len: message.header.prefix_len,
+        global: message.header.scope == AddressScope::Universe,
+    })
+}
+
+fn neighbor(message: &NeighbourMessage) -> Option<Neighbor> {
+    if message.header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let mut found = Neighbor {
+        index: message.header.ifindex,
+        address: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        mac: None,
+        permanent: matches!(
+            message.header.state,
+            NeighbourState::Permanent | NeighbourState::Noarp
+        ),
+        managed: false,
+        ours: false,
+    };
+    let usable = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+            | NeighbourState::Noarp
+    );
+    let mut has_address = false;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(destination) => {
+                found.address = match destination {
+                    NeighbourAddress::Inet(address) => (*address).into(),
+                    NeighbourAddress::Inet6(address) => (*address).into(),
+                    _ => return None,
+                };
+                has_address = true;
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) if usable => found.mac = mac(bytes),
+            NeighbourAttribute::ExtFlags(flags) => {
+                found.managed = flags.contains(NeighbourExtFlags::Managed);
+            }
+            NeighbourAttribute::Protocol(protocol) => {
+                found.ours = *protocol == RouteProtocol::Other(PROTOCOL);
+            }
+            _ => {}
+        }
+    }
+    has_address.then_some(found)
+}
+
+fn fdb_entry(message: &NeighbourMessage) -> Option<FdbEntry> {
+    let mut hardware = None;
+    let mut remote = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => hardware = mac(bytes),
+            // The family of the message is AF_BRIDGE, so the length alone tells which it is.
+            NeighbourAttribute::Destination(destination) => {
+                remote = match destination {
+                    NeighbourAddress::Inet(address) => Some((*address).into()),
+                    NeighbourAddress::Inet6(address) => Some((*address).into()),
+                    NeighbourAddress::Other(bytes) => address_from_bytes(bytes),
+                    _ => None,
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(FdbEntry {
+        index: message.header.ifindex,
+        mac: hardware?,
+        remote: remote?,
+    })
+}
+
+fn address_from_bytes(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}
+
+fn route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+/// A unicast route of ours in the main table.
+fn our_route(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.kind != RouteType::Unicast || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let unspecified: IpAddr = match header.address_family {
+        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let (mut destination, mut gateway, mut link) = (unspecified, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = route_address(address)?,
+            RouteAttribute::Gateway(address) => gateway = route_address(address),
+            RouteAttribute::Via(via) => gateway = via_address(via),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            _ => {}
+        }
+    }
+    Some(Route {
+        prefix: IpNet::new(destination, header.destination_prefix_length).ok()?,
+        gateway,
+        link: link?,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+    })
+}
+
+fn via_address(via: &RouteVia) -> Option<IpAddr> {
+    match via {
+        RouteVia::Inet(address) => Some((*address).into()),
+        RouteVia::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+/// The answer to a request for the way to an address; `None` when that is not another host's.
+pub(super) fn lookup(message: &RouteMessage) -> Option<Lookup> {
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut found = Lookup {
+        link: 0,
+        gateway: None,
+        source: None,
+        mtu: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => found.link = *index,
+            RouteAttribute::Gateway(address) => found.gateway = route_address(address),
+            RouteAttribute::Via(via) => found.gateway = via_address(via),
+            RouteAttribute::PrefSource(address) => found.source = route_address(address),
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    if let RouteMetric::Mtu(mtu) = metric {
+                        found.mtu = Some(*mtu);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    (found.link != 0).then_some(found)
+}

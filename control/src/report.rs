@@ -1,0 +1,414 @@
+//! Answers to questions about how things are. Pure but for the switches of `/proc/sys`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use podway_proto::control::{
+    DataplaneLink, KernelStatus, NodeEntry, PortEntry, PortRoleSpec, RouteAnswer, RouteEntry,
+    RouteOrigin, RouteTarget, Status, ViaSpec,
+};
+use podway_proto::types::Mode;
+use podway_proto::{ErrorBody, ErrorCode};
+
+use crate::facts::told_ports;
+use crate::kernel::DEVICE;
+use crate::routing;
+use crate::world::{World, node_vtep_mac};
+
+/// How this node is; `dataplane` is what the link to it says.
+pub fn status(world: &World<'_>, dataplane: DataplaneLink, kernel_errors: &[String]) -> Status {
+    let uplink = world.uplink();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node: world.settings.node_name.clone(),
+        pod_cidrs: world
+            .own()
+            .map(|own| own.pod_cidrs.clone())
+            .unwrap_or_default(),
+        mode: world.settings.default_mode,
+        underlay: world.underlay(),
+        vtep_mac: world.vtep_mac(),
+        vni: world.settings.vni,
+        vxlan_port: world.settings.vxlan_port,
+        uplink: world.uplink_name().map(str::to_owned),
+        uplink_mtu: uplink.map(|link| link.mtu),
+        pod_mtu: uplink.and_then(|link| link.mtu.checked_sub(world.overhead())),
+        dataplane,
+        kernel: KernelStatus {
+            device: DEVICE.to_owned(),
+            in_sync: kernel_errors.is_empty() && world.observed.link_named(DEVICE).is_some(),
+            errors: kernel_errors.to_vec(),
+        },
+        hints: hints(world),
+    }
+}
+
+/// What is missing, one sentence each with the remedy.
+fn hints(world: &World<'_>) -> Vec<String> {
+    let mut hints = Vec::new();
+    let name = &world.settings.node_name;
+    match (world.uplink_name(), world.uplink()) {
+        (None, _) => hints.push(
+            "there is no uplink: name it in the configuration (uplink) or with podway port add IF \
+             --uplink"
+                .to_owned(),
+        ),
+        (Some(uplink), None) => hints.push(format!(
+            "the uplink {uplink} does not exist yet; it is taken up when it appears"
+        )),
+        (Some(uplink), Some(link)) if !link.up => {
+            hints.push(format!("the uplink is down: ip link set {uplink} up"));
+        }
+        _ => {}
+    }
+    match world.own() {
+        None => hints.push(format!(
+            "this node's own PodCIDRs are not known: podway node set {name} --underlay IP \
+             --pod-cidr CIDR"
+        )),
+        Some(own) => {
+            if world.underlay() != Some(own.underlay) {
+                hints.push(format!(
+                    "this node was told as {}, and its underlay-address is {}; make them agree",
+                    own.underlay,
+                    world
+                        .underlay()
+                        .map_or_else(|| "not known".to_owned(), |a| a.to_string())
+                ));
+            }
+            if world.vtep_mac() != Some(node_vtep_mac(own)) {
+                hints.push(format!(
+                    "other nodes take this node's VTEP MAC for {}; tell them vtep-mac of the \
+                     configuration with podway node set {name} --vtep-mac",
+                    node_vtep_mac(own)
+                ));
+            }
+        }
+    }
+    if let Some(underlay) = world.underlay()
+        && !world.observed.addresses().any(|a| a.address == underlay)
+    {
+        hints.push(format!(
+            "the underlay address {underlay} is on no link of this node"
+        ));
+    }
+    for node in world
+        .remote_nodes()
+        .filter(|node| world.path(node.underlay).is_none())
+    {
+        let (name, underlay) = (&node.name, node.underlay);
+        hints.push(format!(
+            "the kernel has no route to node {name}: ip route get {underlay}"
+        ));
+    }
+    hints.extend(routing::hints(world));
+    if switched_off("/proc/sys/net/ipv4/ip_forward") {
+        hints.push("the kernel does not forward IPv4: sysctl -w net.ipv4.ip_forward=1".to_owned());
+    }
+    if has_ipv6_pods(world) && switched_off("/proc/sys/net/ipv6/conf/all/forwarding") {
+        hints.push(
+            "the kernel does not forward IPv6: sysctl -w net.ipv6.conf.all.forwarding=1".to_owned(),
+        );
+    }
+    hints
+}
+
+/// Whether a switch of the kernel is there and off. The file shows the network namespace of the
+/// process that reads it.
+fn switched_off(path: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0")
+}
+
+fn has_ipv6_pods(world: &World<'_>) -> bool {
+    let is_v6 = |role: &PortRoleSpec| match role {
+        PortRoleSpec::Pod { addresses, .. } => addresses.iter().any(IpAddr::is_ipv6),
+        PortRoleSpec::Uplink { .. } => false,
+    };
+    world.desired.ports.values().any(is_v6)
+        || world
+            .own()
+            .is_some_and(|own| own.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()))
+}
+
+/// The nodes by name.
+pub fn nodes(world: &World<'_>) -> Vec<NodeEntry> {
+    let entry = |node: &podway_proto::control::NodeSpec| {
+        let local = node.name == world.settings.node_name;
+        let path = world.path(node.underlay).filter(|_| !local);
+        NodeEntry {
+            name: node.name.clone(),
+            local,
+            underlay: node.underlay,
+            pod_cidrs: node.pod_cidrs.clone(),
+            vtep_mac: node_vtep_mac(node),
+            mode: world.mode(node),
+            next_hop_mac: path
+                .as_ref()
+                .and_then(|path| world.neighbor_mac(&path.interface, path.next_hop)),
+            path,
+        }
+    };
+    world.desired.nodes.values().map(entry).collect()
+}
+
+/// All routes by prefix.
+pub fn routes(world: &World<'_>) -> Vec<RouteEntry> {
+    let mut routes = Vec::new();
+    for (prefix, spec) in &world.desired.routes {
+        let via = match (world.via(spec), spec) {
+            (Some(via), _) => via.into(),
+            (None, ViaSpec::Node { node }) => RouteTarget::Node { node: node.clone() },
+            (None, ViaSpec::Gateway { address, interface }) => RouteTarget::Gateway {
+                address: *address,
+                interface: interface.clone(),
+            },
+        };
+        routes.push(RouteEntry {
+            prefix: *prefix,
+            via,
+            origin: RouteOrigin::Added,
+        });
+    }
+    for node in world.remote_nodes() {
+        for prefix in &node.pod_cidrs {
+            let via = RouteTarget::Node {
+                node: node.name.clone(),
+            };
+            routes.push(RouteEntry {
+                prefix: *prefix,
+                via,
+                origin: RouteOrigin::PodCidr,
+            });
+        }
+    }
+    for (interface, role) in &world.desired.ports {
+        let PortRoleSpec::Pod { addresses, .. } = role else {
+            continue;
+        };
+        for address in addresses {
+            let via = RouteTarget::Pod {
+                interface: interface.clone(),
+            };
+            let prefix = IpNet::from(*address);
+            routes.push(RouteEntry {
+                prefix,
+                via,
+                origin: RouteOrigin::Pod,
+            });
+        }
+    }
+    routes.sort_by_key(|route| route.prefix);
+    routes
+}
+
+/// Where packets to `address` go.
+///
+/// # Errors
+/// `NotFound` when no route matches: such packets are the kernel's.
+pub fn route_get(world: &World<'_>, address: IpAddr) -> Result<RouteAnswer, ErrorBody> {
+    let matching = routes(world)
+        .into_iter()
+        .filter(|route| route.prefix.contains(&address));
+    // Of two routes to one address the pod's wins, as in the kernel and the dataplane.
+    let longest = matching.max_by_key(|r| (r.prefix.prefix_len(), r.origin == RouteOrigin::Pod));
+    let Some(route) = longest else {
+        return Err(ErrorBody::new(
+            ErrorCode::NotFound,
+            format!("no route to {address}; its packets are the kernel's: ip route get {address}"),
+        ));
+    };
+    let mut answer = RouteAnswer {
+        address,
+        route,
+        mode: None,
+        tunnel_to: None,
+        interface: None,
+        next_hop: None,
+        next_hop_mac: None,
+        mtu: None,
+    };
+    match answer.route.via.clone() {
+        RouteTarget::Pod { interface } => {
+            let told = match world.desired.ports.get(&interface) {
+                Some(PortRoleSpec::Pod { mac, .. }) => *mac,
+                _ => None,
+            };
+            answer.next_hop = Some(address);
+            answer.next_hop_mac = world.pod_mac(&interface, told);
+            answer.mtu = mtu(world, &interface);
+            answer.interface = Some(interface);
+        }
+        RouteTarget::Node { node } => {
+            if let Some(node) = world.desired.nodes.get(&node) {
+                let mode = world.mode(node);
+                answer.mode = Some(mode);
+                answer.tunnel_to = (mode == Mode::Vxlan).then_some(node.underlay);
+                let follows_kernel =
+                    mode == Mode::Native && !world.settings.auto_direct_node_routes;
+                if follows_kernel {
+                    if let Some((link, way)) = routing::kernel_way(world, answer.route.prefix) {
+                        let router = way.gateway.unwrap_or(node.underlay);
+                        answer.next_hop = Some(router);
+                        answer.next_hop_mac = world.neighbor_mac(&link.name, router);
+                        answer.mtu = mtu(world, &link.name);
+                        answer.interface = Some(link.name.clone());
+                    }
+                } else if let Some(path) = world.path(node.underlay) {
+                    answer.next_hop = Some(path.next_hop);
+                    answer.next_hop_mac = world.neighbor_mac(&path.interface, path.next_hop);
+                    answer.mtu = Some(path.mtu);
+                    answer.interface = Some(path.interface);
+                }
+            }
+        }
+        RouteTarget::Gateway {
+            address: router,
+            interface,
+        } => {
+            answer.mode = Some(Mode::Native);
+            answer.next_hop = Some(router);
+            if let Some(interface) = &interface {
+                answer.next_hop_mac = world.neighbor_mac(interface, router);
+                answer.mtu = mtu(world, interface);
+            }
+            answer.interface = interface;
+        }
+    }
+    Ok(answer)
+}
+
+fn mtu(world: &World<'_>, interface: &str) -> Option<u16> {
+    let link = world.observed.link_named(interface)?;
+    Some(u16::try_from(link.mtu).unwrap_or(u16::MAX))
+}
+
+/// The ports by interface.
+pub fn ports(world: &World<'_>) -> Vec<PortEntry> {
+    let entry = |spec: podway_proto::control::PortSpec| PortEntry {
+        mac: match &spec.role {
+            PortRoleSpec::Pod { mac, .. } => world.pod_mac(&spec.interface, *mac),
+            PortRoleSpec::Uplink { .. } => world
+                .observed
+                .link_named(&spec.interface)
+                .and_then(|link| link.mac),
+        },
+        configured: world.settings.uplink.as_ref() == Some(&spec.interface),
+        waiting: world.port_waits_for(&spec.interface, &spec.role),
+        spec,
+    };
+    told_ports(world).into_iter().map(entry).collect()
+}
+
+/// Whether `via` names links that are there.
+///
+/// # Errors
+/// `NoSuchInterface` names the one that is not.
+pub fn check_link(world: &World<'_>, interface: &str) -> Result<(), ErrorBody> {
+    match world.observed.link_named(interface) {
+        Some(_) => Ok(()),
+        None => Err(ErrorBody::new(
+            ErrorCode::NoSuchInterface,
+            format!("there is no interface {interface} here; see ip link"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podway_proto::types::MacAddr;
+
+    use super::*;
+    use crate::world::tests::Fixture;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_route_wins() {
+        let mut fixture = Fixture::new();
+        fixture
+            .learned
+            .insert("veth-a".into(), MacAddr([2, 0, 0, 0, 0, 0xaa]));
+        let node = ViaSpec::Node { node: "b".into() };
+        fixture
+            .desired
+            .routes
+            .insert("10.0.0.0/8".parse().unwrap(), node);
+        let gateway = ViaSpec::Gateway {
+            address: ip("192.168.1.2"),
+            interface: Some("eth0".into()),
+        };
+        fixture
+            .desired
+            .routes
+            .insert("10.7.0.0/16".parse().unwrap(), gateway);
+        let get = |address: &str| route_get(&fixture.world(), ip(address)).unwrap();
+        let remote = get("10.0.1.9");
+        assert_eq!(remote.route.prefix, "10.0.1.0/24".parse().unwrap());
+        assert_eq!(remote.mode, Some(Mode::Vxlan));
+        assert_eq!(remote.tunnel_to, Some(ip("192.168.1.2")));
+        assert_eq!(remote.interface.as_deref(), Some("eth0"));
+        assert_eq!(remote.next_hop_mac, Some(MacAddr([2, 0, 0, 0, 0, 0xb])));
+        assert_eq!(remote.mtu, Some(1500));
+        let pod = get("10.0.0.2");
+        assert_eq!(pod.interface.as_deref(), Some("veth-a"));
+        assert_eq!(pod.next_hop_mac, Some(MacAddr([2, 0, 0, 0, 0, 0xaa])));
+        assert_eq!(pod.mode, None);
+        let router = get("10.7.1.1");
+        assert_eq!((router.mode, router.tunnel_to), (Some(Mode::Native), None));
+        assert_eq!(router.next_hop, Some(ip("192.168.1.2")));
+        assert_eq!(
+            get("10.200.0.1").route.prefix,
+            "10.0.0.0/8".parse().unwrap()
+        );
+        let error = route_get(&fixture.world(), ip("8.8.8.8")).unwrap_err();
+        assert_eq!(error.code, ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn ports_say_what_they_wait_for() {
+        let mut fixture = Fixture::new();
+        let gone = PortRoleSpec::Pod {
+            addresses: vec![ip("10.0.0.3")],
+            mac: None,
+        };
+        fixture.desired.ports.insert("veth-z".into(), gone);
+        let ports = ports(&fixture.world());
+        let waits: Vec<(&str, Option<&str>)> = ports
+            .iter()
+            .map(|p| (p.spec.interface.as_str(), p.waiting.as_deref()))
+            .collect();
+        assert_eq!(
+            waits,
+            [
+                ("eth0", None),
+                ("veth-a", Some("the pod's MAC")),
+                ("veth-z", Some("the link veth-z"))
+            ]
+        );
+        assert!(ports[0].configured && !ports[1].configured);
+    }
+
+    #[test]
+    fn a_status_says_what_is_missing() {
+        let mut fixture = Fixture::new();
+        let hints_of = |fixture: &Fixture| {
+            let mut found = hints(&fixture.world());
+            found.retain(|hint| !hint.contains("sysctl"));
+            found
+        };
+        assert_eq!(hints_of(&fixture), Vec::<String>::new());
+        fixture.ways.clear();
+        fixture.settings.uplink = Some("wan".into());
+        fixture.desired.nodes.remove("a");
+        let found = hints_of(&fixture);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(
+            found[0].contains("wan") && found[1].contains("podway node set a"),
+            "{found:?}"
+        );
+        assert!(found[2].contains("node b"), "{found:?}");
+    }
+}

@@ -1,0 +1,337 @@
+//! Which routes the dataplane is told, and why the others are left to the kernel. Pure.
+//!
+//! A packet that the dataplane sends must go where the kernel would send it, since the kernel
+//! takes over whenever the dataplane ends. So the dataplane is told a native way only where the
+//! kernel has it, too: one that control installs (`auto-direct-node-routes`, and routers that were
+//! told), or one that the kernel's own table names.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use podway_proto::control::{NodeSpec, ViaSpec};
+use podway_proto::types::{Mode, Via};
+
+use crate::kernel::DEVICE;
+use crate::netlink::{Link, Lookup};
+use crate::world::World;
+
+/// Why packets of a route are the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelOnly {
+    /// It is native and not inside this `native-routing-cidr`.
+    OutsideNative(IpNet),
+    /// The kernel has no way for it that leaves by an uplink.
+    NoWay,
+    /// Its router is not on an uplink.
+    NotByUplink,
+}
+
+/// A route, and who takes its packets.
+#[derive(Debug, Clone)]
+pub struct Decision<'a> {
+    /// What is reached.
+    pub prefix: IpNet,
+    /// The node that it leads to; `None` for one through a router.
+    pub node: Option<&'a NodeSpec>,
+    /// Who takes its packets, or why that is the kernel's to say.
+    pub via: Result<Via, KernelOnly>,
+}
+
+/// All routes to other nodes and routers. A route through a node that was never told has none.
+pub fn decisions<'a>(world: &World<'a>) -> Vec<Decision<'a>> {
+    let desired = world.desired;
+    let added = desired.routes.iter().filter_map(|(prefix, spec)| {
+        let (node, via) = match spec {
+            ViaSpec::Node { node } => {
+                let node = desired.nodes.get(node)?;
+                (Some(node), through_node(world, *prefix, node))
+            }
+            ViaSpec::Gateway { .. } => (None, through_router(world, *prefix, spec)),
+        };
+        let prefix = *prefix;
+        Some(Decision { prefix, node, via })
+    });
+    let pod_cidrs = world.remote_nodes().flat_map(|node| {
+        node.pod_cidrs.iter().map(move |prefix| Decision {
+            prefix: *prefix,
+            node: Some(node),
+            via: through_node(world, *prefix, node),
+        })
+    });
+    added.chain(pod_cidrs).collect()
+}
+
+/// Who takes packets to `prefix` behind `node`.
+///
+/// # Errors
+/// Why that is the kernel's to say.
+pub fn through_node(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result<Via, KernelOnly> {
+    if world.mode(node) == Mode::Native {
+        check_native(world, prefix)?;
+        if !world.settings.auto_direct_node_routes {
+            let (link, way) = kernel_way(world, prefix).ok_or(KernelOnly::NoWay)?;
+            return Ok(Via::Gateway {
+                // On the link itself the node is who answers for its pods.
+                address: way.gateway.unwrap_or(node.underlay),
+                interface: link.name.clone(),
+            });
+        }
+    }
+    Ok(Via::Node {
+        node: node.name.clone(),
+    })
+}
+
+fn through_router(world: &World<'_>, prefix: IpNet, spec: &ViaSpec) -> Result<Via, KernelOnly> {
+    check_native(world, prefix)?;
+    match world.via(spec) {
+        Some(Via::Gateway { interface, .. }) if !world.uplinks().contains(interface.as_str()) => {
+            Err(KernelOnly::NotByUplink)
+        }
+        Some(via) => Ok(via),
+        None => Err(KernelOnly::NoWay),
+    }
+}
+
+fn check_native(world: &World<'_>, prefix: IpNet) -> Result<(), KernelOnly> {
+    match world.settings.native_routing_cidr(prefix) {
+        Some(cidr) if !cidr.contains(&prefix) => Err(KernelOnly::OutsideNative(cidr)),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel's own way to `prefix`, if it leaves by an uplink.
+pub fn kernel_way<'a>(world: &World<'a>, prefix: IpNet) -> Option<(&'a Link, &'a Lookup)> {
+    let way = world.way(first_host(prefix))?;
+    let link = world.observed.link(way.link)?;
+    let by_uplink = link.name != DEVICE && world.uplinks().contains(link.name.as_str());
+    by_uplink.then_some((link, way))
+}
+
+/// The addresses whose ways say where the prefixes of native nodes lead.
+pub fn needed_ways(world: &World<'_>) -> Vec<IpAddr> {
+    if world.settings.auto_direct_node_routes {
+        return Vec::new();
+    }
+    let is_native = |node: &&NodeSpec| world.mode(node) == Mode::Native;
+    let added = world.desired.routes.iter().filter_map(|(prefix, spec)| {
+        let ViaSpec::Node { node } = spec else {
+            return None;
+        };
+        let node = world.desired.nodes.get(node).filter(is_native);
+        node.map(|_| first_host(*prefix))
+    });
+    let pod_cidrs = world
+        .remote_nodes()
+        .filter(is_native)
+        .flat_map(|node| node.pod_cidrs.iter().copied().map(first_host));
+    added.chain(pod_cidrs).collect()
+}
+
+/// The first address of `prefix` that a host may have: not the network's own (RFC 4291 section
+/// 2.6.1 for IPv6), unless the prefix has no more than two addresses (RFC 3021, RFC 6164).
+fn first_host(prefix: IpNet) -> IpAddr {
+    let skip = u8::from(prefix.max_prefix_len() - prefix.prefix_len() > 1);
+    match prefix.network() {
+        IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() | u32::from(skip)).into(),
+        IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() | u128::from(skip)).into(),
+    }
+}
+
+/// Prefixes that one sentence names at most.
+const MOST_NAMED: usize = 8;
+
+/// What keeps native routes from the dataplane, one sentence each with the remedy.
+pub fn hints(world: &World<'_>) -> Vec<String> {
+    let decisions = decisions(world);
+    let mut hints = Vec::new();
+    for node in world.remote_nodes() {
+        let without = decisions
+            .iter()
+            .filter(|d| d.node.is_some_and(|n| n.name == node.name))
+            .filter(|d| d.via == Err(KernelOnly::NoWay));
+        if let Some(prefixes) = named(without) {
+            hints.push(format!(
+                "node {} is native, auto-direct-node-routes is off and the kernel has no route by \
+                 an uplink to {prefixes}: set it or add the route",
+                node.name
+            ));
+        }
+    }
+    for (name, cidr) in [
+        (
+            "ipv4",
+            world.settings.ipv4_native_routing_cidr.map(IpNet::V4),
+        ),
+        (
+            "ipv6",
+            world.settings.ipv6_native_routing_cidr.map(IpNet::V6),
+        ),
+    ] {
+        let Some(cidr) = cidr else { continue };
+        let outside = decisions
+            .iter()
+            .filter(|d| d.via == Err(KernelOnly::OutsideNative(cidr)));
+        if let Some(prefixes) = named(outside) {
+            hints.push(format!(
+                "{prefixes}: native and not inside {name}-native-routing-cidr {cidr}, so left to \
+                 the kernel; widen it to have Podway send them"
+            ));
+        }
+    }
+    hints
+}
+
+/// The prefixes as a list; `None` when there are none.
+fn named<'a>(decisions: impl Iterator<Item = &'a Decision<'a>>) -> Option<String> {
+    let prefixes: Vec<String> = decisions.map(|d| d.prefix.to_string()).collect();
+    let rest = prefixes.len().saturating_sub(MOST_NAMED);
+    let list = prefixes[..prefixes.len() - rest].join(", ");
+    match (prefixes.is_empty(), rest) {
+        (true, _) => None,
+        (false, 0) => Some(list),
+        (false, rest) => Some(format!("{list} and {rest} more")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Event;
+    use crate::observed::tests::link;
+    use crate::world::tests::Fixture;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn way(link: u32, gateway: Option<&str>) -> Option<Lookup> {
+        Some(Lookup {
+            link,
+            gateway: gateway.map(ip),
+            source: None,
+            mtu: None,
+        })
+    }
+
+    fn via(fixture: &Fixture, prefix: &str) -> Result<Via, KernelOnly> {
+        let all = decisions(&fixture.world());
+        let found = all.into_iter().find(|d| d.prefix == net(prefix));
+        found.unwrap().via
+    }
+
+    fn native() -> Fixture {
+        let mut fixture = Fixture::new();
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        fixture
+    }
+
+    fn router(address: &str, interface: &str) -> Result<Via, KernelOnly> {
+        Ok(Via::Gateway {
+            address: ip(address),
+            interface: interface.into(),
+        })
+    }
+
+    #[test]
+    fn a_native_node_follows_the_kernels_routes() {
+        let mut fixture = native();
+        let world = fixture.world();
+        assert_eq!(needed_ways(&world), [ip("10.0.1.1"), ip("fd00:1::1")]);
+        assert_eq!(via(&fixture, "10.0.1.0/24"), Err(KernelOnly::NoWay));
+        assert_eq!(
+            hints(&fixture.world()),
+            [
+                "node b is native, auto-direct-node-routes is off and the kernel has no route by \
+                 an uplink to 10.0.1.0/24, fd00:1::/64: set it or add the route"
+            ]
+        );
+        fixture
+            .ways
+            .insert(ip("10.0.1.1"), way(2, Some("192.168.1.254")));
+        fixture
+            .ways
+            .insert(ip("fd00:1::1"), way(2, Some("fe80::9")));
+        assert_eq!(
+            via(&fixture, "10.0.1.0/24"),
+            router("192.168.1.254", "eth0")
+        );
+        assert_eq!(via(&fixture, "fd00:1::/64"), router("fe80::9", "eth0"));
+        assert_eq!(hints(&fixture.world()), Vec::<String>::new());
+        fixture.ways.insert(ip("10.0.1.1"), way(2, None));
+        assert_eq!(via(&fixture, "10.0.1.0/24"), router("192.168.1.2", "eth0"));
+        // By the tunnel's device or a link that is no uplink: the kernel's.
+        fixture.observed.apply(Event::Link(link(9, DEVICE)));
+        for index in [3, 9] {
+            fixture.ways.insert(ip("10.0.1.1"), way(index, None));
+            assert_eq!(via(&fixture, "10.0.1.0/24"), Err(KernelOnly::NoWay));
+        }
+    }
+
+    #[test]
+    fn what_control_routes_itself_needs_no_way() {
+        let mut fixture = native();
+        fixture.settings.auto_direct_node_routes = true;
+        let b = Ok(Via::Node { node: "b".into() });
+        assert_eq!(via(&fixture, "10.0.1.0/24"), b);
+        assert!(needed_ways(&fixture.world()).is_empty());
+        let fixture = Fixture::new();
+        assert_eq!(via(&fixture, "10.0.1.0/24"), b, "a tunnel");
+        assert!(needed_ways(&fixture.world()).is_empty());
+    }
+
+    #[test]
+    fn native_routes_outside_the_native_cidr_are_the_kernels() {
+        let mut fixture = native();
+        fixture.settings.auto_direct_node_routes = true;
+        let gateway = ViaSpec::Gateway {
+            address: ip("192.168.1.2"),
+            interface: Some("eth0".into()),
+        };
+        for prefix in ["10.9.0.0/16", "172.16.0.0/12"] {
+            let routes = &mut fixture.desired.routes;
+            routes.insert(net(prefix), gateway.clone());
+        }
+        let cidr = net("10.9.0.0/16");
+        fixture.settings.ipv4_native_routing_cidr = Some("10.9.0.0/16".parse().unwrap());
+        let outside = Err(KernelOnly::OutsideNative(cidr));
+        assert_eq!(via(&fixture, "10.9.0.0/16"), router("192.168.1.2", "eth0"));
+        assert_eq!(via(&fixture, "172.16.0.0/12"), outside);
+        assert_eq!(via(&fixture, "10.0.1.0/24"), outside);
+        let b = Ok(Via::Node { node: "b".into() });
+        assert_eq!(via(&fixture, "fd00:1::/64"), b, "the other IP version");
+        assert_eq!(
+            hints(&fixture.world()),
+            [
+                "172.16.0.0/12, 10.0.1.0/24: native and not inside ipv4-native-routing-cidr \
+                 10.9.0.0/16, so left to the kernel; widen it to have Podway send them"
+            ]
+        );
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Vxlan);
+        assert_eq!(via(&fixture, "10.0.1.0/24"), b, "a tunnel is not native");
+        fixture.settings.ipv6_native_routing_cidr = Some("fd00:2::/64".parse().unwrap());
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        assert_eq!(
+            via(&fixture, "fd00:1::/64"),
+            Err(KernelOnly::OutsideNative(net("fd00:2::/64")))
+        );
+    }
+
+    #[test]
+    fn the_first_host_is_not_the_network() {
+        for (prefix, host) in [
+            ("10.0.1.0/24", "10.0.1.1"),
+            ("10.0.1.2/31", "10.0.1.2"),
+            ("10.0.1.2/32", "10.0.1.2"),
+            ("fd00:1::/64", "fd00:1::1"),
+            ("fd00:1::2/127", "fd00:1::2"),
+            ("fd00:1::2/128", "fd00:1::2"),
+        ] {
+            assert_eq!(first_host(net(prefix)), ip(host), "{prefix}");
+        }
+    }
+}

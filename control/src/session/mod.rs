@@ -1,0 +1,569 @@
+//! The link to the dataplane: connect, tell everything, then tell what changes.
+//!
+//! One request is under way at a time. Nothing here blocks: the main loop calls in when the
+//! socket is ready and when [`Session::deadline`] has passed. After a connection breaks, by either
+//! side's restart, all facts are told anew between `sync-begin` and `sync-end`; the dataplane
+//! forwards by the old ones meanwhile.
+
+mod connection;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+use podway_proto::dataplane::{Change, Refused, Request, Response};
+use podway_proto::{ErrorBody, ErrorCode, VERSION};
+
+use self::connection::{Connection, Fault, Purpose, batches};
+use crate::facts::{Facts, subject};
+
+/// How often a connection is tried while the dataplane is not there.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// How long after a dataplane that does not speak our language, or does not answer.
+const RECONNECT_AFTER_FAULT: Duration = Duration::from_secs(1);
+/// How long the dataplane may take for an answer. Attaching a port waits for RCU grace periods.
+const ANSWER: Duration = Duration::from_secs(5);
+/// When a fact that was refused is told again.
+const RETRY_REFUSED: Duration = Duration::from_secs(1);
+/// Questions of clients that may wait for an answer.
+const MAX_QUESTIONS: usize = 256;
+
+/// Names a question, so that its answer can be told from others.
+pub type Ticket = u64;
+
+/// The answer to a question, or why there is none.
+pub type Answer = (Ticket, Result<Response, ErrorBody>);
+
+/// How the link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState<'a> {
+    /// No connection; what the last attempt said.
+    Disconnected(&'a str),
+    /// Connected, and not yet told everything.
+    Syncing,
+    /// The dataplane holds our facts.
+    Synced,
+}
+
+/// The link.
+#[derive(Debug)]
+pub struct Session {
+    path: PathBuf,
+    token: Token,
+    connection: Option<Connection>,
+    reason: String,
+    next_attempt: Instant,
+    want: Facts,
+    /// What the dataplane holds, once all that waits or is under way is done.
+    sent: Facts,
+    refused: BTreeMap<String, String>,
+    retry_refused: Option<Instant>,
+    next_ticket: Ticket,
+    answers: Vec<Answer>,
+}
+
+impl Session {
+    /// A link to the dataplane's socket at `path`; its events come under `token`.
+    pub fn new(path: PathBuf, token: Token) -> Self {
+        Self {
+            path,
+            token,
+            connection: None,
+            reason: "no attempt yet".to_owned(),
+            next_attempt: Instant::now(),
+            want: Facts::default(),
+            sent: Facts::default(),
+            refused: BTreeMap::new(),
+            retry_refused: None,
+            next_ticket: 0,
+            answers: Vec::new(),
+        }
+    }
+
+    /// How the link is.
+    pub fn state(&self) -> LinkState<'_> {
+        match &self.connection {
+            None => LinkState::Disconnected(&self.reason),
+            Some(connection) if connection.synced => LinkState::Synced,
+            Some(_) => LinkState::Syncing,
+        }
+    }
+
+    /// The facts that the dataplane refused, one sentence each.
+    pub fn refused(&self) -> Vec<String> {
+        self.refused
+            .iter()
+            .map(|(fact, error)| format!("{fact}: {error}"))
+            .collect()
+    }
+
+    /// Says which facts the dataplane is to hold.
+    pub fn set_want(&mut self, want: Facts) {
+        self.want = want;
+    }
+
+    /// Asks the dataplane something; the answer comes from [`Self::take_answers`].
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no connection, `Busy` when too many questions wait.
+    pub fn ask(&mut self, request: Request) -> Result<Ticket, ErrorBody> {
+        let Some(connection) = &mut self.connection else {
+            return Err(ErrorBody::new(
+                ErrorCode::Unavailable,
+                format!("podway-dataplane is not connected: {}", self.reason),
+            ));
+        };
+        let is_question = |(purpose, _): &&(Purpose, _)| matches!(purpose, Purpose::Question(_));
+        if connection.waiting.iter().filter(is_question).count() >= MAX_QUESTIONS {
+            return Err(ErrorBody::new(
+                ErrorCode::Busy,
+                "too many clients ask; ask again later",
+            ));
+        }
+        self.next_ticket += 1;
+        connection
+            .waiting
+            .push_back((Purpose::Question(self.next_ticket), request));
+        Ok(self.next_ticket)
+    }
+
+    /// The answers that have come since the last call.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// When [`Self::advance`] has something to do though nothing came.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.connection {
+            None => Some(self.next_attempt),
+            Some(connection) => {
+                let answer = connection
+                    .under_way
+                    .as_ref()
+                    .map(|(_, since)| *since + ANSWER);
+                answer.into_iter().chain(self.retry_refused).min()
+            }
+        }
+    }
+
+    /// Does all that can be done now: connects, reads, writes, gives up on what takes too long.
+    pub fn advance(&mut self, registry: &Registry, now: Instant) {
+        if self.connection.is_none() && now >= self.next_attempt {
+            self.connect(registry, now);
+        }
+        if self.connection.is_some()
+            && let Err(reason) = self.exchange(now)
+        {
+            self.disconnect(registry, now, reason);
+        }
+    }
+
+    fn connect(&mut self, registry: &Registry, now: Instant) {
+        let connected = UnixStream::connect(&self.path).and_then(|mut stream| {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            registry.register(&mut stream, self.token, interest)?;
+            Ok(stream)
+        });
+        match connected {
+            Ok(stream) => {
+                let hello = Request::Hello { version: VERSION };
+                self.connection = Some(Connection::new(stream, (Purpose::Hello, hello)));
+            }
+            Err(error) => {
+                let path = self.path.display();
+                self.reason = format!("{path}: {error}; start podway-dataplane");
+                self.next_attempt = now + RECONNECT;
+            }
+        }
+    }
+
+    fn disconnect(&mut self, registry: &Registry, now: Instant, reason: Fault) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        tracing::warn!(reason = %reason.text, "lost the dataplane");
+        let _ = registry.deregister(&mut connection.stream);
+        self.next_attempt = now + reason.pause;
+        self.reason = reason.text;
+        self.sent = Facts::default();
+        self.refused.clear();
+        self.retry_refused = None;
+        let under_way = connection.under_way.map(|(purpose, _)| purpose);
+        let waiting = connection.waiting.into_iter().map(|(purpose, _)| purpose);
+        for purpose in under_way.into_iter().chain(waiting) {
+            if let Purpose::Question(ticket) = purpose {
+                let error = format!("podway-dataplane did not answer: {}", self.reason);
+                self.answers
+                    .push((ticket, Err(ErrorBody::new(ErrorCode::Unavailable, error))));
+            }
+        }
+    }
+
+    /// Reads, handles, queues and writes until the socket has no more and takes no more.
+    fn exchange(&mut self, now: Instant) -> Result<(), Fault> {
+        loop {
+            self.queue_changes(now);
+            let Some(connection) = &mut self.connection else {
+                return Ok(());
+            };
+            connection.send_next(now);
+            connection.write()?;
+            match connection.next_answer()? {
+                Some((purpose, response)) => self.handle(purpose, response, now)?,
+                None => {
+                    let late = connection
+                        .under_way
+                        .as_ref()
+                        .is_some_and(|(_, since)| now.saturating_duration_since(*since) >= ANSWER);
+                    return if late {
+                        Err(Fault::slow("no answer within 5 seconds; is it stopped?"))
+                    } else {
+                        Ok(())
+                    };
+                }
+            }
+        }
+    }
+
+    /// Queues what changes, once the dataplane has dealt with what was told before.
+    fn queue_changes(&mut self, now: Instant) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        if !connection.synced || connection.tells() {
+            return;
+        }
+        if self.retry_refused.is_some_and(|at| now >= at) {
+            self.retry_refused = None;
+        }
+        // Between retries a refused fact counts as held, or it would be told in each round.
+        let waits = self.retry_refused.is_some();
+        let changes: Vec<Change> = self
+            .sent
+            .changes_to(&self.want)
+            .into_iter()
+            .filter(|change| !(waits && self.refused.contains_key(&subject(change))))
+            .collect();
+        if changes.is_empty() {
+            return;
+        }
+        let mut sent = self.want.clone();
+        if waits {
+            for change in Facts::default().changes_to(&self.want) {
+                if self.refused.contains_key(&subject(&change)) {
+                    sent.forget(&change);
+                }
+            }
+        }
+        self.sent = sent;
+        for batch in batches(changes) {
+            connection.queue_apply(batch);
+        }
+    }
+
+    fn handle(&mut self, purpose: Purpose, response: Response, now: Instant) -> Result<(), Fault> {
+        match (purpose, response) {
+            (Purpose::Question(ticket), response) => self.answers.push((ticket, Ok(response))),
+            (
+                Purpose::Hello,
+                Response::Hello {
+                    version: VERSION,
+                    pid,
+                },
+            ) => {
+                tracing::info!(pid, "connected to the dataplane");
+                self.queue_full_sync();
+            }
+            (Purpose::Hello, Response::Hello { version, .. }) => {
+                return Err(Fault::slow(&format!(
+                    "it speaks protocol version {version}, this program {VERSION}; install both \
+                     from one release"
+                )));
+            }
+            (Purpose::SyncBegin, Response::Done) => {}
+            (Purpose::Apply(changes), Response::Applied { refused }) => {
+                self.note_refused(&changes, &refused, now);
+            }
+            (Purpose::SyncEnd, Response::Done) => {
+                if let Some(connection) = &mut self.connection {
+                    connection.synced = true;
+                }
+                tracing::info!("the dataplane holds this node's facts");
+            }
+            (_, Response::Error(error)) => return Err(Fault::slow(&error.message)),
+            (purpose, response) => {
+                return Err(Fault::slow(&format!(
+                    "answered {response:?} to {purpose:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn queue_full_sync(&mut self) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        connection
+            .waiting
+            .push_front((Purpose::SyncEnd, Request::SyncEnd));
+        for batch in batches(Facts::default().changes_to(&self.want))
+            .into_iter()
+            .rev()
+        {
+            let request = Request::Apply {
+                changes: batch.clone(),
+            };
+            connection
+                .waiting
+                .push_front((Purpose::Apply(batch), request));
+        }
+        connection
+            .waiting
+            .push_front((Purpose::SyncBegin, Request::SyncBegin));
+        self.sent = self.want.clone();
+    }
+
+    fn note_refused(&mut self, changes: &[Change], refused: &[Refused], now: Instant) {
+        for change in changes {
+            self.refused.remove(&subject(change));
+        }
+        for Refused { index, error } in refused {
+            let Some(change) = changes.get(*index) else {
+                continue;
+            };
+            // What is to be removed and is not there is as it should be.
+            let removes = matches!(
+                change,
+                Change::DelPort { .. }
+                    | Change::DelNode { .. }
+                    | Change::DelRoute { .. }
+                    | Change::DelNeighbor { .. }
+            );
+            if removes && error.code == ErrorCode::NotFound {
+                continue;
+            }
+            tracing::warn!(fact = subject(change), %error, "the dataplane refused a fact");
+            self.sent.forget(change);
+            self.refused.insert(subject(change), error.message.clone());
+            self.retry_refused = Some(now + RETRY_REFUSED);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::{UnixListener, UnixStream as StdStream};
+
+    use mio::{Events, Poll};
+    use podway_proto::codec;
+
+    use super::*;
+    use crate::world::tests::Fixture;
+
+    /// The peer's protocol is the subject here, so the peer is a script.
+    struct Peer {
+        reader: BufReader<StdStream>,
+        writer: StdStream,
+    }
+
+    struct Bench {
+        poll: Poll,
+        session: Session,
+        listener: UnixListener,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("dataplane.sock");
+            Self {
+                poll: Poll::new().unwrap(),
+                listener: UnixListener::bind(&path).unwrap(),
+                session: Session::new(path, Token(1)),
+                _directory: directory,
+            }
+        }
+
+        fn accept(&mut self) -> Peer {
+            self.advance();
+            let (stream, _) = self.listener.accept().unwrap();
+            Peer {
+                reader: BufReader::new(stream.try_clone().unwrap()),
+                writer: stream,
+            }
+        }
+
+        fn advance(&mut self) {
+            self.advance_at(Instant::now());
+        }
+
+        fn advance_at(&mut self, now: Instant) {
+            self.session.advance(self.poll.registry(), now);
+        }
+
+        /// The peer takes one request and gives `response` to it.
+        fn answer(&mut self, peer: &mut Peer, response: &Response) -> Request {
+            let mut line = Vec::new();
+            peer.reader.read_until(b'\n', &mut line).unwrap();
+            peer.writer.write_all(&codec::encode(response)).unwrap();
+            let mut events = Events::with_capacity(4);
+            self.poll
+                .poll(&mut events, Some(Duration::from_secs(5)))
+                .unwrap();
+            self.advance();
+            codec::decode(&line).unwrap()
+        }
+
+        fn sync(&mut self, peer: &mut Peer) -> Vec<Change> {
+            let hello = Response::Hello {
+                version: VERSION,
+                pid: 1,
+            };
+            assert_eq!(
+                self.answer(peer, &hello),
+                Request::Hello { version: VERSION }
+            );
+            assert_eq!(self.answer(peer, &Response::Done), Request::SyncBegin);
+            let applied = Response::Applied {
+                refused: Vec::new(),
+            };
+            let Request::Apply { changes } = self.answer(peer, &applied) else {
+                panic!()
+            };
+            assert_eq!(self.session.state(), LinkState::Syncing);
+            assert_eq!(self.answer(peer, &Response::Done), Request::SyncEnd);
+            assert_eq!(self.session.state(), LinkState::Synced);
+            changes
+        }
+    }
+
+    #[test]
+    fn everything_is_told_after_each_connection_and_then_the_changes() {
+        let mut fixture = Fixture::new();
+        let mut bench = Bench::new();
+        let want = Facts::of(&fixture.world());
+        bench.session.set_want(want.clone());
+        let mut peer = bench.accept();
+        assert_eq!(bench.sync(&mut peer), Facts::default().changes_to(&want));
+        fixture.desired.nodes.remove("b");
+        let fewer = Facts::of(&fixture.world());
+        bench.session.set_want(fewer.clone());
+        bench.advance();
+        let applied = Response::Applied {
+            refused: Vec::new(),
+        };
+        let request = bench.answer(&mut peer, &applied);
+        assert_eq!(
+            request,
+            Request::Apply {
+                changes: want.changes_to(&fewer)
+            }
+        );
+        drop(peer);
+        bench.advance();
+        assert!(matches!(bench.session.state(), LinkState::Disconnected(_)));
+        bench.advance_at(Instant::now() + RECONNECT);
+        let mut peer = bench.accept();
+        assert_eq!(bench.sync(&mut peer), Facts::default().changes_to(&fewer));
+    }
+
+    #[test]
+    fn a_refused_fact_is_told_again_after_a_second_and_not_before() {
+        let fixture = Fixture::new();
+        let mut bench = Bench::new();
+        bench.session.set_want(Facts::of(&fixture.world()));
+        let mut peer = bench.accept();
+        bench.answer(
+            &mut peer,
+            &Response::Hello {
+                version: VERSION,
+                pid: 1,
+            },
+        );
+        bench.answer(&mut peer, &Response::Done);
+        let error = ErrorBody::new(ErrorCode::Busy, "the queue is taken");
+        let refused = vec![Refused { index: 1, error }];
+        bench.answer(&mut peer, &Response::Applied { refused });
+        bench.answer(&mut peer, &Response::Done);
+        assert_eq!(bench.session.refused(), ["port eth0: the queue is taken"]);
+        let retry = bench.session.deadline().unwrap();
+        bench.advance_at(retry - Duration::from_millis(1));
+        assert!(
+            bench
+                .session
+                .connection
+                .as_ref()
+                .unwrap()
+                .under_way
+                .is_none()
+        );
+        bench.advance_at(retry);
+        let applied = Response::Applied {
+            refused: Vec::new(),
+        };
+        let Request::Apply { changes } = bench.answer(&mut peer, &applied) else {
+            panic!()
+        };
+        assert_eq!(
+            changes.iter().map(subject).collect::<Vec<_>>(),
+            ["port eth0"]
+        );
+        assert!(bench.session.refused().is_empty());
+        assert_eq!(bench.session.deadline(), None);
+    }
+
+    #[test]
+    fn a_question_is_answered_or_refused_within_the_time() {
+        let mut bench = Bench::new();
+        assert_eq!(
+            bench.session.ask(Request::Status).unwrap_err().code,
+            ErrorCode::Unavailable
+        );
+        let mut peer = bench.accept();
+        let hello = Response::Hello {
+            version: VERSION,
+            pid: 1,
+        };
+        bench.answer(&mut peer, &hello);
+        bench.answer(&mut peer, &Response::Done);
+        bench.answer(&mut peer, &Response::Done);
+        let ticket = bench.session.ask(Request::Counters).unwrap();
+        bench.advance();
+        let counters = Response::Counters(Default::default());
+        bench.answer(&mut peer, &counters);
+        assert_eq!(bench.session.take_answers(), [(ticket, Ok(counters))]);
+        let ticket = bench.session.ask(Request::Status).unwrap();
+        bench.advance();
+        bench.advance_at(Instant::now() + ANSWER);
+        let answers = bench.session.take_answers();
+        assert_eq!(answers.len(), 1);
+        assert_eq!(answers[0].0, ticket);
+        assert_eq!(
+            answers[0].1.as_ref().unwrap_err().code,
+            ErrorCode::Unavailable
+        );
+    }
+
+    #[test]
+    fn another_version_is_left_alone_for_a_while() {
+        let mut bench = Bench::new();
+        let mut peer = bench.accept();
+        bench.answer(
+            &mut peer,
+            &Response::Hello {
+                version: VERSION + 1,
+                pid: 1,
+            },
+        );
+        let LinkState::Disconnected(reason) = bench.session.state() else {
+            panic!()
+        };
+        assert!(reason.contains("protocol version"), "{reason}");
+        assert!(bench.session.deadline().unwrap() > Instant::now() + RECONNECT);
+    }
+}

@@ -1,0 +1,226 @@
+//! What the configuration file and the command line say, validated once.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use podway_proto::config::{Config, Tunnel};
+use podway_proto::types::{MacAddr, Mode, Vni};
+
+use crate::state::check_node_name;
+
+/// Where the configuration is looked for when nobody says.
+pub const DEFAULT_CONFIG: &str = "/etc/podway/podway.toml";
+
+/// What control needs of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of this node.
+    pub node_name: String,
+    /// How packets are sent to nodes that are told without a mode.
+    pub default_mode: Mode,
+    /// The VXLAN network identifier.
+    pub vni: Vni,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// The uplink, if the file names one.
+    pub uplink: Option<String>,
+    /// This node's address on the underlay, if the file says it.
+    pub underlay: Option<IpAddr>,
+    /// MAC of this node's VTEP, if the file says it.
+    pub vtep_mac: Option<MacAddr>,
+    /// Whether the PodCIDRs of native nodes get kernel routes through their underlay addresses.
+    pub auto_direct_node_routes: bool,
+    /// What the dataplane may send natively over IPv4; all if the file does not say it.
+    pub ipv4_native_routing_cidr: Option<Ipv4Net>,
+    /// What the dataplane may send natively over IPv6; all if the file does not say it.
+    pub ipv6_native_routing_cidr: Option<Ipv6Net>,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}; name another with --config")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is no configuration. The parser's words show line and column.
+    #[error("the configuration {path} is wrong:\n{message}")]
+    Syntax {
+        /// The file.
+        path: String,
+        /// Where and what.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("the configuration's {key} cannot be used: {message}")]
+    Value {
+        /// Name of the field.
+        key: &'static str,
+        /// Why, and what to change.
+        message: String,
+    },
+}
+
+impl Settings {
+    /// Reads `path`, or the default file if it is there and `path` is `None`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the file, and the line of what is wrong in it.
+    pub fn load(path: Option<&Path>) -> Result<Self, SettingsError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
+        let shown = || file.display().to_string();
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            Err(source) => {
+                return Err(SettingsError::Read {
+                    path: shown(),
+                    source,
+                });
+            }
+        };
+        let config: Config = toml::from_str(&text).map_err(|error| SettingsError::Syntax {
+            path: shown(),
+            message: error.to_string(),
+        })?;
+        Self::from_config(config)
+    }
+
+    /// Checks the fields that are control's.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`] names the field.
+    pub fn from_config(config: Config) -> Result<Self, SettingsError> {
+        let value = |key, message: &str| SettingsError::Value {
+            key,
+            message: message.to_owned(),
+        };
+        let node_name = match config.node_name {
+            Some(name) => name,
+            None => host_name(),
+        };
+        check_node_name(&node_name).map_err(|error| value("node-name", &error.message))?;
+        if config.vxlan_port == 0 {
+            return Err(value(
+                "vxlan-port",
+                "0 is no port; use 4789, or 8472 as Cilium does",
+            ));
+        }
+        if let Some(mac) = config.vtep_mac
+            && (mac.is_multicast() || mac == MacAddr::default())
+        {
+            return Err(value(
+                "vtep-mac",
+                "a VTEP has a unicast MAC such as 02:50:c0:a8:01:01",
+            ));
+        }
+        if let Some(address) = config.underlay_address
+            && (address.is_unspecified() || address.is_multicast() || address.is_loopback())
+        {
+            return Err(value(
+                "underlay-address",
+                "use a unicast address of the uplink",
+            ));
+        }
+        Ok(Self {
+            node_name,
+            default_mode: match config.tunnel {
+                Tunnel::Vxlan => Mode::Vxlan,
+                Tunnel::Disabled => Mode::Native,
+            },
+            vni: config.vni,
+            vxlan_port: config.vxlan_port,
+            uplink: config.uplink,
+            underlay: config.underlay_address,
+            vtep_mac: config.vtep_mac,
+            auto_direct_node_routes: config.auto_direct_node_routes,
+            ipv4_native_routing_cidr: config.ipv4_native_routing_cidr,
+            ipv6_native_routing_cidr: config.ipv6_native_routing_cidr,
+        })
+    }
+
+    /// The `native-routing-cidr` of the IP version of `prefix`.
+    pub fn native_routing_cidr(&self, prefix: IpNet) -> Option<IpNet> {
+        match prefix {
+            IpNet::V4(_) => self.ipv4_native_routing_cidr.map(IpNet::V4),
+            IpNet::V6(_) => self.ipv6_native_routing_cidr.map(IpNet::V6),
+        }
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Settings, SettingsError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("podway.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::load(Some(&path))
+    }
+
+    #[test]
+    fn the_articles_names_are_read() {
+        let settings = load(
+            "node-name = 'node-a'\ntunnel = 'disabled'\nauto-direct-node-routes = true\n\
+             ipv4-native-routing-cidr = '10.0.0.0/8'\nvni = 7\nvxlan-port = 8472\nuplink = 'eth0'\n\
+             [dataplane]\nworkers = 2\ncores = [2, 3]\nwait = 'spin'\n",
+        )
+        .unwrap();
+        assert_eq!(
+            settings,
+            Settings {
+                node_name: "node-a".into(),
+                default_mode: Mode::Native,
+                vni: Vni::try_from(7).unwrap(),
+                vxlan_port: 8472,
+                uplink: Some("eth0".into()),
+                underlay: None,
+                vtep_mac: None,
+                auto_direct_node_routes: true,
+                ipv4_native_routing_cidr: Some("10.0.0.0/8".parse().unwrap()),
+                ipv6_native_routing_cidr: None,
+            }
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_line_or_the_field() {
+        let error = load("node-name = 'a'\nvni = 16777216\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 2") && error.contains("out of range"),
+            "{error}"
+        );
+        let error = load("tunel = 'vxlan'\n").unwrap_err().to_string();
+        assert!(
+            error.contains("line 1") && error.contains("tunel"),
+            "{error}"
+        );
+        let error = load("vxlan-port = 0\n").unwrap_err().to_string();
+        assert!(error.contains("vxlan-port"), "{error}");
+        let error = load("node-name = '10.0.0.1'\n").unwrap_err().to_string();
+        assert!(error.contains("node-name"), "{error}");
+        let error = Settings::load(Some(Path::new("/nonexistent/podway.toml"))).unwrap_err();
+        assert!(
+            error.to_string().contains("/nonexistent/podway.toml"),
+            "{error}"
+        );
+    }
+}

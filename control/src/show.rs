@@ -1,0 +1,436 @@
+//! Responses as text for people.
+
+mod ports;
+mod table;
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use podway_proto::control::{
+    DataplaneLink, NodeEntry, PortEntry, Response, RouteAnswer, RouteEntry, RouteOrigin,
+    RouteTarget, Status,
+};
+use podway_proto::dataplane::{self, Counters};
+
+use table::{Table, list, or_dash};
+
+/// `response` as text that ends with a newline, or nothing when there is nothing to tell.
+pub fn text(response: &Response) -> String {
+    match response {
+        Response::Hello { .. } | Response::Done => String::new(),
+        Response::Status(status) => show_status(status),
+        Response::Nodes { nodes } => show_nodes(nodes),
+        Response::Routes { routes } => show_routes(routes),
+        Response::RouteGet(answer) => show_route_answer(answer),
+        Response::Ports { ports } => ports::told(ports, None),
+        Response::Counters {
+            counters,
+            imbalances,
+        } => show_counters(counters, imbalances),
+        Response::Error(error) => format!("{error}\n"),
+    }
+}
+
+/// The ports with what the dataplane got for them, as far as `status` tells.
+pub fn ports(ports: &[PortEntry], status: &Response) -> String {
+    let got = match status {
+        Response::Status(status) => match &status.dataplane {
+            DataplaneLink::Synced { status, .. } => status.as_ref().map(|s| s.ports.as_slice()),
+            _ => None,
+        },
+        _ => None,
+    };
+    ports::told(ports, got)
+}
+
+/// Packets and bits per second of each port between two answers to `counters`.
+pub fn rates(before: &Response, after: &Response, elapsed: Duration) -> String {
+    let (Response::Counters { counters: old, .. }, Response::Counters { counters: new, .. }) =
+        (before, after)
+    else {
+        return String::new();
+    };
+    let per_second = |old: u64, new: u64| {
+        let micros = u64::try_from(elapsed.as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        u128::from(new.saturating_sub(old)) * 1_000_000 / u128::from(micros)
+    };
+    let mut table = Table::new([
+        "PER SECOND",
+        "RX-PACKETS",
+        "RX-MBIT",
+        "TX-PACKETS",
+        "TX-MBIT",
+    ]);
+    for (name, port) in &new.ports {
+        let base = old.ports.get(name).cloned().unwrap_or_default();
+        let megabits = |old, new| per_second(old, new) * 8 / 1_000_000;
+        table.row([
+            name.clone(),
+            per_second(base.rx_packets, port.rx_packets).to_string(),
+            megabits(base.rx_bytes, port.rx_bytes).to_string(),
+            per_second(base.tx_packets, port.tx_packets).to_string(),
+            megabits(base.tx_bytes, port.tx_bytes).to_string(),
+        ]);
+    }
+    format!("\n{}", table.render())
+}
+
+fn show_status(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<12}{value}");
+    };
+    line(
+        "node",
+        format!(
+            "{} (podway-control {}, pid {})",
+            status.node, status.version, status.pid
+        ),
+    );
+    line("pod-cidr", list(&status.pod_cidrs));
+    line("mode", status.mode.to_string());
+    line(
+        "underlay",
+        format!(
+            "{} dev {}",
+            or_dash(status.underlay),
+            or_dash(status.uplink.as_ref())
+        ),
+    );
+    line(
+        "vtep",
+        format!(
+            "mac {} vni {} port {}",
+            or_dash(status.vtep_mac),
+            status.vni,
+            status.vxlan_port
+        ),
+    );
+    line(
+        "mtu",
+        format!(
+            "uplink {}, pods up to {}",
+            or_dash(status.uplink_mtu),
+            or_dash(status.pod_mtu)
+        ),
+    );
+    match &status.dataplane {
+        DataplaneLink::Disconnected { reason } => {
+            line(
+                "dataplane",
+                format!("not connected: {reason}; the kernel has all packets"),
+            );
+        }
+        DataplaneLink::Syncing => line("dataplane", "connected, being filled".to_owned()),
+        DataplaneLink::Synced { refused, status } => {
+            match status {
+                Some(status) => line("dataplane", dataplane_summary(status)),
+                None => line("dataplane", "in sync, and it does not answer".to_owned()),
+            }
+            for refusal in refused {
+                line("", format!("refused: {refusal}"));
+            }
+            if let Some(status) = status {
+                for row in ports::got(&status.ports).lines() {
+                    line("", row.to_owned());
+                }
+            }
+        }
+    }
+    let state = if status.kernel.in_sync {
+        "in sync"
+    } else {
+        "not in sync"
+    };
+    line(
+        "kernel",
+        format!("{state}, device {}", status.kernel.device),
+    );
+    for error in &status.kernel.errors {
+        line("", error.clone());
+    }
+    for hint in &status.hints {
+        line("missing", hint.clone());
+    }
+    text
+}
+
+fn dataplane_summary(status: &dataplane::Status) -> String {
+    let gate = if status.gate_open { "open" } else { "closed" };
+    let tables = &status.tables;
+    format!(
+        "in sync, pid {}, up {} s, gate {gate}, {} workers ({}), {} routes ({} unresolved), \
+         {} nodes, {} neighbors",
+        status.pid,
+        status.uptime_seconds,
+        status.workers.len(),
+        status.wait,
+        tables.routes,
+        tables.unresolved,
+        tables.nodes,
+        tables.neighbors
+    )
+}
+
+fn show_nodes(nodes: &[NodeEntry]) -> String {
+    let mut table = Table::new([
+        "NODE",
+        "UNDERLAY",
+        "POD-CIDR",
+        "MODE",
+        "VTEP-MAC",
+        "DEV",
+        "NEXT-HOP",
+        "NEXT-HOP-MAC",
+        "MTU",
+    ]);
+    for node in nodes {
+        let path = node.path.as_ref();
+        table.row([
+            if node.local {
+                format!("{} (this)", node.name)
+            } else {
+                node.name.clone()
+            },
+            node.underlay.to_string(),
+            list(&node.pod_cidrs),
+            if node.local {
+                "-".to_owned()
+            } else {
+                node.mode.to_string()
+            },
+            node.vtep_mac.to_string(),
+            or_dash(path.map(|path| &path.interface)),
+            or_dash(path.map(|path| path.next_hop)),
+            or_dash(node.next_hop_mac),
+            or_dash(path.map(|path| path.mtu)),
+        ]);
+    }
+    table.render()
+}
+
+fn origin(origin: RouteOrigin) -> &'static str {
+    match origin {
+        RouteOrigin::Added => "added",
+        RouteOrigin::PodCidr => "pod-cidr",
+        RouteOrigin::Pod => "pod",
+    }
+}
+
+/// A route in the words of `ip route`.
+fn route_line(route: &RouteEntry) -> String {
+    let way = match &route.via {
+        RouteTarget::Pod { interface } => format!("dev {interface}"),
+        RouteTarget::Node { node } => format!("via {node}"),
+        RouteTarget::Gateway { address, interface } => {
+            format!("via {address} dev {}", or_dash(interface.as_ref()))
+        }
+    };
+    format!("{} {way} origin {}", route.prefix, origin(route.origin))
+}
+
+fn show_routes(routes: &[RouteEntry]) -> String {
+    routes
+        .iter()
+        .map(|route| route_line(route) + "\n")
+        .collect()
+}
+
+fn show_route_answer(answer: &RouteAnswer) -> String {
+    let mut text = format!("{} by {}\n", answer.address, route_line(&answer.route));
+    if let Some(mode) = answer.mode {
+        let _ = write!(text, "    {mode}");
+        if let Some(remote) = answer.tunnel_to {
+            let _ = write!(text, " to {remote}");
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(
+        text,
+        "    dev {} next hop {} mac {} mtu {}",
+        or_dash(answer.interface.as_ref()),
+        or_dash(answer.next_hop),
+        or_dash(answer.next_hop_mac),
+        or_dash(answer.mtu)
+    );
+    text
+}
+
+fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
+    let mut ports = Table::new([
+        "PORT",
+        "RX-PACKETS",
+        "RX-BYTES",
+        "RX-FRAMES",
+        "RX-LOST",
+        "TX-PACKETS",
+        "TX-BYTES",
+        "TX-MESSAGES",
+        "JOINED",
+        "CUT",
+        "REDIRECTED",
+        "PASSED",
+    ]);
+    for (name, port) in &counters.ports {
+        ports.row([
+            name.clone(),
+            port.rx_packets.to_string(),
+            port.rx_bytes.to_string(),
+            port.rx_frames.to_string(),
+            (port.rx_dropped + port.rx_ring_full).to_string(),
+            port.tx_packets.to_string(),
+            port.tx_bytes.to_string(),
+            port.tx_messages.to_string(),
+            port.joined.to_string(),
+            port.cut.to_string(),
+            port.xdp_redirected.to_string(),
+            port.xdp_passed.values().sum::<u64>().to_string(),
+        ]);
+    }
+    let mut workers = Table::new([
+        "WORKER", "BURSTS", "ROUNDS", "SLEEPS", "TX-CALLS", "BUSY-MS",
+    ]);
+    for (number, worker) in counters.workers.iter().enumerate() {
+        workers.row([
+            number.to_string(),
+            worker.bursts.to_string(),
+            worker.rounds.to_string(),
+            worker.sleeps.to_string(),
+            worker.tx_calls.to_string(),
+            (worker.busy_nanoseconds / 1_000_000).to_string(),
+        ]);
+    }
+    let mut passed = Table::new(["PASSED TO THE KERNEL", "CAUSE", "PACKETS"]);
+    for (name, port) in &counters.ports {
+        for (cause, packets) in port.xdp_passed.iter().filter(|(_, packets)| **packets > 0) {
+            passed.row([name.clone(), cause.clone(), packets.to_string()]);
+        }
+    }
+    let mut drops = Table::new(["DROPPED", "PACKETS", "MEANING"]);
+    for (reason, packets) in counters.drops.iter().filter(|(_, packets)| **packets > 0) {
+        let help = counters.drop_help.get(reason).cloned().unwrap_or_default();
+        drops.row([reason.clone(), packets.to_string(), help]);
+    }
+    let books = &counters.books;
+    let mut text = format!("{}\n{}", ports.render(), workers.render());
+    if !passed.is_empty() {
+        let _ = write!(text, "\n{}", passed.render());
+    }
+    if drops.is_empty() {
+        text.push_str("\nnothing dropped\n");
+    } else {
+        let _ = write!(text, "\n{}", drops.render());
+    }
+    let _ = writeln!(
+        text,
+        "\nframes   made {} = pooled {} + posted {} + held {}",
+        books.frames_made, books.frames_pooled, books.frames_posted, books.frames_held
+    );
+    let _ = writeln!(
+        text,
+        "packets  received {} = sent {} + dropped {}; redirected {} = received + lost {}",
+        books.packets_received,
+        books.packets_sent,
+        books.packets_dropped,
+        books.xdp_redirected,
+        books.xdp_lost
+    );
+    if imbalances.is_empty() {
+        text.push_str("both books balance\n");
+    }
+    for imbalance in imbalances {
+        let _ = writeln!(text, "does not balance: {imbalance}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use podway_proto::dataplane::{Books, PortCounters, WorkerCounters};
+
+    use super::*;
+
+    fn counters(rx_packets: u64) -> Response {
+        let mut counters = Counters::default();
+        let port = PortCounters {
+            rx_packets,
+            rx_bytes: rx_packets * 1250,
+            xdp_redirected: rx_packets,
+            ..PortCounters::default()
+        };
+        counters.ports.insert("eth0".into(), port);
+        counters.workers.push(WorkerCounters {
+            bursts: 2,
+            busy_nanoseconds: 3_500_000,
+            ..WorkerCounters::default()
+        });
+        counters.drops.insert("ttl-exceeded".into(), 1);
+        counters.drops.insert("no-route".into(), 0);
+        counters
+            .drop_help
+            .insert("ttl-exceeded".into(), "its time was over".into());
+        counters.books = Books {
+            packets_received: rx_packets,
+            packets_dropped: 1,
+            ..Books::default()
+        };
+        Response::Counters {
+            imbalances: counters.books.imbalances(),
+            counters,
+        }
+    }
+
+    #[test]
+    fn routes_read_as_those_of_ip() {
+        let route = |via, origin| RouteEntry {
+            prefix: "10.0.1.0/24".parse().unwrap(),
+            via,
+            origin,
+        };
+        let node = RouteTarget::Node { node: "b".into() };
+        let router = RouteTarget::Gateway {
+            address: "192.168.1.9".parse().unwrap(),
+            interface: None,
+        };
+        let routes = vec![
+            route(node, RouteOrigin::PodCidr),
+            route(router, RouteOrigin::Added),
+        ];
+        assert_eq!(
+            text(&Response::Routes { routes }),
+            "10.0.1.0/24 via b origin pod-cidr\n\
+             10.0.1.0/24 via 192.168.1.9 dev - origin added\n"
+        );
+    }
+
+    #[test]
+    fn counters_show_what_was_dropped_and_what_does_not_balance() {
+        let shown = text(&counters(5));
+        assert!(
+            shown.contains("ttl-exceeded  1        its time was over"),
+            "{shown}"
+        );
+        assert!(!shown.contains("no-route"), "{shown}");
+        assert!(
+            shown.contains("does not balance: packets received = sent + dropped: 5 is not 1"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("0       2       0       0       0         3"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn rates_are_per_second() {
+        let shown = rates(&counters(1000), &counters(3000), Duration::from_secs(2));
+        assert_eq!(
+            shown,
+            "\nPER SECOND  RX-PACKETS  RX-MBIT  TX-PACKETS  TX-MBIT\n\
+             eth0        1000        10       0           0\n"
+        );
+        assert_eq!(rates(&Response::Done, &counters(1), Duration::ZERO), "");
+    }
+}

@@ -1,0 +1,682 @@
+//! The desired state of the node: what was told, checked against all else that was told.
+//!
+//! Pure: no kernel, no file. Each change either is made as a whole or refused with a sentence
+//! that says what to change, and then nothing has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use podway_proto::control::{
+    NodeSpec, PortRoleSpec, PortSpec, RouteSpec, ViaSpec, derived_vtep_mac,
+};
+use podway_proto::types::MacAddr;
+use podway_proto::{ErrorBody, ErrorCode};
+use serde::{Deserialize, Serialize};
+
+/// Longest node name in bytes; a DNS name fits (RFC 1035).
+const MAX_NAME: usize = 253;
+/// Longest interface name in bytes (`IFNAMSIZ` of linux/if.h without its NUL).
+const MAX_INTERFACE: usize = 15;
+/// Most PodCIDRs of a node and most addresses of a pod: far above what a cluster hands out, far
+/// below what would not fit in a line of the protocol.
+const MAX_LIST: usize = 64;
+
+type Check = Result<(), ErrorBody>;
+
+/// What is fixed about this node while the process runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Fixed<'a> {
+    /// This node's own name.
+    pub node_name: &'a str,
+    /// The uplink that the configuration names.
+    pub uplink: Option<&'a str>,
+}
+
+/// All that was told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Desired {
+    /// The nodes by name, this one among them if it was told.
+    pub nodes: BTreeMap<String, NodeSpec>,
+    /// The routes that were added, by prefix.
+    #[serde(with = "by_prefix")]
+    pub routes: BTreeMap<IpNet, ViaSpec>,
+    /// The ports by interface.
+    pub ports: BTreeMap<String, PortRoleSpec>,
+}
+
+fn invalid(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorCode::Invalid, message)
+}
+
+fn not_found(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorCode::NotFound, message)
+}
+
+fn exists(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorCode::AlreadyExists, message)
+}
+
+impl Desired {
+    /// Adds a node or replaces all that was said of it.
+    ///
+    /// # Errors
+    /// When the node cannot be, or cannot be beside the others.
+    pub fn set_node(&mut self, node: NodeSpec) -> Check {
+        check_node_name(&node.name)?;
+        check_unicast(node.underlay, "an underlay address")?;
+        if node.pod_cidrs.is_empty() || node.pod_cidrs.len() > MAX_LIST {
+            return Err(invalid(format!(
+                "give node {} 1 to {MAX_LIST} PodCIDRs",
+                node.name
+            )));
+        }
+        if let Some(mac) = node.vtep_mac {
+            check_mac(mac, "VTEP")?;
+        }
+        for (at, cidr) in node.pod_cidrs.iter().enumerate() {
+            check_prefix(*cidr)?;
+            if cidr.contains(&node.underlay) {
+                return Err(invalid(format!(
+                    "PodCIDR {cidr} holds the node's own underlay address {}; packets to the \
+                     node would be tunnelled to itself",
+                    node.underlay
+                )));
+            }
+            if let Some(other) = node.pod_cidrs.iter().take(at).find(|o| overlap(cidr, o)) {
+                return Err(invalid(format!(
+                    "PodCIDRs {cidr} and {other} overlap; give one"
+                )));
+            }
+            if self.routes.contains_key(cidr) {
+                return Err(exists(format!(
+                    "a route to {cidr} was added; delete it first: podway route del {cidr}"
+                )));
+            }
+        }
+        let others = self.nodes.values().filter(|other| other.name != node.name);
+        for other in others {
+            self.check_beside(&node, other)?;
+        }
+        self.nodes.insert(node.name.clone(), node);
+        Ok(())
+    }
+
+    fn check_beside(&self, node: &NodeSpec, other: &NodeSpec) -> Check {
+        let name = &other.name;
+        if node.underlay == other.underlay {
+            return Err(exists(format!(
+                "node {name} already has underlay address {}",
+                node.underlay
+            )));
+        }
+        if vtep_mac(node) == vtep_mac(other) {
+            return Err(exists(format!(
+                "node {name} already has VTEP MAC {}; tell another with --vtep-mac, on that node \
+                 too",
+                vtep_mac(node)
+            )));
+        }
+        for cidr in &node.pod_cidrs {
+            if let Some(theirs) = other.pod_cidrs.iter().find(|theirs| overlap(cidr, theirs)) {
+                return Err(exists(format!(
+                    "PodCIDR {cidr} overlaps {theirs} of node {name}"
+                )));
+            }
+            if cidr.contains(&other.underlay) {
+                return Err(invalid(format!(
+                    "PodCIDR {cidr} holds the underlay address {} of node {name}",
+                    other.underlay
+                )));
+            }
+        }
+        if let Some(theirs) = other
+            .pod_cidrs
+            .iter()
+            .find(|theirs| theirs.contains(&node.underlay))
+        {
+            return Err(invalid(format!(
+                "underlay address {} lies in PodCIDR {theirs} of node {name}",
+                node.underlay
+            )));
+        }
+        Ok(())
+    }
+
+    /// Forgets a node.
+    ///
+    /// # Errors
+    /// When there is none, or a route that was added goes through it.
+    pub fn delete_node(&mut self, name: &str) -> Check {
+        if !self.nodes.contains_key(name) {
+            return Err(not_found(format!(
+                "there is no node {name}; see podway node list"
+            )));
+        }
+        let through = |via: &ViaSpec| matches!(via, ViaSpec::Node { node } if node == name);
+        if let Some((prefix, _)) = self.routes.iter().find(|(_, via)| through(via)) {
+            return Err(ErrorBody::new(
+                ErrorCode::Busy,
+                format!(
+                    "route {prefix} goes via {name}; delete it first: podway route del {prefix}"
+                ),
+            ));
+        }
+        self.nodes.remove(name);
+        Ok(())
+    }
+
+    /// Adds a route; with `replace` also in place of one to the same prefix.
+    ///
+    /// # Errors
+    /// When the prefix is taken, the node is not known, or the values make no route.
+    pub fn set_route(&mut self, route: RouteSpec, replace: bool, fixed: Fixed<'_>) -> Check {
+        let prefix = route.prefix;
+        check_prefix(prefix)?;
+        match &route.via {
+            ViaSpec::Node { node } if node == fixed.node_name => {
+                return Err(invalid(format!(
+                    "{node} is this node; name another or a router"
+                )));
+            }
+            ViaSpec::Node { node } if !self.nodes.contains_key(node) => {
+                return Err(not_found(format!(
+                    "there is no node {node}; add it with podway node set"
+                )));
+            }
+            ViaSpec::Node { .. } => {}
+            ViaSpec::Gateway { address, interface } => {
+                check_unicast(*address, "a router")?;
+                if address.is_ipv4() != prefix.addr().is_ipv4() {
+                    return Err(invalid(format!(
+                        "the router {address} is of another IP version than {prefix}"
+                    )));
+                }
+                if prefix.contains(address) && prefix.prefix_len() == prefix.max_prefix_len() {
+                    return Err(invalid(format!("{address} cannot be reached via itself")));
+                }
+                interface.as_deref().map_or(Ok(()), check_interface_name)?;
+            }
+        }
+        let holder = self
+            .nodes
+            .values()
+            .find(|node| node.pod_cidrs.contains(&prefix));
+        if let Some(node) = holder {
+            return Err(exists(format!(
+                "{prefix} is a PodCIDR of node {}; change it with podway node set",
+                node.name
+            )));
+        }
+        match self.routes.get(&prefix) {
+            Some(old) if *old != route.via && !replace => Err(exists(format!(
+                "there is another route to {prefix}; change it with podway route replace"
+            ))),
+            _ => {
+                self.routes.insert(prefix, route.via);
+                Ok(())
+            }
+        }
+    }
+
+    /// Withdraws a route that was added.
+    ///
+    /// # Errors
+    /// When there is none to exactly this prefix.
+    pub fn delete_route(&mut self, prefix: IpNet) -> Check {
+        match self.routes.remove(&prefix) {
+            Some(_) => Ok(()),
+            None => Err(not_found(format!(
+                "no route to {prefix} was added; see podway route show"
+            ))),
+        }
+    }
+
+    /// Makes an interface a port.
+    ///
+    /// # Errors
+    /// When it is one with other values, an address is another pod's, or the values make no port.
+    pub fn add_port(&mut self, port: PortSpec, fixed: Fixed<'_>) -> Check {
+        let interface = &port.interface;
+        check_interface_name(interface)?;
+        if let PortRoleSpec::Pod { addresses, mac } = &port.role {
+            self.check_pod(interface, addresses, *mac)?;
+        }
+        let configured = fixed.uplink == Some(interface.as_str());
+        match (self.ports.get(interface), &port.role) {
+            (Some(old), role) if old == role => Ok(()),
+            (Some(_), _) => Err(exists(format!(
+                "{interface} is a port with other values; delete it first: podway port del \
+                 {interface}"
+            ))),
+            (None, PortRoleSpec::Pod { .. }) if configured => Err(exists(format!(
+                "{interface} is the configuration's uplink; change the file and restart"
+            ))),
+            // The file says that much; only what it does not say has to be kept.
+            (
+                None,
+                PortRoleSpec::Uplink {
+                    accept_partial_checksums: None,
+                },
+            ) if configured => Ok(()),
+            (None, _) => {
+                self.ports.insert(port.interface, port.role);
+                Ok(())
+            }
+        }
+    }
+
+    fn check_pod(&self, interface: &str, addresses: &[IpAddr], mac: Option<MacAddr>) -> Check {
+        if addresses.is_empty() || addresses.len() > MAX_LIST {
+            return Err(invalid(format!("give the pod 1 to {MAX_LIST} addresses")));
+        }
+        if let Some(mac) = mac {
+            check_mac(mac, "pod")?;
+        }
+        let mut seen = BTreeSet::new();
+        for address in addresses {
+            check_unicast(*address, "a pod's address")?;
+            if !seen.insert(address) {
+                return Err(invalid(format!("address {address} was given twice")));
+            }
+            if let Some(node) = self.nodes.values().find(|node| node.underlay == *address) {
+                return Err(invalid(format!(
+                    "{address} is the underlay address of node {}",
+                    node.name
+                )));
+            }
+            let is_device_address = |cidr: &IpNet| {
+                cidr.network() == *address && cidr.prefix_len() < cidr.max_prefix_len()
+            };
+            let mut cidrs = self.nodes.values().flat_map(|node| &node.pod_cidrs);
+            if let Some(cidr) = cidrs.find(|cidr| is_device_address(cidr)) {
+                return Err(invalid(format!(
+                    "{address} is the first address of PodCIDR {cidr}, which the node itself uses"
+                )));
+            }
+        }
+        let others = self.ports.iter().filter(|(name, _)| *name != interface);
+        for (name, role) in others {
+            let PortRoleSpec::Pod {
+                addresses: theirs, ..
+            } = role
+            else {
+                continue;
+            };
+            if let Some(address) = theirs.iter().find(|theirs| seen.contains(theirs)) {
+                return Err(exists(format!(
+                    "address {address} is the pod's behind {name}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves an interface to the kernel.
+    ///
+    /// # Errors
+    /// When it is no port, or the configuration makes it one.
+    pub fn delete_port(&mut self, interface: &str, fixed: Fixed<'_>) -> Check {
+        if self.ports.remove(interface).is_some() {
+            return Ok(());
+        }
+        if fixed.uplink == Some(interface) {
+            return Err(ErrorBody::new(
+                ErrorCode::Busy,
+                format!("{interface} is the configuration's uplink; change the file and restart"),
+            ));
+        }
+        Err(not_found(format!(
+            "{interface} is no port; see podway port show"
+        )))
+    }
+}
+
+/// MAC of a node's VTEP, told or derived.
+pub fn vtep_mac(node: &NodeSpec) -> MacAddr {
+    node.vtep_mac
+        .unwrap_or_else(|| derived_vtep_mac(node.underlay))
+}
+
+/// Whether `name` may name a node.
+///
+/// # Errors
+/// A sentence on what is allowed.
+pub fn check_node_name(name: &str) -> Check {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
+        return Err(invalid(format!(
+            "'{}' is no node name; use up to {MAX_NAME} letters, digits, '-', '_' and '.'",
+            name.escape_debug().take(MAX_NAME).collect::<String>()
+        )));
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        return Err(invalid(format!(
+            "'{name}' is an address; a node is named by a word"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether `name` may name an interface (`dev_valid_name` of net/core/dev.c).
+fn check_interface_name(name: &str) -> Check {
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    let bad = name.is_empty()
+        || name.len() > MAX_INTERFACE
+        || name == "."
+        || name == ".."
+        || name.contains(forbidden);
+    if bad {
+        return Err(invalid(format!(
+            "'{}' is no interface name; see ip link",
+            name.escape_debug().take(MAX_NAME).collect::<String>()
+        )));
+    }
+    Ok(())
+}
+
+fn check_unicast(address: IpAddr, what: &str) -> Check {
+    let bad = address.is_unspecified()
+        || address.is_multicast()
+        || address.is_loopback()
+        || match address {
+            IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+        };
+    if bad {
+        return Err(invalid(format!(
+            "{address} cannot be {what}; use a routed unicast address"
+        )));
+    }
+    Ok(())
+}
+
+fn check_mac(mac: MacAddr, whose: &str) -> Check {
+    if mac.is_multicast() || mac == MacAddr::default() {
+        return Err(invalid(format!(
+            "{mac} cannot be the MAC of a {whose}; use a unicast one"
+        )));
+    }
+    Ok(())
+}
+
+fn check_prefix(prefix: IpNet) -> Check {
+    if prefix != prefix.trunc() {
+        return Err(invalid(format!(
+            "{prefix} has host bits set; write {}",
+            prefix.trunc()
+        )));
+    }
+    if prefix.prefix_len() == 0 {
+        return Err(invalid(format!(
+            "{prefix} is the whole world, which stays the kernel's; write what the pods need"
+        )));
+    }
+    let multicast: [IpNet; 2] = [
+        IpNet::new_assert(IpAddr::from([224, 0, 0, 0]), 4),
+        IpNet::new_assert(IpAddr::from([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8),
+    ];
+    let loopback = IpNet::new_assert(IpAddr::from([127, 0, 0, 0]), 8);
+    if multicast
+        .iter()
+        .chain([&loopback])
+        .any(|special| overlap(special, &prefix))
+    {
+        return Err(invalid(format!(
+            "{prefix} holds addresses that are no unicast ones"
+        )));
+    }
+    Ok(())
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// Maps of JSON have strings for keys.
+mod by_prefix {
+    use super::{BTreeMap, Deserialize, IpNet, RouteSpec, Serialize, ViaSpec};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        routes: &BTreeMap<IpNet, ViaSpec>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let list: Vec<RouteSpec> = routes
+            .iter()
+            .map(|(prefix, via)| RouteSpec {
+                prefix: *prefix,
+                via: via.clone(),
+            })
+            .collect();
+        list.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<IpNet, ViaSpec>, D::Error> {
+        let list = Vec::<RouteSpec>::deserialize(deserializer)?;
+        Ok(list
+            .into_iter()
+            .map(|route| (route.prefix, route.via))
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIXED: Fixed<'_> = Fixed {
+        node_name: "a",
+        uplink: Some("eth0"),
+    };
+
+    fn node(name: &str, underlay: &str, cidrs: &[&str]) -> NodeSpec {
+        NodeSpec {
+            name: name.into(),
+            underlay: underlay.parse().unwrap(),
+            pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            vtep_mac: None,
+            mode: None,
+        }
+    }
+
+    fn pod(interface: &str, address: &str) -> PortSpec {
+        PortSpec {
+            interface: interface.into(),
+            role: PortRoleSpec::Pod {
+                addresses: vec![address.parse().unwrap()],
+                mac: None,
+            },
+        }
+    }
+
+    fn via(prefix: &str, node: &str) -> RouteSpec {
+        RouteSpec {
+            prefix: prefix.parse().unwrap(),
+            via: ViaSpec::Node { node: node.into() },
+        }
+    }
+
+    fn two_nodes() -> Desired {
+        let mut desired = Desired::default();
+        desired
+            .set_node(node("a", "192.168.1.1", &["10.0.0.0/24"]))
+            .unwrap();
+        desired
+            .set_node(node("b", "192.168.1.2", &["10.0.1.0/24", "fd00:1::/64"]))
+            .unwrap();
+        desired
+    }
+
+    /// Asserts that `change` is refused with `code` and changes nothing.
+    fn refused(code: ErrorCode, change: impl FnOnce(&mut Desired) -> Check) {
+        let mut desired = two_nodes();
+        desired
+            .set_route(via("10.9.0.0/16", "b"), false, FIXED)
+            .unwrap();
+        desired.add_port(pod("veth-a", "10.0.0.2"), FIXED).unwrap();
+        let before = desired.clone();
+        let error = change(&mut desired).unwrap_err();
+        assert_eq!(error.code, code, "{error}");
+        assert_eq!(desired, before);
+    }
+
+    #[test]
+    fn a_node_can_be_told_again_with_other_values() {
+        let mut desired = two_nodes();
+        desired
+            .set_node(node("b", "192.168.1.3", &["10.0.1.0/25"]))
+            .unwrap();
+        assert_eq!(
+            desired.nodes["b"].pod_cidrs,
+            ["10.0.1.0/25".parse().unwrap()]
+        );
+        assert_eq!(desired.nodes.len(), 2);
+    }
+
+    #[test]
+    fn nodes_that_cannot_be_are_refused() {
+        let set = |spec: NodeSpec| move |desired: &mut Desired| desired.set_node(spec);
+        let c = |cidrs: &[&str]| node("c", "192.168.1.3", cidrs);
+        refused(ErrorCode::AlreadyExists, set(c(&["10.0.1.128/25"])));
+        refused(ErrorCode::AlreadyExists, set(c(&["10.0.0.0/16"])));
+        refused(ErrorCode::AlreadyExists, set(c(&["10.9.0.0/16"])));
+        refused(
+            ErrorCode::AlreadyExists,
+            set(node("c", "192.168.1.2", &["10.0.2.0/24"])),
+        );
+        for wrong in [
+            c(&[]),
+            c(&["10.0.2.1/24"]),
+            c(&["224.0.0.0/8"]),
+            c(&["0.0.0.0/0"]),
+            c(&["127.1.0.0/16"]),
+            c(&["10.0.2.0/24", "10.0.2.0/25"]),
+            c(&["192.168.1.0/24"]),
+            c(&["192.168.1.2/32"]),
+            node("c", "224.0.0.1", &["10.0.2.0/24"]),
+            node("c", "10.0.1.9", &["10.0.2.0/24"]),
+            node("c c", "192.168.1.3", &["10.0.2.0/24"]),
+            node("10.0.0.1", "192.168.1.3", &["10.0.2.0/24"]),
+        ] {
+            refused(ErrorCode::Invalid, set(wrong));
+        }
+        let mut same_mac = c(&["10.0.2.0/24"]);
+        same_mac.vtep_mac = Some("02:50:c0:a8:01:02".parse().unwrap());
+        refused(ErrorCode::AlreadyExists, set(same_mac));
+    }
+
+    #[test]
+    fn a_node_that_a_route_needs_stays() {
+        refused(ErrorCode::Busy, |desired| desired.delete_node("b"));
+        refused(ErrorCode::NotFound, |desired| desired.delete_node("c"));
+    }
+
+    #[test]
+    fn routes_that_cannot_be_are_refused() {
+        let add =
+            |spec: RouteSpec| move |desired: &mut Desired| desired.set_route(spec, false, FIXED);
+        let gateway = |prefix: &str, address: &str| RouteSpec {
+            prefix: prefix.parse().unwrap(),
+            via: ViaSpec::Gateway {
+                address: address.parse().unwrap(),
+                interface: None,
+            },
+        };
+        refused(ErrorCode::NotFound, add(via("10.8.0.0/16", "c")));
+        refused(ErrorCode::Invalid, add(via("10.8.0.0/16", "a")));
+        refused(ErrorCode::Invalid, add(via("10.8.0.1/16", "b")));
+        refused(ErrorCode::AlreadyExists, add(via("10.0.1.0/24", "b")));
+        refused(
+            ErrorCode::AlreadyExists,
+            add(gateway("10.9.0.0/16", "192.168.1.9")),
+        );
+        refused(ErrorCode::Invalid, add(gateway("10.8.0.0/16", "fd00::9")));
+        refused(ErrorCode::Invalid, add(gateway("10.8.0.1/32", "10.8.0.1")));
+        refused(ErrorCode::NotFound, |d| {
+            d.delete_route("10.9.0.0/17".parse().unwrap())
+        });
+    }
+
+    #[test]
+    fn a_route_is_added_twice_replaced_and_deleted() {
+        let mut desired = two_nodes();
+        let prefix = "10.9.0.0/16".parse().unwrap();
+        desired
+            .set_route(via("10.9.0.0/16", "b"), false, FIXED)
+            .unwrap();
+        desired
+            .set_route(via("10.9.0.0/16", "b"), false, FIXED)
+            .unwrap();
+        let gateway = ViaSpec::Gateway {
+            address: "192.168.1.9".parse().unwrap(),
+            interface: None,
+        };
+        let other = RouteSpec {
+            prefix,
+            via: gateway.clone(),
+        };
+        desired.set_route(other, true, FIXED).unwrap();
+        assert_eq!(desired.routes, BTreeMap::from([(prefix, gateway)]));
+        desired.delete_route(prefix).unwrap();
+        assert!(desired.routes.is_empty());
+    }
+
+    #[test]
+    fn ports_that_cannot_be_are_refused() {
+        let add = |spec: PortSpec| move |desired: &mut Desired| desired.add_port(spec, FIXED);
+        refused(ErrorCode::AlreadyExists, add(pod("veth-b", "10.0.0.2")));
+        refused(ErrorCode::AlreadyExists, add(pod("veth-a", "10.0.0.3")));
+        refused(ErrorCode::AlreadyExists, add(pod("eth0", "10.0.0.3")));
+        refused(ErrorCode::Invalid, add(pod("veth-b", "10.0.0.0")));
+        refused(ErrorCode::Invalid, add(pod("veth-b", "192.168.1.2")));
+        refused(ErrorCode::Invalid, add(pod("veth-b", "ff02::1")));
+        refused(
+            ErrorCode::Invalid,
+            add(pod("a-name-that-is-too-long", "10.0.0.3")),
+        );
+        refused(ErrorCode::Invalid, add(pod("a/b", "10.0.0.3")));
+        refused(ErrorCode::NotFound, |desired| {
+            desired.delete_port("veth-b", FIXED)
+        });
+        refused(ErrorCode::Busy, |desired| {
+            desired.delete_port("eth0", FIXED)
+        });
+    }
+
+    #[test]
+    fn the_configured_uplink_can_be_added_again() {
+        let mut desired = Desired::default();
+        let uplink = |accept_partial_checksums| PortSpec {
+            interface: "eth0".into(),
+            role: PortRoleSpec::Uplink {
+                accept_partial_checksums,
+            },
+        };
+        desired.add_port(uplink(None), FIXED).unwrap();
+        assert!(desired.ports.is_empty());
+        desired.add_port(uplink(Some(false)), FIXED).unwrap();
+        assert_eq!(desired.ports["eth0"], uplink(Some(false)).role);
+        let error = desired.add_port(uplink(None), FIXED).unwrap_err();
+        assert_eq!(error.code, ErrorCode::AlreadyExists);
+        desired.delete_port("eth0", FIXED).unwrap();
+        desired.add_port(uplink(None), FIXED).unwrap();
+        assert!(desired.ports.is_empty());
+    }
+
+    #[test]
+    fn an_uplink_of_an_old_file_is_read() {
+        let text = r#"{"nodes":{},"routes":[],"ports":{"eth0":{"kind":"uplink"}}}"#;
+        let desired: Desired = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            desired.ports["eth0"],
+            PortRoleSpec::Uplink {
+                accept_partial_checksums: None
+            }
+        );
+        assert_eq!(serde_json::to_string(&desired).unwrap(), text);
+    }
+}

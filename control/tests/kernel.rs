@@ -1,0 +1,314 @@
+//! The kernel underneath, with no dataplane at all.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, cpu_ticks, device_neighbors, eventually, fdb, our_routes, run};
+
+const CONFIG: &str = "uplink = 'eth0'\nauto-direct-node-routes = true\n";
+const TUNNEL_ROUTES: [&str; 2] = [
+    "10.0.0.2 via - dev veth0",
+    "10.0.1.0/24 via 10.0.1.0 dev podway.vx",
+];
+
+fn device(cluster: &Cluster, node: &str) -> serde_json::Value {
+    cluster.json(node, "-d link show podway.vx")[0].clone()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn pods_and_hosts_reach_each_other_over_the_kernel_alone() {
+    let cluster = Cluster::new();
+    let daemons = ["a", "b"].map(|node| cluster.start(node, CONFIG));
+    for (node, number) in [("a", 0), ("b", 1)] {
+        cluster.tell_nodes(node, "");
+        cluster.podway(
+            node,
+            &format!("port add veth0 --pod-ip 10.0.{number}.2 --pod-ip fd00:{number}::2"),
+        );
+    }
+
+    let device = device(&cluster, "a");
+    assert_eq!(device["address"], "02:50:c0:a8:4d:01");
+    assert_eq!(device["mtu"], 1450);
+    let data = &device["linkinfo"]["info_data"];
+    assert_eq!(data["id"], 1);
+    assert_eq!(data["port"], 4789);
+    assert_eq!(data["local"], "192.168.77.1");
+    assert_eq!(data["link"], "eth0");
+    assert_eq!(data["learning"], false);
+    assert_eq!(fdb(&cluster, "a"), ["02:50:c0:a8:4d:02 dst 192.168.77.2"]);
+    assert_eq!(
+        device_neighbors(&cluster, "a"),
+        ["10.0.1.0 02:50:c0:a8:4d:02", "fd00:1:: 02:50:c0:a8:4d:02"]
+    );
+    assert_eq!(our_routes(&cluster, "a", "-4"), TUNNEL_ROUTES);
+    assert_eq!(
+        our_routes(&cluster, "a", "-6"),
+        [
+            "fd00:1::/64 via fd00:1:: dev podway.vx",
+            "fd00::2 via - dev veth0"
+        ]
+    );
+    for (from, to) in [
+        ("pod-a", "10.0.1.2"),
+        ("pod-b", "10.0.0.2"),
+        ("pod-a", "fd00:1::2"),
+        ("a", "10.0.1.2"),
+        ("b", "fd00:0::2"),
+    ] {
+        assert!(cluster.pings(from, to, 56), "{from} to {to}");
+        assert!(cluster.pings(from, to, 8000), "{from} to {to}, 8000 bytes");
+    }
+
+    // A change of mode replaces the routes and takes the tunnel away.
+    for (node, other, number) in [("a", "b", 1), ("b", "a", 0)] {
+        let underlay = format!("192.168.77.{}", number + 1);
+        let set = format!(
+            "node set {other} --underlay {underlay} --pod-cidr 10.0.{number}.0/24 --mode native"
+        );
+        cluster.podway(node, &set);
+    }
+    assert_eq!(
+        our_routes(&cluster, "a", "-4"),
+        [
+            "10.0.0.2 via - dev veth0",
+            "10.0.1.0/24 via 192.168.77.2 dev eth0"
+        ]
+    );
+    assert!(fdb(&cluster, "a").is_empty());
+    assert!(device_neighbors(&cluster, "a").is_empty());
+    assert!(cluster.pings("pod-a", "10.0.1.2", 56));
+    assert!(cluster.pings("pod-b", "10.0.0.2", 8000));
+    for daemon in daemons {
+        daemon.stop();
+    }
+    assert!(
+        cluster.pings("pod-a", "10.0.1.2", 56),
+        "the kernel carries on"
+    );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_restart_keeps_what_is_right_and_sweeps_what_is_not() {
+    let cluster = Cluster::new();
+    let daemon = cluster.start("a", CONFIG);
+    cluster.tell_nodes("a", "");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2");
+    let index = device(&cluster, "a")["ifindex"].clone();
+    daemon.stop();
+    assert_eq!(our_routes(&cluster, "a", "-4"), TUNNEL_ROUTES);
+
+    cluster.ip("a", "route del 10.0.1.0/24");
+    cluster.ip(
+        "a",
+        "route add 10.0.9.0/24 via 10.0.9.0 dev podway.vx onlink proto 80",
+    );
+    cluster.ip("a", "route add 10.77.0.0/16 via 192.168.77.2 proto static");
+    cluster.ip(
+        "a",
+        "neigh add 10.0.9.0 lladdr 02:00:00:00:00:09 dev podway.vx proto 80",
+    );
+    cluster.ip("a", "addr add 10.0.9.0/32 dev podway.vx");
+    run(cluster
+        .inside("a", "bridge")
+        .args("fdb add 02:00:00:00:00:09 dev podway.vx dst 192.168.77.9".split(' ')));
+    let daemon = cluster.start("a", CONFIG);
+    eventually("the kernel is in line", || {
+        our_routes(&cluster, "a", "-4") == TUNNEL_ROUTES
+    });
+    let status = cluster.podway("a", "status");
+    assert!(status.contains("kernel      in sync"), "{status}");
+    assert_eq!(fdb(&cluster, "a"), ["02:50:c0:a8:4d:02 dst 192.168.77.2"]);
+    assert_eq!(device_neighbors(&cluster, "a").len(), 2);
+    assert_eq!(
+        device(&cluster, "a")["ifindex"],
+        index,
+        "the device was not made anew"
+    );
+    assert!(!cluster.ip("a", "addr show podway.vx").contains("10.0.9.0"));
+    assert_eq!(
+        cluster.json("a", "route show proto static").len(),
+        1,
+        "not ours"
+    );
+    daemon.stop();
+
+    // Other parameters under our name: replaced.
+    let daemon = cluster.start("a", "uplink = 'eth0'\nvni = 7\nvxlan-port = 8472\n");
+    eventually("a new device", || {
+        // The device is missing for a moment.
+        let links = cluster.json("a", "-d link");
+        let found = links.iter().find(|link| link["ifname"] == "podway.vx");
+        let data = found.map(|link| &link["linkinfo"]["info_data"]);
+        data.is_some_and(|data| data["id"] == 7 && data["port"] == 8472)
+    });
+    eventually("its routes", || {
+        our_routes(&cluster, "a", "-4") == TUNNEL_ROUTES
+    });
+
+    let mut cleanup = cluster.inside("a", env!("CARGO_BIN_EXE_podway-control"));
+    cleanup
+        .arg("--run-dir")
+        .arg(cluster.run_dir("a"))
+        .arg("--cleanup");
+    let refused = cleanup.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    daemon.stop();
+    run(&mut cleanup);
+    assert!(our_routes(&cluster, "a", "-4").is_empty());
+    assert!(our_routes(&cluster, "a", "-6").is_empty());
+    assert!(!cluster.ip("a", "link").contains("podway"));
+    assert!(!cluster.ip("a", "neigh").contains("proto 80"));
+    assert_eq!(
+        cluster.json("a", "route show proto static").len(),
+        1,
+        "not ours"
+    );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn what_others_undo_is_done_again() {
+    let cluster = Cluster::new();
+    let _daemon = cluster.start("a", CONFIG);
+    cluster.tell_nodes("a", "");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2");
+    let is_whole = || {
+        // The device may be missing while this looks.
+        cluster.ip("a", "link").contains("podway.vx")
+            && our_routes(&cluster, "a", "-4") == TUNNEL_ROUTES
+            && fdb(&cluster, "a") == ["02:50:c0:a8:4d:02 dst 192.168.77.2"]
+            && device_neighbors(&cluster, "a").len() == 2
+    };
+    assert!(is_whole());
+    cluster.ip("a", "route del 10.0.1.0/24");
+    eventually("the route is back", is_whole);
+    cluster.ip("a", "neigh del 10.0.1.0 dev podway.vx");
+    eventually("the neighbour is back", is_whole);
+    run(cluster
+        .inside("a", "bridge")
+        .args("fdb del 02:50:c0:a8:4d:02 dev podway.vx".split(' ')));
+    eventually("the forwarding entry is back", is_whole);
+    cluster.ip("a", "link del podway.vx");
+    eventually("the device is back", is_whole);
+    // With a link that goes down the kernel removes IPv4 routes without a word.
+    cluster.ip("a", "link set veth0 down");
+    cluster.ip("a", "link set veth0 up");
+    eventually("the pod's route is back", is_whole);
+    cluster.ip("a", "link set eth0 mtu 1400");
+    eventually("the device follows the uplink", || {
+        device(&cluster, "a")["mtu"] == 1350
+    });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn what_is_in_the_way_is_named() {
+    let cluster = Cluster::new();
+    cluster.ip(
+        "a",
+        "link add flannel.1 type vxlan id 1 dstport 4789 dev eth0 local 192.168.77.1",
+    );
+    cluster.sysctl("a", "net.ipv4.ip_forward=0");
+    cluster.ip("a", "route add 10.0.0.2 via 192.168.77.2 proto static");
+    let _daemon = cluster.start("a", CONFIG);
+    cluster.tell_nodes("a", "");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2");
+    let status = cluster.podway("a", "status");
+    assert!(
+        status.contains("VXLAN device flannel.1 already uses vni 1"),
+        "{status}"
+    );
+    assert!(status.contains("another route to 10.0.0.2/32"), "{status}");
+    assert!(
+        status.contains("sysctl -w net.ipv4.ip_forward=1"),
+        "{status}"
+    );
+    cluster.ip("a", "link del flannel.1");
+    cluster.ip("a", "route del 10.0.0.2");
+    eventually("the way is free", || {
+        cluster
+            .podway("a", "status")
+            .contains("kernel      in sync")
+    });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn exit_codes_and_idleness() {
+    let cluster = Cluster::new();
+    let code = |arguments: &str| cluster.try_podway("a", arguments).status.code().unwrap();
+    assert_eq!(code("status"), 4);
+    let daemon = cluster.start("a", CONFIG);
+    cluster.tell_nodes("a", "");
+    for (arguments, expected) in [
+        ("status", 0),
+        ("port add veth0 --pod-ip 10.0.0.2", 0),
+        ("port add veth9 --pod-ip 10.0.0.3", 3),
+        (
+            "node set c --underlay 192.168.77.3 --pod-cidr 10.0.1.0/25",
+            1,
+        ),
+        ("node set c --underlay nonsense --pod-cidr 10.0.2.0/24", 2),
+        ("node del c", 3),
+        ("route add 10.9.0.0/16 via c", 3),
+        ("route add 10.9.0.0/16 via 192.168.77.9 dev eth9", 3),
+        ("route get 8.8.8.8", 3),
+        ("counters", 1),
+    ] {
+        assert_eq!(code(arguments), expected, "{arguments}");
+    }
+    let text = cluster.podway("a", "--json node list");
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["response"], "nodes");
+    assert_eq!(document["nodes"][1]["vtep_mac"], "02:50:c0:a8:4d:02");
+
+    let mut second = cluster.inside("a", env!("CARGO_BIN_EXE_podway-control"));
+    second
+        .arg("--run-dir")
+        .arg(cluster.run_dir("a"))
+        .arg("--state-dir")
+        .arg("/nonexistent");
+    let output = second.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let socket = cluster.run_dir("a").join("control.sock");
+    assert_eq!(
+        text,
+        format!(
+            "podway-control: another process serves {}; stop it, or give this one a --run-dir of \
+             its own\n",
+            socket.display()
+        )
+    );
+
+    // One tick is 10 ms: under 2 % of a core, with a missing dataplane tried ten times a second.
+    let before = cpu_ticks(daemon.pid());
+    std::thread::sleep(Duration::from_secs(2));
+    let used = cpu_ticks(daemon.pid()) - before;
+    assert!(used <= 4, "{used} ticks in two seconds of nothing to do");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_missing_capability_is_named() {
+    let cluster = Cluster::new();
+    for more in [&[][..], &["--cleanup"]] {
+        let mut command = cluster.inside("a", "setpriv");
+        command.args(["--bounding-set", "-net_admin"]);
+        command.arg(env!("CARGO_BIN_EXE_podway-control"));
+        command.arg("--run-dir").arg(cluster.run_dir("a"));
+        let output = command.args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "podway-control: the capability CAP_NET_ADMIN is missing, and without it the kernel's \
+             routes, neighbours and VXLAN device cannot be changed; run as root, or give the unit \
+             AmbientCapabilities=CAP_NET_ADMIN\n"
+        );
+        assert!(!cluster.run_dir("a").exists(), "it has touched nothing");
+    }
+}

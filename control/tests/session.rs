@@ -1,0 +1,379 @@
+//! What the dataplane is told. The peer is a listener that records, since the protocol is the
+//! subject; the kernel is the real one.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use common::{Cluster, eventually};
+use podway_proto::dataplane::{Books, Change, Counters, Request, Response};
+use podway_proto::types::{Link, Port, PortRole};
+use podway_proto::{DATAPLANE_SOCKET, codec};
+use serde_json::{Value, json};
+
+const CONFIG: &str = "uplink = 'eth0'\n";
+
+/// What the peer was told: the facts by a name, and how often they were told as a whole.
+#[derive(Debug, Default)]
+struct Told {
+    facts: BTreeMap<String, Value>,
+    syncs: u32,
+}
+
+/// A listener in the dataplane's place.
+struct Peer {
+    told: Arc<Mutex<Told>>,
+    stop: UnixStream,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Peer {
+    fn start(run_dir: &Path) -> Self {
+        let path = run_dir.join(DATAPLANE_SOCKET);
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let told = Arc::new(Mutex::new(Told::default()));
+        let shared = Arc::clone(&told);
+        // The stream that `stop` closes is the connection itself, so that it breaks as when the
+        // process ends.
+        let (send, receive) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            drop(listener);
+            send.send(stream.try_clone().unwrap()).unwrap();
+            serve(stream, &shared);
+        });
+        let stop = receive.recv().unwrap();
+        Self {
+            told,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn fact(&self, name: &str) -> Option<Value> {
+        self.told.lock().unwrap().facts.get(name).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.told.lock().unwrap().facts.keys().cloned().collect()
+    }
+
+    fn syncs(&self) -> u32 {
+        self.told.lock().unwrap().syncs
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.stop.shutdown(std::net::Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(stream: UnixStream, told: &Mutex<Told>) {
+    let mut writer = stream.try_clone().unwrap();
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        let response = match codec::decode(line.as_bytes()).unwrap() {
+            Request::Hello { version } => Response::Hello { version, pid: 1 },
+            Request::SyncBegin => {
+                told.lock().unwrap().facts.clear();
+                Response::Done
+            }
+            Request::SyncEnd => {
+                told.lock().unwrap().syncs += 1;
+                Response::Done
+            }
+            Request::Apply { changes } => {
+                changes
+                    .into_iter()
+                    .for_each(|change| note(&mut told.lock().unwrap().facts, change));
+                Response::Applied {
+                    refused: Vec::new(),
+                }
+            }
+            Request::Counters => Response::Counters(Counters {
+                books: Books {
+                    packets_received: 3,
+                    packets_sent: 2,
+                    ..Books::default()
+                },
+                ..Counters::default()
+            }),
+            Request::Status => Response::Error(podway_proto::ErrorBody::new(
+                podway_proto::ErrorCode::Unsupported,
+                "not here",
+            )),
+        };
+        if writer.write_all(&codec::encode(&response)).is_err() {
+            return;
+        }
+    }
+}
+
+fn note(facts: &mut BTreeMap<String, Value>, change: Change) {
+    let set = |value: Value| Some(value);
+    let (name, value) = match change {
+        Change::SetLocal(local) => ("local".to_owned(), set(json!(local))),
+        Change::SetPort(port) => (format!("port {}", port.interface), set(json!(port))),
+        Change::DelPort { interface } => (format!("port {interface}"), None),
+        Change::SetNode(node) => (format!("node {}", node.name), set(json!(node))),
+        Change::DelNode { name } => (format!("node {name}"), None),
+        Change::SetRoute(route) => (format!("route {}", route.prefix), set(json!(route.via))),
+        Change::DelRoute { prefix } => (format!("route {prefix}"), None),
+        Change::SetNeighbor(n) => (
+            format!("neighbor {} {}", n.interface, n.address),
+            set(json!(n.mac)),
+        ),
+        Change::DelNeighbor { interface, address } => {
+            (format!("neighbor {interface} {address}"), None)
+        }
+    };
+    match value {
+        Some(value) => drop(facts.insert(name, value)),
+        None => assert!(facts.remove(&name).is_some(), "{name} was not told before"),
+    }
+}
+
+fn mac(cluster: &Cluster, namespace: &str, interface: &str) -> Value {
+    cluster.json(namespace, &format!("link show {interface}"))[0]["address"].clone()
+}
+
+fn link(cluster: &Cluster, namespace: &str, interface: &str) -> Link {
+    let shown = &cluster.json(namespace, &format!("link show {interface}"))[0];
+    let number = |name: &str| u32::try_from(shown[name].as_u64().unwrap()).unwrap();
+    Link {
+        ifindex: number("ifindex"),
+        mtu: number("mtu"),
+        mac: serde_json::from_value(shown["address"].clone()).unwrap(),
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn the_dataplane_is_told_everything_and_then_what_changes() {
+    let cluster = Cluster::new();
+    let daemon = cluster.start("a", CONFIG);
+    let peer = Peer::start(&cluster.run_dir("a"));
+    cluster.tell_nodes("a", "");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2 --pod-ip fd00:0::2");
+    cluster.podway("a", "route add 10.9.0.0/16 via b");
+    cluster.podway("a", "route add 10.8.0.0/16 via 192.168.77.2");
+    let expected = [
+        "local",
+        "neighbor eth0 192.168.77.2",
+        "node b",
+        "port eth0",
+        "port veth0",
+        "route 10.0.1.0/24",
+        "route 10.8.0.0/16",
+        "route 10.9.0.0/16",
+        "route fd00:1::/64",
+    ];
+    // The neighbours of the uplink hold link-local ones, too, once anybody has spoken.
+    let names = || -> Vec<String> {
+        peer.names()
+            .into_iter()
+            .filter(|name| !name.contains("fe80"))
+            .collect()
+    };
+    eventually("all facts", || names() == expected);
+    assert_eq!(
+        peer.fact("node b").unwrap(),
+        json!({
+            "name": "b",
+            "underlay": "192.168.77.2",
+            "vtep_mac": "02:50:c0:a8:4d:02",
+            "mode": "vxlan",
+            "path": {
+                "interface": "eth0",
+                "next_hop": "192.168.77.2",
+                "source": "192.168.77.1",
+                "mtu": 1500
+            }
+        })
+    );
+    assert_eq!(
+        peer.fact("port veth0").unwrap(),
+        json!(Port {
+            interface: "veth0".into(),
+            role: PortRole::Pod {
+                addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+                mac: serde_json::from_value(mac(&cluster, "pod-a", "eth0")).unwrap(),
+            },
+            link: Some(link(&cluster, "a", "veth0")),
+        })
+    );
+    let local = peer.fact("local").unwrap();
+    assert_eq!(local["vtep_mac"], "02:50:c0:a8:4d:01");
+    let addresses: Vec<&str> = local["addresses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a.as_str().unwrap())
+        .collect();
+    for address in [
+        "10.0.0.0",
+        "127.0.0.1",
+        "169.254.1.1",
+        "192.168.77.1",
+        "fd00::",
+    ] {
+        assert!(addresses.contains(&address), "{address} in {addresses:?}");
+    }
+    assert_eq!(
+        peer.fact("port eth0").unwrap()["role"],
+        json!({ "kind": "uplink", "accept_partial_checksums": true })
+    );
+    assert_eq!(
+        peer.fact("route 10.8.0.0/16").unwrap(),
+        json!({ "kind": "gateway", "address": "192.168.77.2", "interface": "eth0" })
+    );
+    let before = mac(&cluster, "b", "eth0");
+    assert_eq!(peer.fact("neighbor eth0 192.168.77.2"), Some(before));
+
+    // The neighbour's MAC is followed.
+    cluster.ip("b", "link set eth0 address 02:00:00:00:00:77");
+    cluster.pings("b", "192.168.77.1", 56);
+    eventually("the new MAC", || {
+        peer.fact("neighbor eth0 192.168.77.2") == Some(json!("02:00:00:00:00:77"))
+    });
+    // The way is followed.
+    cluster.ip("a", "route add 192.168.77.2/32 dev eth0 mtu 1300");
+    eventually("the new MTU", || {
+        peer.fact("node b").unwrap()["path"]["mtu"] == 1300
+    });
+    cluster.podway("a", "route del 10.9.0.0/16");
+    eventually("the route is gone", || {
+        peer.fact("route 10.9.0.0/16").is_none()
+    });
+    assert_eq!(peer.syncs(), 1, "all of it were increments");
+
+    let text = cluster.try_podway("a", "counters");
+    let shown = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(
+        shown.contains("does not balance: packets received = sent + dropped"),
+        "{shown}"
+    );
+
+    // A new dataplane is told everything anew, and so is one whose control is new.
+    let whole = names();
+    drop(peer);
+    let peer = Peer::start(&cluster.run_dir("a"));
+    let names = || -> Vec<String> {
+        peer.names()
+            .into_iter()
+            .filter(|name| !name.contains("fe80"))
+            .collect()
+    };
+    eventually("all facts again", || peer.syncs() == 1 && names() == whole);
+    drop(peer);
+    daemon.stop();
+    let _daemon = cluster.start("a", CONFIG);
+    let peer = Peer::start(&cluster.run_dir("a"));
+    let names = || -> Vec<String> {
+        peer.names()
+            .into_iter()
+            .filter(|name| !name.contains("fe80"))
+            .collect()
+    };
+    eventually("all facts from the file", || names() == whole);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn ports_come_and_go_with_their_links() {
+    let cluster = Cluster::new();
+    cluster.ip("a", "link set eth0 name later");
+    let _daemon = cluster.start("a", CONFIG);
+    let peer = Peer::start(&cluster.run_dir("a"));
+    cluster.tell_nodes("a", "");
+    let status = cluster.podway("a", "status");
+    assert!(
+        status.contains("the uplink eth0 does not exist yet"),
+        "{status}"
+    );
+    assert_eq!(peer.fact("port eth0"), None);
+    cluster.ip("a", "link set later down");
+    cluster.ip("a", "link set later name eth0");
+    cluster.ip("a", "link set eth0 up");
+    eventually("the uplink", || peer.fact("port eth0").is_some());
+    eventually("the way over it", || {
+        peer.fact("node b").is_some_and(|b| b["path"].is_object())
+    });
+
+    // Not told until the pod has answered.
+    cluster.ip("pod-a", "link set eth0 down");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2");
+    let ports = cluster.podway("a", "port show");
+    assert!(ports.contains("waiting for the pod's MAC"), "{ports}");
+    assert_eq!(peer.fact("port veth0"), None);
+    cluster.ip("pod-a", "link set eth0 up");
+    eventually("the pod's port", || peer.fact("port veth0").is_some());
+
+    cluster.ip("a", "link del veth0");
+    eventually("the port is gone", || peer.fact("port veth0").is_none());
+    let ports = cluster.podway("a", "port show");
+    assert!(ports.contains("waiting for the link veth0"), "{ports}");
+    let netns = cluster.namespace("pod-a");
+    cluster.ip(
+        "a",
+        &format!("link add veth0 type veth peer name eth0 netns {netns}"),
+    );
+    cluster.ip("a", "link set veth0 up");
+    cluster.ip("pod-a", "addr add 10.0.0.2/32 dev eth0");
+    cluster.ip("pod-a", "link set eth0 up");
+    cluster.ip("pod-a", "route add default dev eth0");
+    let is_new = || peer.fact("port veth0").map(|p| p["role"]["mac"].clone());
+    let expected = mac(&cluster, "pod-a", "eth0");
+    eventually("the new pod's port", || {
+        is_new().as_ref() == Some(&expected)
+    });
+
+    // What changes about a link that stays is told, too.
+    let told = |name: &str| {
+        peer.fact(&format!("port {name}"))
+            .map(|p| p["link"].clone())
+    };
+    let is = |name: &str| Some(json!(link(&cluster, "a", name)));
+    assert_eq!(told("veth0"), is("veth0"));
+    cluster.ip("a", "link set veth0 mtu 1400");
+    eventually("the new MTU", || told("veth0") == is("veth0"));
+    assert_eq!(told("veth0").unwrap()["mtu"], 1400);
+    cluster.ip("a", "link set eth0 address 02:00:00:00:00:78");
+    eventually("the new MAC", || {
+        told("eth0").is_some_and(|link| link["mac"] == "02:00:00:00:00:78")
+    });
+    cluster.podway("a", "port del veth0");
+    eventually("the port is detached", || peer.fact("port veth0").is_none());
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_dataplane_that_hangs_does_not_hang_control() {
+    let cluster = Cluster::new();
+    let _daemon = cluster.start("a", CONFIG);
+    let listener = UnixListener::bind(cluster.run_dir("a").join(DATAPLANE_SOCKET)).unwrap();
+    let (_silent, _) = listener.accept().unwrap();
+    let started = std::time::Instant::now();
+    cluster.tell_nodes("a", "");
+    assert!(
+        started.elapsed().as_secs() < 3,
+        "changes do not wait for the dataplane"
+    );
+    let status = cluster.podway("a", "status");
+    assert!(
+        started.elapsed().as_secs() < 9,
+        "a question waits five seconds"
+    );
+    assert!(
+        status.contains("not connected") || status.contains("being filled"),
+        "{status}"
+    );
+}
