@@ -1,0 +1,139 @@
+//! The kernel as contender: a VXLAN device in flannel's style, or native routes.
+//!
+//! Flannel's style is: one address per node on the VXLAN device (the network address of the
+//! PodCIDR), and per remote node one FDB entry, one permanent neighbour and one route. The
+//! device's MAC and parameters are Podway's defaults, so that a node that runs only this is a
+//! full peer of a Podway node.
+
+use podway_proto::config::Config;
+
+use crate::Result;
+use crate::topology::{Cluster, Node, UPLINK};
+
+/// Name of the VXLAN device.
+const DEVICE: &str = "kvx0";
+
+/// Gives the node a route to each of its pods.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn add_pod_routes(node: &Node) -> Result<()> {
+    node.netns.ip(&pod_routes(node, "replace"))
+}
+
+/// Puts the kernel's VXLAN in charge on one node.
+///
+/// # Errors
+/// When `ip` or `bridge` fails.
+pub fn add_vxlan(cluster: &Cluster, node: &Node) -> Result<()> {
+    let defaults = Config::default();
+    let mtu = cluster.spec().uplink_mtu - crate::contender::VXLAN_OVERHEAD;
+    add_pod_routes(node)?;
+    let mut lines = vec![
+        format!(
+            "link add name {DEVICE} address {} mtu {mtu} type vxlan id {} dstport {} local {} \
+             dev {UPLINK} nolearning",
+            node.vtep_mac(),
+            defaults.vni,
+            defaults.vxlan_port,
+            node.underlay
+        ),
+        format!("link set dev {DEVICE} up"),
+        format!("addr add {}/32 dev {DEVICE}", node.pod_network()),
+        format!("addr add {}/128 dev {DEVICE} nodad", node.pod_network6()),
+    ];
+    for peer in peers(cluster, node) {
+        let mac = peer.vtep_mac();
+        for gateway in [
+            peer.pod_network().to_string(),
+            peer.pod_network6().to_string(),
+        ] {
+            lines.push(format!(
+                "neigh replace {gateway} lladdr {mac} dev {DEVICE} nud permanent"
+            ));
+        }
+        lines.push(format!(
+            "route add {} via {} dev {DEVICE} onlink",
+            peer.pod_cidr(),
+            peer.pod_network()
+        ));
+        lines.push(format!(
+            "route add {} via {} dev {DEVICE} onlink",
+            peer.pod_cidr6(),
+            peer.pod_network6()
+        ));
+    }
+    node.netns.ip(&lines)?;
+    let fdb = peers(cluster, node).map(|peer| {
+        format!(
+            "fdb append {} dev {DEVICE} dst {}",
+            peer.vtep_mac(),
+            peer.underlay
+        )
+    });
+    node.netns.bridge(&fdb.collect::<Vec<_>>())
+}
+
+/// Takes the kernel's VXLAN away again.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn del_vxlan(node: &Node) -> Result<()> {
+    let mut lines = pod_routes(node, "del");
+    // Its addresses, neighbours, FDB and routes go with it.
+    lines.push(format!("link del dev {DEVICE}"));
+    node.netns.ip(&lines)
+}
+
+/// Puts the kernel's routing in charge on one node, without a tunnel.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn add_native(cluster: &Cluster, node: &Node) -> Result<()> {
+    add_pod_routes(node)?;
+    node.netns.ip(&native_routes(cluster, node, "add"))
+}
+
+/// Takes the native routes away again.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn del_native(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mut lines = pod_routes(node, "del");
+    lines.extend(native_routes(cluster, node, "del"));
+    node.netns.ip(&lines)
+}
+
+fn native_routes(cluster: &Cluster, node: &Node, verb: &str) -> Vec<String> {
+    let each = peers(cluster, node).flat_map(|peer| {
+        [
+            format!(
+                "route {verb} {} via {} dev {UPLINK}",
+                peer.pod_cidr(),
+                peer.underlay
+            ),
+            format!(
+                "route {verb} {} via {} dev {UPLINK}",
+                peer.pod_cidr6(),
+                peer.underlay6
+            ),
+        ]
+    });
+    each.collect()
+}
+
+fn pod_routes(node: &Node, verb: &str) -> Vec<String> {
+    let each = node.pods.iter().flat_map(|pod| {
+        let interface = &pod.host_interface;
+        [
+            format!("route {verb} {}/32 dev {interface} scope link", pod.ipv4),
+            format!("route {verb} {}/128 dev {interface}", pod.ipv6),
+        ]
+    });
+    each.collect()
+}
+
+fn peers<'a>(cluster: &'a Cluster, node: &'a Node) -> impl Iterator<Item = &'a Node> {
+    let all = cluster.nodes().iter();
+    all.filter(|peer| peer.number != node.number)
+}

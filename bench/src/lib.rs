@@ -1,0 +1,35 @@
+//! The test network of Podway and what is measured on it.
+//!
+//! Everything happens in network namespaces that this crate makes and removes: nodes with pods
+//! behind veths, joined by an underlay. The demo, the end-to-end tests and the benchmarks share
+//! this one description of the network.
+//!
+//! - [`topology`]: [`topology::Cluster`], the nodes, pods, links and addresses.
+//! - [`netns`]: commands and threads inside a network namespace; waiting with a deadline.
+//! - [`cleanup`]: nothing stays behind, whatever ends the process.
+//! - [`link`](mod@link): offloads and counters of one interface.
+//! - [`kernel`]: the kernel as contender: VXLAN device in flannel's style, native routes.
+//! - [`podway`]: the daemons and the command line, used as an operator uses them.
+//! - [`contender`]: who carries the pods' packets; putting one in charge and taking it away.
+//! - [`iperf`], [`ping`], [`cpu`]: what is measured.
+//! - [`frames`]: raw frames and numbered datagrams, for the end-to-end tests.
+//! - [`demo`]: the article's table.
+//!
+//! All of it needs root and `iproute2`, `ethtool`, `iperf3` and `iputils-ping`; `scripts/setup`
+//! installs them.
+
+pub mod cleanup;
+pub mod contender;
+pub mod cpu;
+pub mod demo;
+mod error;
+pub mod frames;
+pub mod iperf;
+pub mod kernel;
+pub mod link;
+pub mod netns;
+pub mod ping;
+pub mod podway;
+pub mod topology;
+
+pub use error::{Error, Result};

@@ -1,0 +1,250 @@
+//! Offloads and counters of one interface.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use crate::netns::Netns;
+use crate::{Error, Result};
+
+/// Segmentation features of a veth that let frames over the MTU through a wire. All of them are
+/// off on a wire-true link: `tx-udp-segmentation` alone lets UDP super-frames of 64 KiB pass.
+const SEGMENTATION: [&str; 13] = [
+    "tx-tcp-segmentation",
+    "tx-tcp-ecn-segmentation",
+    "tx-tcp-mangleid-segmentation",
+    "tx-tcp6-segmentation",
+    "tx-udp-segmentation",
+    "tx-udp_tnl-segmentation",
+    "tx-udp_tnl-csum-segmentation",
+    "tx-gre-segmentation",
+    "tx-gre-csum-segmentation",
+    "tx-ipxip4-segmentation",
+    "tx-ipxip6-segmentation",
+    "tx-sctp-segmentation",
+    "tx-gso-list",
+];
+
+/// Length of an Ethernet header in bytes.
+const ETHERNET_HEADER: u64 = 14;
+
+/// Makes a link carry frames of at most its MTU, as a real wire does, and verifies it.
+///
+/// # Errors
+/// When a feature is still on afterwards, or ethtool fails.
+pub fn set_wire_true(netns: &Netns, interface: &str) -> Result<()> {
+    let mut args = vec!["-K", interface, "gso", "off"];
+    args.extend(SEGMENTATION.iter().flat_map(|feature| [*feature, "off"]));
+    netns.run("ethtool", &args)?;
+    let on: Vec<_> = ["generic-segmentation-offload"]
+        .iter()
+        .chain(&SEGMENTATION)
+        .filter_map(|feature| match feature_is_on(netns, interface, feature) {
+            Ok(false) => None,
+            Ok(true) => Some(Ok(*feature)),
+            Err(error) => Some(Err(error)),
+        })
+        .collect::<Result<_>>()?;
+    if on.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Unexpected(format!(
+            "{interface} in {} is not wire-true: {} cannot be switched off",
+            netns.name(),
+            on.join(", ")
+        )))
+    }
+}
+
+/// Whether an offload is on, by its name in `ethtool -k`.
+///
+/// # Errors
+/// When ethtool does not know the interface or the feature.
+pub fn feature_is_on(netns: &Netns, interface: &str, feature: &str) -> Result<bool> {
+    let text = netns.run("ethtool", &["-k", interface])?;
+    parse_feature(&text, feature).ok_or_else(|| {
+        Error::Unexpected(format!("ethtool tells nothing of {feature} on {interface}"))
+    })
+}
+
+fn parse_feature(text: &str, feature: &str) -> Option<bool> {
+    let state = text.lines().find_map(|line| {
+        let (name, state) = line.split_once(':')?;
+        (name.trim() == feature).then(|| state.trim())
+    })?;
+    // The state may be followed by "[fixed]" or "[requested on]".
+    Some(state.split(' ').next() == Some("on"))
+}
+
+/// Packets and bytes that an interface has carried, Ethernet headers included. A super-frame
+/// counts one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+impl LinkCounters {
+    /// Reads the counters of an interface.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn read(netns: &Netns, interface: &str) -> Result<Self> {
+        let shown = show(netns, &["-s", "-j", "link", "show", "dev", interface])?;
+        let stats = shown.into_iter().find_map(|link| link.stats64);
+        let stats = stats.ok_or_else(|| {
+            Error::Unexpected(format!("no counters of {interface} in {}", netns.name()))
+        })?;
+        Ok(Self {
+            rx_packets: stats.rx.packets,
+            rx_bytes: stats.rx.bytes,
+            tx_packets: stats.tx.packets,
+            tx_bytes: stats.tx.bytes,
+        })
+    }
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets - earlier.rx_packets,
+            rx_bytes: self.rx_bytes - earlier.rx_bytes,
+            tx_packets: self.tx_packets - earlier.tx_packets,
+            tx_bytes: self.tx_bytes - earlier.tx_bytes,
+        }
+    }
+
+    /// Average size of the frames sent in bytes, 0 when there were none. More than the MTU and
+    /// an Ethernet header proves that super-frames crossed a wire.
+    pub fn average_tx_frame(self) -> u64 {
+        self.tx_bytes.checked_div(self.tx_packets).unwrap_or(0)
+    }
+}
+
+/// The longest frame that a wire of this MTU carries, with a VLAN tag, in bytes.
+pub fn longest_frame(mtu: u16) -> u64 {
+    u64::from(mtu) + ETHERNET_HEADER + 4
+}
+
+/// The ids of the XDP programs on the interfaces of a namespace, with the interface.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn xdp_programs(netns: &Netns) -> Result<BTreeSet<(String, u32)>> {
+    let links = show(netns, &["-d", "-j", "link", "show"])?;
+    Ok(links.into_iter().flat_map(Shown::programs).collect())
+}
+
+fn show(netns: &Netns, args: &[&str]) -> Result<Vec<Shown>> {
+    let mut command = std::process::Command::new("ip");
+    command.args(["-n", netns.name()]).args(args);
+    let text = crate::netns::run(&mut command)?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Unexpected(format!("ip {}: {error}: {text}", args.join(" "))))
+}
+
+#[derive(Deserialize)]
+struct Shown {
+    #[serde(default)]
+    ifname: String,
+    stats64: Option<Stats>,
+    xdp: Option<Xdp>,
+}
+
+impl Shown {
+    /// `prog` repeats the only member of `attached`.
+    fn programs(self) -> Vec<(String, u32)> {
+        let Some(xdp) = self.xdp else {
+            return Vec::new();
+        };
+        let attached = xdp.attached.into_iter().filter_map(|a| a.prog);
+        let all = xdp.prog.into_iter().chain(attached);
+        all.map(|program| (self.ifname.clone(), program.id))
+            .collect()
+    }
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    rx: Direction,
+    tx: Direction,
+}
+
+#[derive(Deserialize)]
+struct Direction {
+    bytes: u64,
+    packets: u64,
+}
+
+#[derive(Deserialize)]
+struct Xdp {
+    prog: Option<Program>,
+    /// Several programs at once: one in the driver and one behind it.
+    #[serde(default)]
+    attached: Vec<Attached>,
+}
+
+#[derive(Deserialize)]
+struct Attached {
+    prog: Option<Program>,
+}
+
+#[derive(Deserialize)]
+struct Program {
+    id: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_read_with_and_without_remarks() {
+        let text = "Features for eth1:\ntx-checksumming: on\n\ttx-tcp-segmentation: off\n\
+                    \ttx-gso-partial: off [fixed]\nhighdma: on [fixed]\n\ttx-gso-list: off [requested on]\n";
+        assert_eq!(parse_feature(text, "tx-checksumming"), Some(true));
+        assert_eq!(parse_feature(text, "tx-tcp-segmentation"), Some(false));
+        assert_eq!(parse_feature(text, "tx-gso-partial"), Some(false));
+        assert_eq!(parse_feature(text, "tx-gso-list"), Some(false));
+        assert_eq!(parse_feature(text, "highdma"), Some(true));
+        assert_eq!(parse_feature(text, "tx-udp-segmentation"), None);
+    }
+
+    #[test]
+    fn the_average_frame_is_of_what_was_sent_between() {
+        let before = LinkCounters {
+            rx_packets: 1,
+            rx_bytes: 60,
+            tx_packets: 2,
+            tx_bytes: 200,
+        };
+        let after = LinkCounters {
+            rx_packets: 9,
+            rx_bytes: 900,
+            tx_packets: 6,
+            tx_bytes: 6256,
+        };
+        assert_eq!(after.since(before).average_tx_frame(), 1514);
+        assert_eq!(after.since(after).average_tx_frame(), 0);
+        assert_eq!(longest_frame(1500), 1518);
+    }
+
+    #[test]
+    fn xdp_programs_are_found_in_either_form() {
+        let text = r#"[{"ifname":"lo"},{},
+            {"ifname":"lx0","xdp":{"mode":2,"prog":{"id":7},"attached":[{"mode":2,"prog":{"id":7}}]}},
+            {"ifname":"eth1","xdp":{"mode":4,"attached":[{"mode":1,"prog":{"id":8}},{"mode":2}]}}]"#;
+        let links: Vec<Shown> = serde_json::from_str(text).unwrap();
+        let found: BTreeSet<_> = links.into_iter().flat_map(Shown::programs).collect();
+        assert_eq!(
+            found,
+            BTreeSet::from([("lx0".to_owned(), 7), ("eth1".to_owned(), 8)])
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! Podway on one node.
+
+use std::fs::{self, File};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use podway_proto::control::{Response, Status};
+use podway_proto::dataplane::Counters;
+use podway_proto::types::Mode;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Options, READY_DEADLINE, program, ready};
+use crate::netns::{run, spawn, wait_until};
+use crate::topology::{Node, UPLINK};
+use crate::{Error, Result};
+
+/// Closing AF_XDP sockets waits for RCU grace periods.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Packets on their way leave the books unbalanced; they arrive in far less.
+const REST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Podway on one node: its two daemons, and `podway` with the node's run directory.
+#[derive(Debug)]
+pub struct Agent {
+    node: Node,
+    options: Options,
+    dataplane: Option<Child>,
+    control: Option<Child>,
+}
+
+impl Agent {
+    /// Writes the configuration and starts both daemons.
+    ///
+    /// # Errors
+    /// When they cannot be started. Whether they are well is told by [`Agent::wait_ready`].
+    pub fn start(node: &Node, options: &Options) -> Result<Self> {
+        let mut agent = Self {
+            node: node.clone(),
+            options: options.clone(),
+            dataplane: None,
+            control: None,
+        };
+        agent.write_config()?;
+        agent.start_dataplane()?;
+        agent.start_control()?;
+        Ok(agent)
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Starts the dataplane, which must not be running.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_dataplane(&mut self) -> Result<()> {
+        let child = self.start_daemon("podway-dataplane", &[])?;
+        self.dataplane = Some(child);
+        Ok(())
+    }
+
+    /// Starts control, which must not be running.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_control(&mut self) -> Result<()> {
+        let state = self.path("state");
+        let child = self.start_daemon("podway-control", &["--state-dir", &state])?;
+        self.control = Some(child);
+        Ok(())
+    }
+
+    /// Runs `podway` with arguments and gives what it prints.
+    ///
+    /// # Errors
+    /// When it exits with a code other than 0.
+    pub fn cli(&self, args: &[&str]) -> Result<String> {
+        run(self.cli_command()?.args(args))
+    }
+
+    /// The command `podway` for this node, without arguments yet.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn cli_command(&self) -> Result<Command> {
+        // A socket in the file system is reached from every network namespace.
+        let mut command = Command::new(program("podway")?);
+        command.args(["--run-dir", &self.path("run")]);
+        Ok(command)
+    }
+
+    /// `podway status --json`.
+    ///
+    /// # Errors
+    /// When control cannot be reached.
+    pub fn status(&self) -> Result<Status> {
+        match self.ask(&["--json", "status"])? {
+            Response::Status(status) => Ok(*status),
+            other => Err(unexpected("status", &other)),
+        }
+    }
+
+    /// `podway counters --json`.
+    ///
+    /// # Errors
+    /// When control or the dataplane cannot be reached.
+    pub fn counters(&self) -> Result<Counters> {
+        match self.ask(&["--json", "counters"])? {
+            Response::Counters { counters, .. } => Ok(counters),
+            other => Err(unexpected("counters", &other)),
+        }
+    }
+
+    /// Waits until the dataplane has everything that control was told, its ports attached, its
+    /// routes resolved, its gate open, and until the kernel underneath is in line.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with what is missing and the ends of both logs.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let what = format!("Podway on {} is ready", self.node.name);
+        let ports: Vec<_> = self.interfaces().map(str::to_owned).collect();
+        let result = wait_until(&what, READY_DEADLINE, || {
+            let status = self.status().map_err(|error| error.to_string())?;
+            ready::is_ready(&status, &ports)
+        });
+        self.with_logs(result)
+    }
+
+    /// Waits until the dataplane is at rest and gives its counters.
+    ///
+    /// # Errors
+    /// When its books do not balance at rest: each imbalance.
+    pub fn balanced(&self) -> Result<Counters> {
+        let what = format!("the books of {} balance", self.node.name);
+        let mut last: Option<Counters> = None;
+        wait_until(&what, REST_DEADLINE, || {
+            let now = self.counters().map_err(|error| error.to_string())?;
+            let imbalances = now.books.imbalances();
+            let moved = last.as_ref().is_none_or(|last| last.books != now.books);
+            last = Some(now.clone());
+            if !imbalances.is_empty() {
+                Err(imbalances.join("; "))
+            } else if moved {
+                Err("packets are still on their way".to_owned())
+            } else {
+                Ok(now)
+            }
+        })
+    }
+
+    /// Process id of the dataplane.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn dataplane_pid(&self) -> Result<u32> {
+        let child = self.dataplane.as_ref();
+        child
+            .map(Child::id)
+            .ok_or_else(|| Error::Unexpected("the dataplane is not running".to_owned()))
+    }
+
+    /// Sends a signal to the dataplane: STOP makes it hang, CONT goes on.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn signal_dataplane(&self, signal: Signal) -> Result<()> {
+        send(self.dataplane_pid()?, signal)
+    }
+
+    /// Kills the dataplane (SIGKILL) and waits for its end.
+    ///
+    /// # Errors
+    /// When it was not running.
+    pub fn kill_dataplane(&mut self) -> Result<()> {
+        let Some(mut child) = self.dataplane.take() else {
+            return Err(Error::Unexpected("the dataplane is not running".to_owned()));
+        };
+        child.kill().map_err(Error::io("kill the dataplane"))?;
+        child
+            .wait()
+            .map(drop)
+            .map_err(Error::io("wait for the dataplane"))
+    }
+
+    /// Stops the dataplane in an orderly way.
+    ///
+    /// # Errors
+    /// When it does not end, or not with success.
+    pub fn stop_dataplane(&mut self) -> Result<()> {
+        let child = self.dataplane.take();
+        let result = child.map_or(Ok(()), |child| stop("podway-dataplane", child));
+        self.with_logs(result)
+    }
+
+    /// Stops control in an orderly way. The dataplane and the kernel carry on as they are.
+    ///
+    /// # Errors
+    /// When it does not end, or not with success.
+    pub fn stop_control(&mut self) -> Result<()> {
+        let child = self.control.take();
+        let result = child.map_or(Ok(()), |child| stop("podway-control", child));
+        self.with_logs(result)
+    }
+
+    /// Stops both daemons and takes back what control has set in the kernel.
+    ///
+    /// # Errors
+    /// When a daemon does not end well, or the kernel is not cleaned up.
+    pub fn stop(&mut self) -> Result<()> {
+        self.stop_control()?;
+        self.stop_dataplane()?;
+        let program = program("podway-control")?;
+        let mut command = self.node.netns.command(&program.to_string_lossy());
+        run(self
+            .common_args(&mut command)
+            .args(["--state-dir", &self.path("state"), "--cleanup"]))
+        .map(drop)
+    }
+
+    /// Leaves both daemons running when this value is dropped.
+    pub fn detach(mut self) {
+        self.dataplane = None;
+        self.control = None;
+    }
+
+    /// The ends of both logs, for a report of what went wrong.
+    pub fn logs(&self) -> String {
+        let tail = |name: &str| {
+            let text = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            let from = lines.len().saturating_sub(15);
+            format!(
+                "--- {name} on {}:\n{}\n",
+                self.node.name,
+                lines[from..].join("\n")
+            )
+        };
+        tail("podway-dataplane") + &tail("podway-control")
+    }
+
+    fn ask(&self, args: &[&str]) -> Result<Response> {
+        let text = self.cli(args)?;
+        serde_json::from_str(&text)
+            .map_err(|error| Error::Unexpected(format!("podway {}: {error}", args.join(" "))))
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let tunnel = match self.options.mode {
+            Mode::Vxlan => "vxlan",
+            Mode::Native => "disabled",
+        };
+        let mut text = format!(
+            "node-name = \"{}\"\ntunnel = \"{tunnel}\"\nuplink = \"{UPLINK}\"\n\
+             underlay-address = \"{}\"\nauto-direct-node-routes = true\n\
+             ipv4-native-routing-cidr = \"10.0.0.0/16\"\n\n\
+             [dataplane]\nworkers = {}\nwait = \"{}\"\n",
+            self.node.name, self.node.underlay, self.options.workers, self.options.wait
+        );
+        if let Some(frames) = self.options.frames {
+            text += &format!("frames = {frames}\n");
+        }
+        let path = self.path("podway.toml");
+        fs::write(&path, text).map_err(Error::io(path))
+    }
+
+    fn start_daemon(&self, name: &str, args: &[&str]) -> Result<Child> {
+        let log = self.path(&format!("{name}.log"));
+        let open = || File::options().create(true).append(true).open(&log);
+        let log_file = open().map_err(Error::io(&log))?;
+        let program = program(name)?;
+        let program = program.to_string_lossy();
+        let mut command = if self.options.detached {
+            // A session of its own: the terminal's signals are not for it.
+            let mut command = Command::new("setsid");
+            command.args(["ip", "netns", "exec", self.node.netns.name(), &program]);
+            command.stdin(Stdio::null());
+            command
+        } else {
+            self.node.netns.command(&program)
+        };
+        self.common_args(&mut command).args(args);
+        let second = log_file.try_clone().map_err(Error::io(&log))?;
+        command.stdout(log_file).stderr(second);
+        spawn(&mut command)
+    }
+
+    fn common_args<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.args([
+            "--run-dir",
+            &self.path("run"),
+            "--config",
+            &self.path("podway.toml"),
+        ])
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.node
+            .directory
+            .join(name)
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    fn interfaces(&self) -> impl Iterator<Item = &str> {
+        let pods = self.node.pods.iter().map(|pod| pod.host_interface.as_str());
+        pods.chain([UPLINK])
+    }
+
+    pub(super) fn with_logs<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match error {
+            Error::Interrupted => error,
+            other => Error::Unexpected(format!("{other}\n{}", self.logs())),
+        })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        for mut child in self.control.take().into_iter().chain(self.dataplane.take()) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn stop(name: &str, mut child: Child) -> Result<()> {
+    send(child.id(), Signal::TERM)?;
+    let deadline = Instant::now() + STOP_DEADLINE;
+    let status: ExitStatus = loop {
+        match child.try_wait().map_err(Error::io(name))? {
+            Some(status) => break status,
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            None => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Error::Timeout {
+                    what: format!("{name} ends on SIGTERM"),
+                    after: STOP_DEADLINE,
+                    last: String::new(),
+                });
+            }
+        }
+    };
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Unexpected(format!("{name} ended with {status}")))
+    }
+}
+
+fn send(pid: u32, signal: Signal) -> Result<()> {
+    let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let id = id.ok_or_else(|| Error::Unexpected(format!("{pid} is no process id")))?;
+    kill_process(id, signal).map_err(|errno| Error::io(format!("signal {pid}"))(errno.into()))
+}
+
+fn unexpected(what: &str, response: &Response) -> Error {
+    Error::Unexpected(format!("podway {what} answered {response:?}"))
+}

@@ -1,0 +1,94 @@
+//! The network itself, with the kernel in charge: what is compared with must be right as well.
+
+use podway_bench::cleanup;
+use podway_bench::contender::{Contender, InCharge};
+use podway_bench::iperf::Iperf;
+use podway_bench::link::longest_frame;
+use podway_bench::topology::{Cluster, ClusterSpec, UPLINK};
+use std::collections::BTreeSet;
+
+use crate::support::{ping_all, spec};
+
+fn carries(spec: ClusterSpec, contender: Contender) {
+    let cluster = Cluster::new(spec).unwrap();
+    let name = cluster.name().to_owned();
+    let in_charge = InCharge::put(contender, &cluster).unwrap();
+    for from in cluster.nodes() {
+        for to in cluster.nodes() {
+            let (source, target) = (&from.pods[0], &to.pods[1]);
+            for size in [56, 8000] {
+                ping_all(&source.netns, target.ipv4.into(), size, 3);
+                ping_all(&source.netns, target.ipv6.into(), size, 3);
+            }
+            ping_all(&from.netns, target.ipv4.into(), 56, 3);
+        }
+    }
+    let (client, server) = (cluster.pod(0, 0), cluster.pod(1, 0));
+    for run in [Iperf::tcp(1), Iperf::tcp(1).reversed()] {
+        let measured = run
+            .measure(&cluster, &client.netns, &server.netns, server.ipv4.into())
+            .unwrap();
+        assert!(measured.throughput.bits_per_second > 1e8, "{measured:?}");
+        assert!(measured.average_frame > 1000, "{measured:?}");
+        assert!(
+            measured.average_frame <= longest_frame(1500),
+            "{measured:?}"
+        );
+    }
+    in_charge.take_away(&cluster).unwrap();
+    for node in cluster.nodes() {
+        let routes = node
+            .netns
+            .run("ip", &["route", "show", "10.0.0.0/8"])
+            .unwrap();
+        assert_eq!(routes, "", "routes are left on {}", node.name);
+    }
+    assert_eq!(cluster.remove(), Vec::<String>::new());
+    let left = cleanup::leftovers(&name, &BTreeSet::new());
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn vxlan_between_two_nodes() {
+    carries(spec(), Contender::KernelVxlan);
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn native_between_three_nodes_with_finished_checksums_and_two_queues() {
+    let spec = ClusterSpec {
+        nodes: 3,
+        uplink_tx_checksum: false,
+        queues: 2,
+        ..spec()
+    };
+    carries(spec, Contender::KernelNative);
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_link_that_carries_super_frames_is_found_out() {
+    let cluster = Cluster::new(spec()).unwrap();
+    for node in cluster.nodes() {
+        let segmentation = ["-K", UPLINK, "tso", "on", "gso", "on"];
+        node.netns.run("ethtool", &segmentation).unwrap();
+    }
+    let (from, to) = (&cluster.nodes()[0], &cluster.nodes()[1]);
+    let lie = Iperf::tcp(1).measure(&cluster, &from.netns, &to.netns, to.underlay.into());
+    let text = lie.unwrap_err().to_string();
+    assert!(text.contains("the figure would be a lie"), "{text}");
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_network_goes_with_the_processes_in_it() {
+    let cluster = Cluster::new(spec()).unwrap();
+    let name = cluster.name().to_owned();
+    let pod = &cluster.pod(1, 1).netns;
+    let mut sleeper = pod.spawn("sleep", &["1000"]).unwrap();
+    drop(cluster);
+    assert!(!sleeper.wait().unwrap().success());
+    let left = cleanup::leftovers(&name, &BTreeSet::new());
+    assert_eq!(left, Vec::<String>::new());
+}

@@ -1,0 +1,19 @@
+//! End-to-end tests: real daemons, real kernels underneath, pods in network namespaces.
+//!
+//! ```text
+//! cargo build --release
+//! PODWAY_BIN_DIR=target/release cargo test -p podway-bench --test e2e -- --ignored --test-threads=1
+//! ```
+//!
+//! They need root and about five minutes, so plain `cargo test` leaves them out; `scripts/test`
+//! runs them all. Each builds a network of its own (see `podway_bench::topology`), and ends with
+//! [`support::Network::finish`]: both books of every dataplane balance, and nothing is left.
+
+mod interop;
+mod kernel;
+mod malformed;
+mod order;
+mod refusals;
+mod restart;
+mod support;
+mod traffic;

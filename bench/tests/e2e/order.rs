@@ -1,0 +1,73 @@
+//! The order within a flow holds, whatever queues and workers its packets cross.
+
+use std::thread;
+use std::time::Duration;
+
+use podway_bench::frames::Numbered;
+use podway_bench::topology::ClusterSpec;
+use podway_proto::types::Mode;
+
+use crate::support::{Network, options, spec};
+
+/// Datagrams of each flow.
+const COUNT: u32 = 4000;
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn numbered_datagrams_arrive_in_order_by_vxlan() {
+    keeps_order(Mode::Vxlan);
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn numbered_datagrams_arrive_in_order_natively() {
+    keeps_order(Mode::Native);
+}
+
+fn keeps_order(mode: Mode) {
+    let spec = ClusterSpec {
+        queues: 2,
+        ..spec()
+    };
+    let mut options = options(mode);
+    options.workers = 2;
+    let network = Network::up(spec, &options);
+    // Sizes that gather into runs, end them, and fill the MTU. The pace is far below what even a
+    // slow machine forwards, so that what is missing was lost and not too much.
+    let plan = Numbered {
+        count: COUNT,
+        sizes: vec![1400, 1400, 1400, 300, 18, 18, 1422, 4],
+        burst: 16,
+        pause: Duration::from_millis(5),
+    };
+    // Both directions, several flows each: both queues and both workers have work.
+    let flows = [
+        (0, 0, 1, 0),
+        (1, 0, 0, 0),
+        (0, 1, 1, 1),
+        (1, 1, 0, 1),
+        (0, 0, 0, 1),
+    ];
+    thread::scope(|scope| {
+        for (from_node, from_pod, to_node, to_pod) in flows {
+            let (from, to) = (
+                network.pod(from_node, from_pod),
+                network.pod(to_node, to_pod),
+            );
+            let plan = &plan;
+            scope.spawn(move || {
+                let arrived = plan.run(&from.netns, &to.netns, to.ipv4.into()).unwrap();
+                let flow = format!("{} to {}", from.ipv4, to.ipv4);
+                assert_eq!(arrived.damaged, 0, "{flow}: damaged");
+                assert_eq!(arrived.out_of_order(), 0, "{flow}: out of order");
+                let all: Vec<u32> = (0..COUNT).collect();
+                assert!(
+                    arrived.numbers == all,
+                    "{flow}: {} of {COUNT} arrived",
+                    arrived.numbers.len()
+                );
+            });
+        }
+    });
+    network.finish();
+}

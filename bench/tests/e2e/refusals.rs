@@ -1,0 +1,281 @@
+//! What cannot work ends with the name of the thing and the remedy.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use podway_bench::Error;
+use podway_bench::netns::{Netns, run, wait_until};
+use podway_bench::podway::{Agent, Options, program};
+use podway_bench::topology::{Cluster, Node, UPLINK};
+use podway_proto::control::{DataplaneLink, PortEntry, Response};
+use podway_proto::types::Mode;
+
+use crate::support::{Network, options, ping_all, spec};
+
+/// A daemon that refuses to start does so at once; binds retry for a second.
+const REFUSAL: &str = "10";
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_wrong_interface_is_named() {
+    let network = Network::up(spec(), &options(Mode::Vxlan));
+    let agent = network.agent(0);
+    for interface in [UPLINK, "lx0"] {
+        assert_eq!(port(agent, interface).waiting, None);
+    }
+    for role in [&["--uplink"][..], &["--pod-ip", "10.0.0.99"]] {
+        let mut command = agent.cli_command().unwrap();
+        command.args(["port", "add", "nope0"]).args(role);
+        let output = command.output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{words}");
+        assert!(words.contains("nope0"), "{words}");
+    }
+    // Nothing has changed by it.
+    let shown = agent.cli(&["port", "show"]).unwrap();
+    assert!(!shown.contains("nope0"), "{shown}");
+    ping_all(
+        &network.pod(0, 0).netns,
+        network.pod(1, 0).ipv4.into(),
+        56,
+        10,
+    );
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_taken_interface_is_named_with_the_remedy() {
+    let cluster = Cluster::new(spec()).unwrap();
+    let node = &cluster.nodes()[0];
+    let pod = &node.pods[0];
+    attach_foreign_program(node, &pod.host_interface);
+
+    let mut agent = started(node);
+    let text = match agent.cli(&["port", "add", &pod.host_interface, "--pod-ip", "10.0.0.10"]) {
+        Err(refusal) => refusal.to_string(),
+        // Control has taken note of it and tells what the dataplane said.
+        Ok(_) => wait_until("the refusal is told", Duration::from_secs(5), || {
+            let status = agent.status().map_err(|error| error.to_string())?;
+            match status.dataplane {
+                DataplaneLink::Synced { refused, .. } if !refused.is_empty() => {
+                    Ok(refused.join(" "))
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .unwrap(),
+    };
+    assert!(text.contains(&pod.host_interface), "{text}");
+    assert!(text.contains("xdp off"), "no remedy: {text}");
+    agent.stop().unwrap();
+    assert_eq!(cluster.remove(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_missing_capability_is_named() {
+    let cluster = Cluster::new(spec()).unwrap();
+    let node = &cluster.nodes()[0];
+    let run_dir = node.directory.join("run");
+    let state_dir = node.directory.join("state");
+    let dataplane = refusal(
+        &node.netns,
+        &["--bounding-set", "-all"],
+        "podway-dataplane",
+        &["--run-dir", &run_dir.to_string_lossy()],
+    );
+    assert!(dataplane.contains("CAP_"), "{dataplane}");
+    let control = refusal(
+        &node.netns,
+        &["--bounding-set", "-all"],
+        "podway-control",
+        &[
+            "--run-dir",
+            &run_dir.to_string_lossy(),
+            "--state-dir",
+            &state_dir.to_string_lossy(),
+        ],
+    );
+    assert!(control.contains("CAP_NET_ADMIN"), "{control}");
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_wrong_configuration_is_named_by_line_or_value() {
+    let cluster = Cluster::new(spec()).unwrap();
+    let node = &cluster.nodes()[0];
+    let run_dir = node.directory.join("run");
+    let file = node.directory.join("wrong.toml");
+    for (text, expected) in [
+        ("tunnel = \"vxlan\"\nvni = = 1\n", "2"),
+        ("tunnel = \"gre\"\n", "gre"),
+        ("vni = 16777216\n", "16777216"),
+        ("colour = \"blue\"\n", "colour"),
+        ("[dataplane]\nworkers = 0\n", "workers"),
+        ("[dataplane]\nring-size = 1000\n", "ring-size"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let words = refusal(
+            &node.netns,
+            &[],
+            "podway-dataplane",
+            &[
+                "--run-dir",
+                &run_dir.to_string_lossy(),
+                "--config",
+                &file.to_string_lossy(),
+            ],
+        );
+        assert!(words.contains(expected), "{text:?}: {words}");
+    }
+    let missing = refusal(
+        &node.netns,
+        &[],
+        "podway-dataplane",
+        &[
+            "--run-dir",
+            &run_dir.to_string_lossy(),
+            "--config",
+            "/nonexistent/podway.toml",
+        ],
+    );
+    assert!(missing.contains("/nonexistent/podway.toml"), "{missing}");
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_second_daemon_on_the_same_directory_is_refused() {
+    let network = Network::up(spec(), &options(Mode::Vxlan));
+    let node = network.node(0);
+    let directory = |name: &str| node.directory.join(name).to_string_lossy().into_owned();
+    let (run_dir, config) = (directory("run"), directory("podway.toml"));
+    let common = ["--run-dir", &run_dir, "--config", &config];
+    for (name, more) in [
+        ("podway-dataplane", vec![]),
+        (
+            "podway-control",
+            vec!["--state-dir".to_owned(), directory("state")],
+        ),
+    ] {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        let words = refusal(&node.netns, &[], name, &[&common[..], &more].concat());
+        // The dataplane finds its memory's anchor taken before it comes to the socket.
+        let named = words.contains(&run_dir) || words.contains("another dataplane");
+        assert!(named, "{name}: {words}");
+    }
+    ping_all(
+        &network.pod(0, 0).netns,
+        network.pod(1, 0).ipv4.into(),
+        56,
+        10,
+    );
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn exit_codes_tell_kinds_of_failure() {
+    let network = Network::up(spec(), &options(Mode::Vxlan));
+    let agent = network.agent(0);
+    for (args, code) in [
+        (&["status"][..], 0),
+        (
+            &[
+                "node",
+                "set",
+                "n9",
+                "--underlay",
+                "192.168.100.9",
+                "--pod-cidr",
+                "10.0.0.0/25",
+            ],
+            1,
+        ),
+        (&["route", "add", "10.9.0.0/33", "via", "n2"], 2),
+        (&["node", "del", "nobody"], 3),
+        (&["route", "add", "10.9.0.0/16", "via", "nobody"], 3),
+    ] {
+        let output = agent.cli_command().unwrap().args(args).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "podway {}: {words}",
+            args.join(" ")
+        );
+        assert_eq!(
+            words.is_empty(),
+            code == 0,
+            "podway {}: {words}",
+            args.join(" ")
+        );
+    }
+    let mut unreachable = Command::new(program("podway").unwrap());
+    unreachable.args(["--run-dir", "/nonexistent", "status"]);
+    assert_eq!(unreachable.output().unwrap().status.code(), Some(4));
+    network.finish();
+}
+
+/// Runs a daemon that must refuse to start, and gives its words.
+fn refusal(netns: &Netns, privileges: &[&str], name: &str, args: &[&str]) -> String {
+    let path = program(name).unwrap();
+    let mut command = netns.command("timeout");
+    command
+        .args([REFUSAL, "setpriv"])
+        .args(privileges)
+        .arg(path)
+        .args(args);
+    match run(&mut command) {
+        Err(Error::Command { status, stderr, .. }) => {
+            assert_ne!(status.code(), Some(124), "{name} goes on: {stderr}");
+            assert!(
+                status.code().is_some(),
+                "{name} ended with {status}: {stderr}"
+            );
+            assert!(!stderr.contains("panicked"), "{stderr}");
+            stderr
+        }
+        other => panic!("{name} {args:?}: {other:?}"),
+    }
+}
+
+fn port(agent: &Agent, interface: &str) -> PortEntry {
+    let text = agent.cli(&["--json", "port", "show"]).unwrap();
+    let Response::Ports { ports } = serde_json::from_str(&text).unwrap() else {
+        panic!("{text}");
+    };
+    let mut entries = ports.into_iter();
+    let found = entries.find(|entry| entry.spec.interface == interface);
+    found.unwrap_or_else(|| panic!("no {interface} in {text}"))
+}
+
+fn started(node: &Node) -> Agent {
+    let agent = Agent::start(node, &Options::default()).unwrap();
+    wait_until("podway-control answers", Duration::from_secs(10), || {
+        agent.status().map(drop).map_err(|error| error.to_string())
+    })
+    .unwrap();
+    agent
+}
+
+/// Somebody else's XDP program, which passes everything.
+fn attach_foreign_program(node: &Node, interface: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, object) = (
+        directory.path().join("pass.c"),
+        directory.path().join("pass.o"),
+    );
+    let text = "__attribute__((section(\"xdp\"), used)) int pass(void *ctx) { return 2; }\n\
+                char terms[] __attribute__((section(\"license\"), used)) = \"GPL\";\n";
+    std::fs::write(&source, text).unwrap();
+    let paths: [&Path; 2] = [&object, &source];
+    run(Command::new("clang")
+        .args(["-O2", "-g", "-target", "bpf", "-c", "-o"])
+        .args(paths))
+    .unwrap();
+    let object = object.to_string_lossy();
+    let line = format!("link set dev {interface} xdpgeneric obj {object} sec xdp");
+    node.netns.ip(&[line]).unwrap();
+}

@@ -1,0 +1,195 @@
+//! What every end-to-end test needs: a network with Podway in charge, and its orderly end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use podway_bench::ping::Ping;
+use podway_bench::podway::{Agent, Options, Podway};
+use podway_bench::topology::{Cluster, ClusterSpec, Node, Pod};
+use podway_bench::{cleanup, link};
+use podway_proto::dataplane::{Counters, PortCounters};
+use podway_proto::types::Mode;
+
+/// First part of the names of all networks of the tests.
+pub(crate) const PREFIX: &str = "podway-e2e";
+
+/// A cluster and who runs Podway on it.
+pub(crate) struct Network {
+    pub(crate) cluster: Cluster,
+    pub(crate) podway: Podway,
+    /// XDP programs that were seen; none may outlive the network.
+    programs: BTreeSet<u32>,
+}
+
+/// Workers of each dataplane and queues of each interface that the tests use which do not choose
+/// them: scripts/test runs all of them with one and with two.
+fn width() -> u8 {
+    let width = std::env::var("PODWAY_TEST_WORKERS").ok();
+    width.map_or(1, |width| {
+        width
+            .parse()
+            .expect("PODWAY_TEST_WORKERS is a small number")
+    })
+}
+
+pub(crate) fn spec() -> ClusterSpec {
+    ClusterSpec {
+        queues: width(),
+        ..ClusterSpec::new(PREFIX)
+    }
+}
+
+pub(crate) fn options(mode: Mode) -> Options {
+    Options {
+        mode,
+        workers: width().into(),
+        ..Options::default()
+    }
+}
+
+impl Network {
+    /// Podway on every node.
+    pub(crate) fn up(spec: ClusterSpec, options: &Options) -> Self {
+        let cluster = Cluster::new(spec).unwrap();
+        let podway = Podway::start(&cluster, options).unwrap_or_else(|error| panic!("{error}"));
+        Self::with(cluster, podway)
+    }
+
+    /// Podway on node 1 only.
+    pub(crate) fn up_on_first(spec: ClusterSpec, options: &Options) -> Self {
+        let cluster = Cluster::new(spec).unwrap();
+        let podway = Podway::start_on(&cluster, &cluster.nodes()[..1], options)
+            .unwrap_or_else(|error| panic!("{error}"));
+        Self::with(cluster, podway)
+    }
+
+    fn with(cluster: Cluster, podway: Podway) -> Self {
+        let mut network = Self {
+            cluster,
+            podway,
+            programs: BTreeSet::new(),
+        };
+        for agent in network.podway.agents() {
+            let programs = link::xdp_programs(&agent.node().netns).unwrap();
+            let ports = agent.node().pods.len() + 1;
+            assert_eq!(programs.len(), ports, "one XDP program on each port");
+            network
+                .programs
+                .extend(programs.into_iter().map(|(_, id)| id));
+        }
+        network
+    }
+
+    pub(crate) fn node(&self, number: usize) -> &Node {
+        &self.cluster.nodes()[number]
+    }
+
+    pub(crate) fn pod(&self, node: usize, pod: usize) -> &Pod {
+        self.cluster.pod(node, pod)
+    }
+
+    pub(crate) fn agent(&self, number: usize) -> &Agent {
+        &self.podway.agents()[number]
+    }
+
+    /// The counters of every node that runs Podway, at rest and with balanced books.
+    pub(crate) fn counters(&self) -> Vec<Counters> {
+        let agents = self.podway.agents().iter();
+        let counters = agents.map(|agent| {
+            let balanced = agent.balanced();
+            balanced.unwrap_or_else(|error| panic!("{error}\n{}", agent.logs()))
+        });
+        counters.collect()
+    }
+
+    /// The end of every test.
+    pub(crate) fn finish(self) {
+        self.counters();
+        let name = self.cluster.name().to_owned();
+        self.podway.stop().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(self.cluster.remove(), Vec::<String>::new());
+        let left = cleanup::leftovers(&name, &self.programs);
+        assert_eq!(left, Vec::<String>::new(), "left behind");
+    }
+}
+
+/// Pings and insists on every answer.
+pub(crate) fn ping_all(from: &podway_bench::netns::Netns, to: IpAddr, size: u16, count: u32) {
+    let ping = Ping {
+        count,
+        size,
+        ..Ping::default()
+    };
+    let replies = ping.run(from, to).unwrap();
+    assert_eq!(
+        (replies.sent, replies.received, replies.duplicates),
+        (count, count, 0),
+        "{to} from {} with {size} bytes: sent, received, duplicates",
+        from.name()
+    );
+}
+
+/// Waits until a single ping is answered, for at most `within`.
+pub(crate) fn wait_for_answer(from: &podway_bench::netns::Netns, to: IpAddr, within: Duration) {
+    let ping = Ping {
+        count: 1,
+        ..Ping::default()
+    };
+    podway_bench::netns::wait_until(&format!("{to} answers"), within, || {
+        match ping.run(from, to) {
+            Ok(replies) if replies.received == 1 => Ok(()),
+            Ok(_) => Err("no answer".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .unwrap();
+}
+
+/// What was counted between two states of one dataplane.
+pub(crate) struct Delta<'a> {
+    pub(crate) before: &'a Counters,
+    pub(crate) after: &'a Counters,
+}
+
+impl Delta<'_> {
+    /// Packets that came in by a port and that left by it.
+    pub(crate) fn packets(&self, port: &str) -> (u64, u64) {
+        let (before, after) = (of(self.before, port), of(self.after, port));
+        (
+            after.rx_packets - before.rx_packets,
+            after.tx_packets - before.tx_packets,
+        )
+    }
+
+    /// Bytes that left by a port.
+    pub(crate) fn tx_bytes(&self, port: &str) -> u64 {
+        of(self.after, port).tx_bytes - of(self.before, port).tx_bytes
+    }
+
+    /// What the XDP program of a port has passed to the kernel, by cause, without zeros.
+    pub(crate) fn passed(&self, port: &str) -> BTreeMap<String, u64> {
+        let (before, after) = (of(self.before, port), of(self.after, port));
+        differences(&before.xdp_passed, &after.xdp_passed)
+    }
+
+    /// Drops by reason, without zeros.
+    pub(crate) fn drops(&self) -> BTreeMap<String, u64> {
+        differences(&self.before.drops, &self.after.drops)
+    }
+}
+
+fn of(counters: &Counters, port: &str) -> PortCounters {
+    counters.ports.get(port).cloned().unwrap_or_default()
+}
+
+fn differences(
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+) -> BTreeMap<String, u64> {
+    let each = after.iter().map(|(name, value)| {
+        let earlier = before.get(name).copied().unwrap_or(0);
+        (name.clone(), value - earlier)
+    });
+    each.filter(|(_, difference)| *difference > 0).collect()
+}
