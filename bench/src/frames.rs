@@ -10,6 +10,8 @@ use crate::{Error, Result};
 
 /// How long a receiver waits for the next datagram before it calls the rest lost.
 const QUIET: Duration = Duration::from_secs(1);
+/// Receive buffer in bytes: what arrives is kept while the receiver does not get its core.
+const RECEIVE_BUFFER: usize = 64 << 20;
 /// First bytes of a numbered datagram: its number, in network byte order.
 const NUMBER_LENGTH: usize = 4;
 
@@ -87,8 +89,11 @@ impl Numbered {
     /// When a socket cannot be made or used. Loss is no error.
     pub fn run(&self, from: &Netns, to: &Netns, address: IpAddr) -> Result<Arrived> {
         let socket = join(to.thread(move || {
-            let socket = UdpSocket::bind(SocketAddr::new(address, 0));
-            socket.map_err(Error::io(format!("bind {address}")))
+            let socket = UdpSocket::bind(SocketAddr::new(address, 0))
+                .map_err(Error::io(format!("bind {address}")))?;
+            rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+                .map_err(|errno| Error::io("set receive buffer")(errno.into()))?;
+            Ok(socket)
         }))?;
         let target = socket.local_addr().map_err(Error::io("local address"))?;
         socket

@@ -1,21 +1,41 @@
 //! ICMP echo: exact counts and round-trip times.
+//!
+//! The requests are our own and not those of `ping`, which waits for the last answers no longer
+//! than twice the longest round trip so far: on a busy machine that calls late answers lost.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use rustix::net::{AddressFamily, SocketType, ipproto};
 
-use crate::netns::Netns;
-use crate::{Error, Result, netns};
+use crate::netns::{Netns, join};
+use crate::{Error, Result};
 
-/// A run of `ping`.
+/// How long answers are waited for after the last request.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest wait that an interruption has to wait for.
+const GLANCE: Duration = Duration::from_millis(100);
+/// Receive buffer in bytes: answers are kept while this thread does not get its core.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// Type, code, checksum, identifier and sequence number, RFC 792 and RFC 4443.
+const HEADER: usize = 8;
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
+
+/// A run of echo requests.
 #[derive(Debug, Clone)]
 pub struct Ping {
     /// Requests to send.
-    pub count: u32,
+    pub count: u16,
     /// Time between two requests.
     pub interval: Duration,
-    /// Payload in bytes; 56 is what `ping` sends by itself.
+    /// Payload in bytes.
     pub size: u16,
     /// Source address; the kernel's choice by default.
     pub source: Option<IpAddr>,
@@ -36,11 +56,11 @@ impl Default for Ping {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Replies {
     /// Requests sent.
-    pub sent: u32,
+    pub sent: u16,
     /// Different requests that were answered.
-    pub received: u32,
+    pub received: u16,
     /// Answers beyond the first to the same request.
-    pub duplicates: u32,
+    pub duplicates: u16,
     /// Round-trip times in microseconds, in order of arrival, duplicates left out.
     pub microseconds: Vec<u64>,
 }
@@ -49,101 +69,167 @@ impl Ping {
     /// Pings `target` from a namespace.
     ///
     /// # Errors
-    /// When `ping` cannot be run or answers in another form. Lost packets are no error.
+    /// When there is no route or no socket. Lost packets are no error.
     pub fn run(&self, from: &Netns, target: IpAddr) -> Result<Replies> {
-        let started = self.start(from, target)?;
-        started.finish()
+        self.start(from, target).finish()
     }
 
     /// Starts pinging `target` in the background.
-    ///
-    /// # Errors
-    /// When `ping` cannot be started.
-    pub fn start(&self, from: &Netns, target: IpAddr) -> Result<Running> {
-        let mut command = from.command("ping");
-        command.args([
-            "-n",
-            "-c",
-            &self.count.to_string(),
-            "-s",
-            &self.size.to_string(),
-        ]);
-        command.args(["-i", &self.interval.as_secs_f64().to_string()]);
-        // An answer takes far less than a second here; the last one is not waited for longer.
-        command.args(["-W", "1"]);
-        if let Some(source) = self.source {
-            command.args(["-I", &source.to_string()]);
+    pub fn start(&self, from: &Netns, target: IpAddr) -> Running {
+        let plan = self.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = from.thread(move || Exchange::begin(&plan, target)?.run(&stopped));
+        Running {
+            thread: Some(thread),
+            stop,
         }
-        command.arg(target.to_string());
-        command.stdout(std::process::Stdio::piped());
-        command.stderr(std::process::Stdio::piped());
-        let child = netns::spawn(&mut command)?;
-        Ok(Running { child: Some(child) })
     }
 }
 
-/// A `ping` in the background.
+/// Echo requests in the background.
 #[derive(Debug)]
 pub struct Running {
-    child: Option<std::process::Child>,
+    thread: Option<JoinHandle<Result<Replies>>>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Running {
-    /// Waits for its end.
+    /// Waits for the end.
     ///
     /// # Errors
     /// As [`Ping::run`].
     pub fn finish(mut self) -> Result<Replies> {
-        let Some(child) = self.child.take() else {
+        let Some(thread) = self.thread.take() else {
             unreachable!("finish consumes what start made");
         };
-        let output = child.wait_with_output().map_err(Error::io("ping"))?;
+        let replies = join(thread);
         crate::cleanup::interrupted()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        // Exit status 1 means that answers are missing, which the text tells better.
-        parse(&text).ok_or_else(|| {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            Error::Unexpected(format!("ping: {} {}", stderr.trim(), text.trim()))
-        })
+        replies
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
 
-fn parse(text: &str) -> Option<Replies> {
-    let mut replies = Replies::default();
-    for line in text.lines() {
-        if let Some((sent, _)) = line.split_once(" packets transmitted, ") {
-            replies.sent = sent.parse().ok()?;
-            replies.received = u32::try_from(replies.microseconds.len()).ok()?;
-            return Some(replies);
-        }
-        let Some((_, time)) = line.split_once(" time=") else {
-            continue;
+/// Requests and answers of one run, on an ICMP datagram socket: the kernel chooses the identifier,
+/// gives the socket only answers that bear it, and makes and checks the checksums.
+struct Exchange {
+    plan: Ping,
+    socket: UdpSocket,
+    request: Vec<u8>,
+    /// When each request was sent; `None` once it is answered.
+    sent: Vec<Option<Instant>>,
+    replies: Replies,
+}
+
+impl Exchange {
+    fn begin(plan: &Ping, target: IpAddr) -> Result<Self> {
+        let (family, protocol, request_type) = match target {
+            IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, ECHO_REQUEST),
+            IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6, ECHO_REQUEST_V6),
         };
-        if line.ends_with("(DUP!)") {
-            replies.duplicates += 1;
-        } else if line.contains(" bytes from ") {
-            replies
-                .microseconds
-                .push(parse_milliseconds(time.split(' ').next()?)?);
+        let socket: OwnedFd = rustix::net::socket(family, SocketType::DGRAM, Some(protocol))
+            .map_err(|errno| Error::io("ICMP socket")(errno.into()))?;
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+            .map_err(|errno| Error::io("set receive buffer")(errno.into()))?;
+        if let Some(source) = plan.source {
+            rustix::net::bind(&socket, &SocketAddr::new(source, 0))
+                .map_err(|errno| Error::io(format!("bind {source}"))(errno.into()))?;
+        }
+        let socket = UdpSocket::from(socket);
+        socket
+            .connect(SocketAddr::new(target, 0))
+            .map_err(Error::io(format!("ping {target}")))?;
+        let mut request = vec![0xa5; HEADER + usize::from(plan.size)];
+        request[..HEADER].fill(0);
+        request[0] = request_type;
+        Ok(Self {
+            plan: plan.clone(),
+            socket,
+            request,
+            sent: Vec::new(),
+            replies: Replies::default(),
+        })
+    }
+
+    fn run(mut self, stop: &AtomicBool) -> Result<Replies> {
+        let mut next = Instant::now();
+        for number in 0..self.plan.count {
+            self.receive_until(next, stop)?;
+            self.request[6..HEADER].copy_from_slice(&number.to_be_bytes());
+            self.sent.push(Some(Instant::now()));
+            self.replies.sent += 1;
+            if let Err(error) = self.socket.send(&self.request) {
+                lost_on_the_way(error)?;
+            }
+            next += self.plan.interval;
+        }
+        self.receive_until(Instant::now() + PATIENCE, stop)?;
+        Ok(self.replies)
+    }
+
+    /// Takes answers until a time, or until nothing is outstanding and everything was sent.
+    fn receive_until(&mut self, deadline: Instant, stop: &AtomicBool) -> Result<()> {
+        let mut buffer = vec![0; self.request.len() + 1];
+        while !stop.load(Ordering::Relaxed) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let all_sent = self.replies.sent == self.plan.count;
+            if left.is_zero() || (all_sent && self.replies.received == self.plan.count) {
+                break;
+            }
+            self.socket
+                .set_read_timeout(Some(left.min(GLANCE)))
+                .map_err(Error::io("set timeout"))?;
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => self.answer(&buffer[..length], Instant::now()),
+                Err(error) => lost_on_the_way(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an answer if it bears the payload of its request.
+    fn answer(&mut self, reply: &[u8], now: Instant) {
+        let Some((header, payload)) = reply.split_at_checked(HEADER) else {
+            return;
+        };
+        let number = usize::from(u16::from_be_bytes([header[6], header[7]]));
+        let Some(sent) = self.sent.get_mut(number) else {
+            return;
+        };
+        if payload != &self.request[HEADER..] {
+            return;
+        }
+        match sent.take() {
+            Some(sent) => {
+                let time = now.saturating_duration_since(sent).as_micros();
+                self.replies.received += 1;
+                let time = u64::try_from(time).unwrap_or(u64::MAX);
+                self.replies.microseconds.push(time);
+            }
+            None => self.replies.duplicates += 1,
         }
     }
-    None
 }
 
-/// "0.059" and "12.3" to microseconds, without a detour over floating point.
-fn parse_milliseconds(text: &str) -> Option<u64> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let micros = format!("{fraction:0<3.3}").parse::<u64>().ok()?;
-    Some(whole.parse::<u64>().ok()? * 1000 + micros)
+/// Errors of a connected socket that tell of one packet, by an ICMP error or a route that is gone.
+fn lost_on_the_way(error: std::io::Error) -> Result<()> {
+    match error.kind() {
+        ErrorKind::WouldBlock
+        | ErrorKind::TimedOut
+        | ErrorKind::Interrupted
+        | ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable
+        | ErrorKind::ConnectionRefused => Ok(()),
+        _ => Err(Error::io("ping")(error)),
+    }
 }
 
 /// Median and 99th percentile of round-trip times in microseconds; `None` without any.
@@ -166,25 +252,44 @@ pub fn percentiles(microseconds: &[u64]) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn replies_are_counted_one_by_one() {
-        let text = "PING 10.0.1.10 (10.0.1.10) 56(84) bytes of data.\n\
-            64 bytes from 10.0.1.10: icmp_seq=1 ttl=62 time=0.059 ms\n\
-            64 bytes from 10.0.1.10: icmp_seq=1 ttl=62 time=0.080 ms (DUP!)\n\
-            64 bytes from 10.0.1.10: icmp_seq=3 ttl=62 time=12.3 ms\n\n\
-            --- 10.0.1.10 ping statistics ---\n\
-            3 packets transmitted, 2 received, +1 duplicates, 33.3333% packet loss, time 32ms\n";
-        let replies = parse(text).unwrap();
-        assert_eq!(
-            (replies.sent, replies.received, replies.duplicates),
-            (3, 2, 1)
-        );
-        assert_eq!(replies.microseconds, [59, 12_300]);
+    fn exchange() -> Exchange {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut request = vec![0xa5; HEADER + 2];
+        request[..HEADER].fill(0);
+        Exchange {
+            plan: Ping::default(),
+            socket,
+            request,
+            sent: vec![Some(Instant::now()); 3],
+            replies: Replies::default(),
+        }
     }
 
     #[test]
-    fn another_form_is_refused() {
-        assert_eq!(parse("ping: connect: Network is unreachable\n"), None);
+    fn replies_are_counted_one_by_one() {
+        let mut exchange = exchange();
+        let reply = |number, payload: &[u8]| [&[0, 0, 0, 0, 9, 9, 0, number], payload].concat();
+        let later = Instant::now() + Duration::from_millis(5);
+        for (number, payload) in [
+            (1, &[0xa5, 0xa5][..]),
+            (1, &[0xa5, 0xa5]),
+            (0, &[0xa5, 0xa5]),
+            // Damaged, cut, never sent.
+            (2, &[0xa5, 0xa4]),
+            (2, &[0xa5]),
+            (9, &[0xa5, 0xa5]),
+        ] {
+            exchange.answer(&reply(number, payload), later);
+        }
+        let replies = exchange.replies;
+        assert_eq!((replies.received, replies.duplicates), (2, 1));
+        assert!(replies.microseconds.iter().all(|time| *time >= 5000));
+    }
+
+    #[test]
+    fn a_lost_packet_is_no_failure() {
+        assert!(lost_on_the_way(ErrorKind::HostUnreachable.into()).is_ok());
+        assert!(lost_on_the_way(ErrorKind::PermissionDenied.into()).is_err());
     }
 
     #[test]

@@ -402,6 +402,8 @@ fn make_namespace(netns: &Netns, routes: bool) -> Result<()> {
         // Addresses are usable at once.
         "net.ipv6.conf.all.accept_dad=0",
         "net.ipv6.conf.default.accept_dad=0",
+        // ICMP datagram sockets for root's group.
+        "net.ipv4.ping_group_range=0 0",
         // A run must not start from what an earlier one has learnt.
         "net.ipv4.tcp_no_metrics_save=1",
     ])

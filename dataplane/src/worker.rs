@@ -14,7 +14,7 @@ use crate::counters::Sheet;
 use crate::egress::Egress;
 use crate::fib::{PortId, Reader, Tables};
 use crate::forward::forward;
-use crate::ingress::{Burst, IDLE_POSTED, RingIngress};
+use crate::ingress::{Burst, LEAST_POSTED, RingIngress};
 use crate::verdict::Verdict;
 use crate::wait::Waiter;
 use crate::xsk::{Frame, FramePool, Region};
@@ -277,7 +277,7 @@ impl Worker {
     fn reserve(&self) -> usize {
         let attached = self.queues.served.iter().flatten().count();
         let missing = EXPECTED_QUEUES.saturating_sub(attached);
-        (missing * IDLE_POSTED).min(self.pool.made() / 2)
+        (missing * LEAST_POSTED).min(self.pool.made() / 2)
     }
 }
 

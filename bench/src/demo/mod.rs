@@ -28,7 +28,7 @@ pub const PREFIX: &str = "podway-demo";
 /// How long an idle dataplane is watched.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 /// Echo requests per row and round.
-const PINGS: u32 = 100;
+const PINGS: u16 = 100;
 
 /// What to show.
 #[derive(Debug, Clone)]

@@ -32,8 +32,7 @@ fn keeps_order(mode: Mode) {
     let mut options = options(mode);
     options.workers = 2;
     let network = Network::up(spec, &options);
-    // Sizes that gather into runs, end them, and fill the MTU. The pace is far below what even a
-    // slow machine forwards, so that what is missing was lost and not too much.
+    // Sizes that gather into runs, end them, and fill the MTU.
     let plan = Numbered {
         count: COUNT,
         sizes: vec![1400, 1400, 1400, 300, 18, 18, 1422, 4],
@@ -48,8 +47,9 @@ fn keeps_order(mode: Mode) {
         (1, 1, 0, 1),
         (0, 0, 0, 1),
     ];
-    thread::scope(|scope| {
-        for (from_node, from_pod, to_node, to_pod) in flows {
+    let before = network.counters();
+    let arrived: u32 = thread::scope(|scope| {
+        let flows = flows.map(|(from_node, from_pod, to_node, to_pod)| {
             let (from, to) = (
                 network.pod(from_node, from_pod),
                 network.pod(to_node, to_pod),
@@ -60,14 +60,20 @@ fn keeps_order(mode: Mode) {
                 let flow = format!("{} to {}", from.ipv4, to.ipv4);
                 assert_eq!(arrived.damaged, 0, "{flow}: damaged");
                 assert_eq!(arrived.out_of_order(), 0, "{flow}: out of order");
-                let all: Vec<u32> = (0..COUNT).collect();
-                assert!(
-                    arrived.numbers == all,
-                    "{flow}: {} of {COUNT} arrived",
-                    arrived.numbers.len()
-                );
-            });
-        }
+                u32::try_from(arrived.numbers.len()).unwrap()
+            })
+        });
+        flows.into_iter().map(|flow| flow.join().unwrap()).sum()
     });
+    // The pace is far below what even a slow machine forwards. Where a worker did not get its core
+    // for a while, the rings overran, and each lost datagram is in the books.
+    let lost = network.lost_since(&before);
+    let sent = COUNT * 5;
+    assert_eq!(
+        u64::from(arrived) + lost,
+        u64::from(sent),
+        "arrived and lost"
+    );
+    assert!(arrived >= sent / 10 * 9, "{arrived} of {sent} arrived");
     network.finish();
 }

@@ -65,7 +65,7 @@ fn an_orderly_stop_loses_nothing() {
         interval: Duration::from_millis(10),
         ..Ping::default()
     };
-    let running = ping.start(&from.netns, to.ipv4.into()).unwrap();
+    let running = ping.start(&from.netns, to.ipv4.into());
     network.podway.agent_mut(0).stop_dataplane().unwrap();
     no_xdp_program(network.node(0)).unwrap();
     network.podway.agent_mut(0).start_dataplane().unwrap();
@@ -113,7 +113,7 @@ fn restarts_of_control_lose_no_packet() {
         interval: Duration::from_millis(10),
         ..Ping::default()
     };
-    let running = ping.start(&from.netns, to.ipv4.into()).unwrap();
+    let running = ping.start(&from.netns, to.ipv4.into());
     for agent in 0..2 {
         network.podway.agent_mut(agent).stop_control().unwrap();
         network.podway.agent_mut(agent).start_control().unwrap();

@@ -103,6 +103,16 @@ impl Network {
         counters.collect()
     }
 
+    /// Packets that rings without room have lost on all nodes since `before`.
+    pub(crate) fn lost_since(&self, before: &[Counters]) -> u64 {
+        let after = self.counters();
+        let lost = |counters: &Counters| -> u64 {
+            let ports = counters.ports.values();
+            ports.map(|port| port.rx_dropped + port.rx_ring_full).sum()
+        };
+        after.iter().map(lost).sum::<u64>() - before.iter().map(lost).sum::<u64>()
+    }
+
     /// The end of every test.
     pub(crate) fn finish(self) {
         self.counters();
@@ -115,7 +125,7 @@ impl Network {
 }
 
 /// Pings and insists on every answer.
-pub(crate) fn ping_all(from: &podway_bench::netns::Netns, to: IpAddr, size: u16, count: u32) {
+pub(crate) fn ping_all(from: &podway_bench::netns::Netns, to: IpAddr, size: u16, count: u16) {
     let ping = Ping {
         count,
         size,
@@ -128,6 +138,16 @@ pub(crate) fn ping_all(from: &podway_bench::netns::Netns, to: IpAddr, size: u16,
         "{to} from {} with {size} bytes: sent, received, duplicates",
         from.name()
     );
+}
+
+/// Datagrams that the sockets of a namespace have lost for want of room, since it was made.
+pub(crate) fn lost_by_sockets(netns: &podway_bench::netns::Netns) -> u64 {
+    let text = netns.run("cat", &["/proc/net/snmp"]).unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut columns = names.split(' ').zip(values.split(' '));
+    let (_, value) = columns.find(|(name, _)| *name == "RcvbufErrors").unwrap();
+    value.parse().unwrap()
 }
 
 /// Waits until a single ping is answered, for at most `within`.

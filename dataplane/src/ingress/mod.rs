@@ -5,7 +5,7 @@
 
 mod ring;
 
-pub use ring::{IDLE_POSTED, RingIngress};
+pub use ring::{LEAST_POSTED, RingIngress};
 
 use crate::packet::Packet;
 use crate::xsk::{Frame, FramePool, Region};

@@ -10,9 +10,9 @@ use crate::xsk::{Frame, FramePool, Queue};
 /// messages made of them are sent.
 const BURST_FRAMES: usize = 256;
 
-/// Frames that a queue without traffic has posted: one super-frame and a burst of small packets.
-/// With 110 idle pods this is what a port costs in memory.
-pub const IDLE_POSTED: usize = 32;
+/// Frames that every queue has posted, however many there are: one super-frame and a burst of
+/// small packets. With 110 pods this is what a port costs in memory.
+pub const LEAST_POSTED: usize = 32;
 
 /// Receives from one queue.
 #[derive(Debug)]
@@ -20,28 +20,26 @@ pub struct RingIngress {
     queue: Queue,
     /// A chain of which the rest has not arrived.
     partial: Vec<Frame>,
-    /// Frames that should be posted: few until the first packet, then `busy`.
+    /// Frames that should be posted while the pool can spare them.
     target: usize,
-    /// Frames that should be posted once there is traffic.
-    busy: usize,
 }
 
 impl RingIngress {
     /// An engine on `queue`, whose rings have `ring_size` entries. An uplink, which all pods share,
-    /// has them filled from the start; a pod's queue half of them, once there is traffic.
+    /// has all of them filled, a pod's queue half of them: that is how long a worker that does not
+    /// get its core can stay away before packets are lost.
     pub fn new(queue: Queue, ring_size: u32, is_uplink: bool) -> Self {
         let ring_size = ring_size as usize;
-        let busy = if is_uplink {
+        let target = if is_uplink {
             ring_size
         } else {
-            (ring_size / 2).max(IDLE_POSTED)
+            (ring_size / 2).max(LEAST_POSTED)
         };
         let partial = Vec::with_capacity(MAX_CHAIN);
         Self {
             queue,
             partial,
-            target: if is_uplink { busy } else { IDLE_POSTED },
-            busy,
+            target,
         }
     }
 
@@ -67,17 +65,14 @@ impl RingIngress {
             }
             room = room.saturating_sub(taken);
         }
-        if !burst.is_empty() {
-            self.target = self.busy;
-        }
     }
 
-    /// Posts frames of `pool` so that the kernel can go on. Beyond [`IDLE_POSTED`], the last
+    /// Posts frames of `pool` so that the kernel can go on. Beyond [`LEAST_POSTED`], the last
     /// `reserve` frames of the pool stay there.
     #[inline]
     pub fn refill(&mut self, pool: &mut FramePool, reserve: usize) {
         let spare = pool.available().saturating_sub(reserve);
-        let most = (self.queue.rx.posted() + spare).max(IDLE_POSTED);
+        let most = (self.queue.rx.posted() + spare).max(LEAST_POSTED);
         self.queue.rx.refill(pool, self.target.min(most));
     }
 

@@ -13,7 +13,7 @@ use podway_xdp_redirect::{
 
 use super::{DRAIN, Supervisor, system};
 use crate::fib::{PortFacts, PortId};
-use crate::ingress::{IDLE_POSTED, RingIngress};
+use crate::ingress::{LEAST_POSTED, RingIngress};
 use crate::sys::interface::Interface;
 use crate::worker::{Command, Reply, ServedQueue};
 use crate::xsk::{BindMode, FramePool, QueueConfig, StatsHandle, XskError};
@@ -140,12 +140,12 @@ impl Supervisor {
         let is_uplink = self.ports.get(name).is_some_and(|port| !is_pod(&port.role));
         let count = u32::try_from(self.workers.len()).unwrap_or(1).max(1);
         let worker = u16::try_from((u32::from(id.0) + queue) % count).unwrap_or(0);
-        let Reply::Lent(frames) = self.ask(worker, Command::Lend(IDLE_POSTED))? else {
+        let Reply::Lent(frames) = self.ask(worker, Command::Lend(LEAST_POSTED))? else {
             return Err(system(
                 "a worker gave the wrong answer to a request for frames",
             ));
         };
-        if frames.len() < IDLE_POSTED {
+        if frames.len() < LEAST_POSTED {
             self.give_back(worker, frames);
             let message = format!(
                 "worker {worker} has no frames left for {name}; raise dataplane.frames in the \
@@ -164,7 +164,7 @@ impl Supervisor {
             tx_size: None,
             completion_size: 2,
             // Before the bind, as some zero-copy drivers demand.
-            posted: IDLE_POSTED,
+            posted: LEAST_POSTED,
             try_zero_copy: true,
             busy_retry: BUSY_RETRY,
         };
