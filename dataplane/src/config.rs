@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podway_proto::config::{Config as File, WaitMode, XdpModeChoice};
+use podway_proto::config::{Config as File, IngressChoice, WaitMode, XdpModeChoice};
 
 /// What `podway-dataplane` runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub frames: u32,
     /// Entries of each ring.
     pub ring_size: u32,
+    /// How workers receive from ports.
+    pub ingress: IngressChoice,
     /// Where the XDP program runs on pod ports.
     pub pod_xdp_mode: XdpModeChoice,
     /// Where the XDP program runs on uplinks.
@@ -146,6 +148,7 @@ impl Config {
             spin: Duration::from_micros(section.spin_microseconds.into()),
             frames: section.frames,
             ring_size: section.ring_size,
+            ingress: section.ingress,
             pod_xdp_mode: section.pod_xdp_mode,
             uplink_xdp_mode: section.uplink_xdp_mode,
         })

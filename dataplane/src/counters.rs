@@ -112,6 +112,16 @@ impl Sheet {
         self.ports.get(usize::from(id.0)).map(|sheet| &**sheet)
     }
 
+    /// Counts a packet that came by a port, of so many bytes in so many frames.
+    #[inline]
+    pub fn received(&self, port: PortId, bytes: usize, frames: usize) {
+        if let Some(port) = self.port(port) {
+            port.rx_packets.add(1);
+            port.rx_bytes.add(bytes as u64);
+            port.rx_frames.add(frames as u64);
+        }
+    }
+
     /// Counts `packets` that died of `reason`.
     #[inline]
     pub fn drop_packets(&self, reason: DropReason, packets: u64) {

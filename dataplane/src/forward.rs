@@ -40,14 +40,15 @@ fn route<'t>(
     if headers.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    let mut partial_checksum = is_partial(packet, &headers);
-    if partial_checksum && !ingress.accept_partial {
+    let partial_checksum = match packet.offload() {
+        // The kernel knows; also of what it has joined, whatever the wire carried.
+        Some(offload) => offload.unfinished == Some(headers.l4),
+        None if !is_partial(packet, &headers) => false,
+        None if ingress.accept_partial => true,
         // One finished checksum in 65536 looks unfinished.
-        if !is_finished(packet, &headers) {
-            return Err(DropReason::PartialChecksum);
-        }
-        partial_checksum = false;
-    }
+        None if is_finished(packet, &headers) => false,
+        None => return Err(DropReason::PartialChecksum),
+    };
 
     let next_hop = tables.lookup(headers.dst).ok_or(DropReason::NoRoute)?;
     match next_hop.kind {
@@ -60,14 +61,19 @@ fn route<'t>(
     }
     // A super-frame is cut to what both the sender's link and the path carry.
     let max_l3_len = next_hop.mtu.min(ingress_mtu);
-    let can_be_cut = headers.protocol == protocol::TCP && !headers.fragment;
-    if headers.l3_len > u32::from(max_l3_len) && !can_be_cut {
-        return Err(DropReason::TooBig);
-    }
-    // Its segments get new checksums, which must not make a damaged packet good.
-    if headers.l3_len > u32::from(max_l3_len) && !partial_checksum && !is_finished(packet, &headers)
-    {
-        return Err(DropReason::BadChecksum);
+    let in_front = u32::from(headers.payload.saturating_sub(headers.l3));
+    let longest = match packet.segment() {
+        Some(segment) => headers.l3_len.min(in_front + u32::from(segment)),
+        None => headers.l3_len,
+    };
+    if longest > u32::from(max_l3_len) {
+        if headers.protocol != protocol::TCP || headers.fragment {
+            return Err(DropReason::TooBig);
+        }
+        // Its segments get new checksums, which must not make a damaged packet good.
+        if packet.segment().is_none() && !partial_checksum && !is_finished(packet, &headers) {
+            return Err(DropReason::BadChecksum);
+        }
     }
 
     let head = packet.head_mut();

@@ -30,6 +30,7 @@ pub mod packet;
 pub mod supervisor;
 mod sync;
 mod sys;
+pub mod tap;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
 pub mod tunnel;

@@ -7,6 +7,16 @@ use crate::xsk::{Frame, Region};
 /// frames of 3840 bytes.
 pub const MAX_CHAIN: usize = 32;
 
+/// What the kernel says of a packet beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// Payload bytes of each segment of a super-frame but the last; 0: it is none.
+    pub segment: u16,
+    /// Where the L4 header begins whose checksum is unfinished, as an offset from the packet's
+    /// start.
+    pub unfinished: Option<u16>,
+}
+
 /// A packet whose frames a burst owns. Headers live in the first frame, the head.
 #[derive(Debug)]
 pub struct Packet<'a> {
@@ -15,6 +25,7 @@ pub struct Packet<'a> {
     frames: &'a mut [Frame],
     /// Bytes of all frames.
     len: usize,
+    offload: Option<Offload>,
 }
 
 impl<'a> Packet<'a> {
@@ -29,8 +40,35 @@ impl<'a> Packet<'a> {
                 region,
                 frames,
                 len,
+                offload: None,
             })
         }
+    }
+
+    /// The packet with what the kernel says of it; `None` when it says nothing, as over AF_XDP.
+    #[inline]
+    #[must_use]
+    pub fn with_offload(self, offload: Option<Offload>) -> Self {
+        Self { offload, ..self }
+    }
+
+    /// What the kernel says of it.
+    #[inline]
+    pub fn offload(&self) -> Option<Offload> {
+        self.offload
+    }
+
+    /// Payload bytes of each segment of a super-frame, when the kernel told them.
+    #[inline]
+    pub fn segment(&self) -> Option<u16> {
+        let segment = self.offload?.segment;
+        (segment > 0).then_some(segment)
+    }
+
+    /// Frames that it lies in.
+    #[inline]
+    pub fn frames(&self) -> usize {
+        self.frames.len()
     }
 
     /// Bytes of the whole packet.
@@ -74,6 +112,9 @@ impl<'a> Packet<'a> {
             .first_mut()
             .is_some_and(|head| head.push_front(count));
         self.len += if done { count } else { 0 };
+        if done {
+            self.move_offload(|at| at.checked_add(u16::try_from(count).ok()?));
+        }
         done
     }
 
@@ -85,7 +126,18 @@ impl<'a> Packet<'a> {
             .first_mut()
             .is_some_and(|head| head.pull_front(count));
         self.len -= if done { count } else { 0 };
+        if done {
+            self.move_offload(|at| at.checked_sub(u16::try_from(count).ok()?));
+        }
         done
+    }
+
+    /// The packet's start has moved. A header that was pulled takes its checksum with it.
+    #[inline]
+    fn move_offload(&mut self, moved: impl FnOnce(u16) -> Option<u16>) {
+        if let Some(offload) = &mut self.offload {
+            offload.unfinished = offload.unfinished.and_then(moved);
+        }
     }
 
     /// Cuts the packet to at most `len` bytes: what follows the IP packet is Ethernet padding.
@@ -186,6 +238,24 @@ mod tests {
         packet.truncate(2);
         assert_eq!(packet.chunks().collect::<Vec<_>>(), [&b"--"[..], b""]);
         assert_eq!(packet.len(), 2);
+    }
+
+    #[test]
+    fn an_unfinished_checksum_moves_with_the_start() {
+        let (region, mut frames) = chain(&[b"abcdefgh"]);
+        let offload = Offload {
+            segment: 3,
+            unfinished: Some(4),
+        };
+        let packet = Packet::new(&region, &mut frames).unwrap();
+        let mut packet = packet.with_offload(Some(offload));
+        assert!(packet.push_front(50));
+        assert_eq!(packet.offload().unwrap().unfinished, Some(54));
+        assert!(packet.pull_front(52));
+        assert_eq!(packet.offload().unwrap().unfinished, Some(2));
+        assert!(packet.pull_front(3));
+        assert_eq!(packet.offload().unwrap().unfinished, None);
+        assert_eq!(packet.segment(), Some(3));
     }
 
     #[test]

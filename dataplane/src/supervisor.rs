@@ -14,17 +14,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use podway_proto::config::IngressChoice;
 use podway_proto::dataplane::{Change, Refused};
 use podway_proto::types::{LocalNode, Vni};
 use podway_proto::{ErrorBody, ErrorCode};
-use podway_xdp_redirect::Redirect;
+use podway_xdp_redirect::{AttachError, Redirect, TcxAttachment};
 
 use crate::config::Config;
 use crate::counters::Sheet;
-use crate::egress::{Egress, PacketGso};
-use crate::fib::{Build, Fib, Publisher, Tables, XdpWrites};
+use crate::egress::{Egress, PacketGso, TapGso};
+use crate::fib::{Build, Fib, PortId, Publisher, Tables, XdpWrites};
+use crate::ingress::{Ingress, TapIngress};
+use crate::tap::{Tap, TapError};
 use crate::wait::{Waiter, Waker};
-use crate::worker::{Command, Link, Queues, Reply, Worker};
+use crate::worker::{Command, Link, Queues, Reply, ServedQueue, Worker};
 use crate::xsk::{Frame, FramePool, Region, Umem};
 
 use ports::AttachedPort;
@@ -51,6 +54,8 @@ pub struct Supervisor {
     told_local: Option<LocalNode>,
     workers: Vec<WorkerHandle>,
     ports: BTreeMap<String, AttachedPort>,
+    /// Why workers have no TAP, when they have none.
+    no_tap: Option<String>,
     /// What the XDP program holds of the local node.
     local: XdpLocal,
     /// Whether a sync is in progress.
@@ -73,6 +78,15 @@ struct WorkerHandle {
     waker: Waker,
     sheet: Arc<Sheet>,
     thread: Option<JoinHandle<()>>,
+    tap: Option<WorkerTap>,
+}
+
+/// A worker's TAP.
+#[derive(Debug)]
+struct WorkerTap {
+    tap: Arc<Tap>,
+    /// The program that sends what the worker writes there.
+    _transmitter: TcxAttachment,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +117,12 @@ pub enum StartError {
     /// The socket of a worker's egress cannot be made.
     #[error(transparent)]
     Egress(#[from] crate::egress::OpenError),
+    /// Workers are to have TAPs, and one cannot be made.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// Workers are to have TAPs, and the program on one cannot be attached.
+    #[error("the worker's TAP: {0}")]
+    Transmitter(#[from] AttachError),
     /// Something else that the system refuses.
     #[error("cannot {step}: {source}")]
     System {
@@ -130,8 +150,11 @@ impl Supervisor {
             .map_err(step("map memory for the frames (lower dataplane.frames)"))?;
         let umem = Umem::new(Arc::clone(&region))?;
         let (publisher, readers) = Publisher::new(Tables::default(), config.workers.len());
+        let (taps, no_tap) = make_taps(&config, &redirect)?;
+        let mut taps = taps.into_iter();
         let mut workers = Vec::new();
         for (number, (&cpu, tables)) in (0..).zip(config.workers.iter().zip(readers)) {
+            let tap = taps.next();
             let left = frames.len().saturating_sub(config.frames as usize);
             let waiter =
                 Waiter::new(config.wait, config.spin).map_err(step("make an epoll set"))?;
@@ -142,7 +165,10 @@ impl Supervisor {
                 region: Arc::clone(&region),
                 pool: FramePool::new(frames.split_off(left)),
                 tables,
-                egress: Egress::new(PacketGso::new()?),
+                egress: Egress::new(
+                    PacketGso::new()?,
+                    tap.as_ref().map(|tap| TapGso::new(Arc::clone(&tap.tap))),
+                ),
                 waiter,
                 sheet: Arc::clone(&sheet),
                 heartbeat: redirect.heartbeat(number)?,
@@ -168,9 +194,10 @@ impl Supervisor {
                 waker,
                 sheet,
                 thread: Some(thread),
+                tap,
             });
         }
-        Ok(Self {
+        let mut supervisor = Self {
             config,
             started: Instant::now(),
             redirect,
@@ -187,7 +214,42 @@ impl Supervisor {
             broken: false,
             commands: 0,
             lost_before: 0,
-        })
+            no_tap,
+        };
+        supervisor
+            .serve_taps()
+            .map_err(|error| step("serve a TAP")(io::Error::other(error.to_string())))?;
+        Ok(supervisor)
+    }
+
+    /// Hands each worker its TAP.
+    fn serve_taps(&mut self) -> Result<(), ErrorBody> {
+        for worker in (0..).take(self.workers.len()) {
+            let Some(tap) = self.tap_of(worker) else {
+                continue;
+            };
+            let ifindex = tap.ifindex();
+            let served = Box::new(ServedQueue {
+                port: PortId::NONE,
+                queue: 0,
+                ingress: Ingress::Tap(TapIngress::new(tap)),
+                active: false,
+            });
+            match self.ask(worker, Command::Attach(served))? {
+                Reply::Attached(..) => {}
+                Reply::Refused(_, error) => return Err(system(error)),
+                _ => return Err(system("a worker gave the wrong answer to an attachment")),
+            }
+            self.redirect
+                .set_tap(worker.into(), ifindex)
+                .map_err(system)?;
+        }
+        Ok(())
+    }
+
+    fn tap_of(&self, worker: u16) -> Option<Arc<Tap>> {
+        let tap = self.workers.get(usize::from(worker))?.tap.as_ref()?;
+        Some(Arc::clone(&tap.tap))
     }
 
     /// Carries out changes in order; a refused one does not stop those after it. The tables are
@@ -442,7 +504,7 @@ impl Supervisor {
                     tracing::error!(%error, "a queue that was given up stays attached");
                 }
             }
-            Reply::Detached(None) => {}
+            Reply::Detached(None) | Reply::Drained => {}
         }
     }
 
@@ -477,6 +539,33 @@ impl Supervisor {
                 tracing::error!("a worker ended by a panic");
             }
         }
+    }
+}
+
+/// A TAP for each worker; none of them, and why, where `auto` may do without.
+fn make_taps(
+    config: &Config,
+    redirect: &Redirect,
+) -> Result<(Vec<WorkerTap>, Option<String>), StartError> {
+    let make = |number| -> Result<WorkerTap, StartError> {
+        let tap = Tap::open(number)?;
+        let transmitter = redirect.attach_transmitter(tap.ifindex())?;
+        Ok(WorkerTap {
+            tap: Arc::new(tap),
+            _transmitter: transmitter,
+        })
+    };
+    let all = || (0..).take(config.workers.len()).map(make).collect();
+    match config.ingress {
+        IngressChoice::AfXdp => Ok((Vec::new(), Some("set by dataplane.ingress".to_owned()))),
+        IngressChoice::Tap => Ok((all()?, None)),
+        IngressChoice::Auto => match all() {
+            Ok(taps) => Ok((taps, None)),
+            Err(error) => {
+                tracing::info!(%error, "ports are received by AF_XDP alone");
+                Ok((Vec::new(), Some(error.to_string())))
+            }
+        },
     }
 }
 

@@ -14,13 +14,16 @@ use crate::counters::Sheet;
 use crate::egress::Egress;
 use crate::fib::{PortId, Reader, Tables};
 use crate::forward::forward;
-use crate::ingress::{Burst, LEAST_POSTED, RingIngress};
+use crate::ingress::{Burst, Ingress, LEAST_POSTED};
 use crate::verdict::Verdict;
 use crate::wait::Waiter;
 use crate::xsk::{Frame, FramePool, Region};
 
 /// Queues that a worker keeps frames for: a full node has 110 pods and an uplink of some queues.
 const EXPECTED_QUEUES: usize = 128;
+
+/// Bursts that empty a TAP's queue of 1000 packets, also when they are super-frames.
+const DRAIN_BURSTS: usize = 128;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -59,15 +62,15 @@ pub struct Queues {
     burst: Burst,
 }
 
-/// One queue of a port, as its worker serves it.
+/// One queue of a port, or the TAP that stands for many, as its worker serves it.
 #[derive(Debug)]
 pub struct ServedQueue {
-    /// The port.
+    /// The port; [`PortId::NONE`] for a TAP.
     pub port: PortId,
     /// The queue's number on its interface.
     pub queue: u32,
     /// Where its packets come from.
-    pub ingress: RingIngress,
+    pub ingress: Ingress,
     /// Whether it is in the list of active slots.
     pub active: bool,
 }
@@ -79,6 +82,8 @@ pub enum Command {
     Attach(Box<ServedQueue>),
     /// Forward what a queue still holds and give it up. Answer: [`Reply::Detached`].
     Detach(PortId, u32),
+    /// Forward what the TAP holds. Answer: [`Reply::Drained`].
+    Drain,
     /// Lend up to this many frames, to be posted to a new queue. Answer: [`Reply::Lent`].
     Lend(usize),
     /// Frames that come home. No answer.
@@ -92,6 +97,8 @@ pub enum Command {
 pub enum Reply {
     /// Frames that stay this worker's own.
     Lent(Vec<Frame>),
+    /// What the TAP held at the time of the command is forwarded.
+    Drained,
     /// The queue is being served.
     Attached(PortId, u32),
     /// The queue could not be waited for; it comes back.
@@ -169,16 +176,17 @@ impl Worker {
         let Some(queue) = served.get_mut(slot).and_then(Option::as_mut) else {
             return 0;
         };
-        queue.ingress.receive(burst);
+        queue
+            .ingress
+            .receive(queue.port, burst, &mut self.pool, &self.region);
         let packets = burst.len();
         if packets == 0 {
             return 0;
         }
         let tables = self.tables.get();
-        let mut bytes = 0;
-        for mut packet in burst.packets(&self.region) {
-            bytes += packet.len();
-            match forward(&mut packet, queue.port, tables) {
+        for (port, mut packet) in burst.packets(&self.region) {
+            self.sheet.received(port, packet.len(), packet.frames());
+            match forward(&mut packet, port, tables) {
                 Verdict::Send(send) => {
                     self.egress
                         .push(&mut packet, &send, tables, &self.region, &self.sheet);
@@ -187,11 +195,6 @@ impl Worker {
             }
         }
         self.egress.flush(&self.region, &self.sheet);
-        if let Some(port) = self.sheet.port(queue.port) {
-            port.rx_packets.add(packets as u64);
-            port.rx_bytes.add(bytes as u64);
-            port.rx_frames.add(burst.frames() as u64);
-        }
         self.sheet.bursts.add(1);
         burst.recycle(&mut self.pool);
         queue.ingress.refill(&mut self.pool, *reserve);
@@ -204,6 +207,13 @@ impl Worker {
             let reply = match command {
                 Command::Attach(queue) => self.attach(queue),
                 Command::Detach(port, queue) => self.detach(port, queue),
+                Command::Drain => {
+                    if let Some(slot) = self.slot_of(PortId::NONE, 0) {
+                        // Other ports may keep it busy: bounded by what its queue holds.
+                        let _ = (0..DRAIN_BURSTS).find(|_| self.serve(slot) == 0);
+                    }
+                    Reply::Drained
+                }
                 Command::Lend(count) => {
                     Reply::Lent(std::iter::from_fn(|| self.pool.get()).take(count).collect())
                 }
@@ -239,12 +249,16 @@ impl Worker {
         reply
     }
 
-    fn detach(&mut self, port: PortId, queue: u32) -> Reply {
+    fn slot_of(&self, port: PortId, queue: u32) -> Option<usize> {
         let is_it = |q: &Option<ServedQueue>| {
             q.as_ref()
                 .is_some_and(|q| q.port == port && q.queue == queue)
         };
-        let Some(slot) = self.queues.served.iter().position(is_it) else {
+        self.queues.served.iter().position(is_it)
+    }
+
+    fn detach(&mut self, port: PortId, queue: u32) -> Reply {
+        let Some(slot) = self.slot_of(port, queue) else {
             return Reply::Detached(None);
         };
         // Nothing is redirected here any more, so that this ends with what the ring holds.
@@ -263,13 +277,12 @@ impl Worker {
     /// rest, and after a command. With many ports this is too much for each round.
     fn publish_levels(&self) {
         let served = || self.queues.served.iter().flatten();
-        let sum = |level: fn(&RingIngress) -> usize| {
-            served().map(|queue| level(&queue.ingress) as u64).sum()
-        };
+        let sum =
+            |level: fn(&Ingress) -> usize| served().map(|queue| level(&queue.ingress) as u64).sum();
         self.sheet.frames_made.set(self.pool.made() as u64);
         self.sheet.frames_pooled.set(self.pool.available() as u64);
-        self.sheet.frames_posted.set(sum(RingIngress::posted));
-        self.sheet.frames_held.set(sum(RingIngress::held));
+        self.sheet.frames_posted.set(sum(Ingress::posted));
+        self.sheet.frames_held.set(sum(Ingress::held));
     }
 
     /// Frames to be kept for the queues that may yet be attached, so that many ports at work do not

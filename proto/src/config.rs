@@ -84,6 +84,8 @@ pub struct DataplaneConfig {
     /// Entries of an uplink's rings, a power of two: what other nodes send at once must find room.
     /// Pod ports have 512 at most.
     pub ring_size: u32,
+    /// How workers receive from ports.
+    pub ingress: IngressChoice,
     /// Where the XDP program runs on pod ports. `native` strips TSO from the pod.
     pub pod_xdp_mode: XdpModeChoice,
     /// Where the XDP program runs on uplinks. `generic` switches GRO off on the interface.
@@ -99,6 +101,7 @@ impl Default for DataplaneConfig {
             spin_microseconds: 20,
             frames: 8192,
             ring_size: 2048,
+            ingress: IngressChoice::Auto,
             pod_xdp_mode: XdpModeChoice::Generic,
             uplink_xdp_mode: XdpModeChoice::Auto,
         }
@@ -125,6 +128,19 @@ impl std::fmt::Display for WaitMode {
             Self::Sleep => "sleep",
         })
     }
+}
+
+/// How a worker receives from a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IngressChoice {
+    /// By AF_XDP where the driver needs no copy; elsewhere by TAP if the kernel has its offloads
+    /// inside UDP tunnels (Linux 6.17), else by AF_XDP with a copy.
+    Auto,
+    /// By TAP, or not at all.
+    Tap,
+    /// By AF_XDP.
+    AfXdp,
 }
 
 /// Where an XDP program runs.

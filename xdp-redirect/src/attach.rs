@@ -1,8 +1,8 @@
 #![allow(
     unsafe_code,
-    reason = "libbpf-rs attaches XDP links without a choice of mode"
+    reason = "libbpf-rs attaches XDP links without a choice of mode, and no tcx links"
 )]
-//! Attaching the program to an interface, as a link that this process owns.
+//! Attaching the programs to an interface, as links that this process owns.
 //!
 //! A link rather than a netlink attachment: the kernel detaches when the last descriptor closes,
 //! so a killed process leaves no program behind.
@@ -10,12 +10,15 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::query::ProgInfoIter;
 
 use crate::load::{Capture, Redirect};
+
+/// `NETDEV_XDP_ACT_XSK_ZEROCOPY` of linux/netdev.h.
+const XSK_ZEROCOPY: u64 = 8;
 
 /// Where in the kernel the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,10 +96,31 @@ pub enum AttachError {
     },
 }
 
-/// The program on an interface. Dropping it detaches, as does the end of the process.
+/// A program on an interface. Dropping it detaches, as does the end of the process.
+#[derive(Debug)]
+struct Link(OwnedFd);
+
+impl Drop for Link {
+    /// Closing would not be enough: a child that another thread has forked holds a copy of the
+    /// descriptor until it calls exec, and the program would stay for as long.
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is open for as long as `self`. A failure says that the interface
+        // has gone, and the attachment with it.
+        unsafe { libbpf_sys::bpf_link_detach(self.0.as_raw_fd()) };
+    }
+}
+
+/// A program at the tcx ingress of an interface. Dropping it detaches, as does the end of the
+/// process.
+#[derive(Debug)]
+pub struct TcxAttachment {
+    _link: Link,
+}
+
+/// The XDP program on an interface. Dropping it detaches, as does the end of the process.
 #[derive(Debug)]
 pub struct Attachment {
-    link: OwnedFd,
+    _link: Link,
     ifindex: u32,
     mode: XdpMode,
     reason: Option<String>,
@@ -119,16 +143,6 @@ impl Attachment {
     }
 }
 
-impl Drop for Attachment {
-    /// Closing would not be enough: a child that another thread has forked holds a copy of the
-    /// descriptor until it calls exec, and the program would stay for as long.
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is open for as long as `self`. A failure says that the interface
-        // has gone, and the attachment with it.
-        unsafe { libbpf_sys::bpf_link_detach(self.link.as_raw_fd()) };
-    }
-}
-
 impl Redirect {
     /// Attaches the program to an interface of the calling thread's network namespace.
     ///
@@ -143,7 +157,7 @@ impl Redirect {
         };
         let interface = interface_name(ifindex).ok_or(AttachError::NoDevice { ifindex })?;
         let attachment = |link, mode, reason| Attachment {
-            link,
+            _link: link,
             ifindex,
             mode,
             reason,
@@ -170,33 +184,87 @@ impl Redirect {
         }
     }
 
-    fn create_link(&self, ifindex: u32, mode: XdpMode) -> io::Result<OwnedFd> {
-        let _quiet = Capture::start();
-        let ifindex = c_int::try_from(ifindex).map_err(|_| no_device())?;
-        let options = libbpf_sys::bpf_link_create_opts {
-            sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
-            flags: match mode {
-                XdpMode::Native => libbpf_sys::XDP_FLAGS_DRV_MODE,
-                XdpMode::Generic => libbpf_sys::XDP_FLAGS_SKB_MODE,
-            },
-            ..Default::default()
+    fn create_link(&self, ifindex: u32, mode: XdpMode) -> io::Result<Link> {
+        let flags = match mode {
+            XdpMode::Native => libbpf_sys::XDP_FLAGS_DRV_MODE,
+            XdpMode::Generic => libbpf_sys::XDP_FLAGS_SKB_MODE,
         };
-        // SAFETY: the program's descriptor is open for as long as `self`; `options` is valid and
-        // its size field says how much of it libbpf may read.
-        let link = unsafe {
-            libbpf_sys::bpf_link_create(
-                self.as_fd().as_raw_fd(),
-                ifindex,
-                libbpf_sys::BPF_XDP,
-                &raw const options,
-            )
-        };
-        if link < 0 {
-            return Err(io::Error::from_raw_os_error(-link));
-        }
-        // SAFETY: the kernel has just made this descriptor (close-on-exec) and nobody else has it.
-        Ok(unsafe { OwnedFd::from_raw_fd(link) })
+        create_link(self.as_fd(), ifindex, libbpf_sys::BPF_XDP, flags)
     }
+
+    /// Attaches the classifier to the tcx ingress of an interface of the calling thread's network
+    /// namespace: it redirects to the TAPs of the workers.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach_classifier(&self, ifindex: u32) -> Result<TcxAttachment, AttachError> {
+        tcx(self.classify.as_fd(), ifindex)
+    }
+
+    /// Attaches to the tcx ingress of a TAP the program that sends what a worker writes there.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach_transmitter(&self, ifindex: u32) -> Result<TcxAttachment, AttachError> {
+        tcx(self.transmit.as_fd(), ifindex)
+    }
+}
+
+fn tcx(program: BorrowedFd<'_>, ifindex: u32) -> Result<TcxAttachment, AttachError> {
+    let interface = interface_name(ifindex).ok_or(AttachError::NoDevice { ifindex })?;
+    let refused = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENODEV) => AttachError::NoDevice { ifindex },
+        Some(libc::EPERM | libc::EACCES) => AttachError::Permission { interface },
+        _ => AttachError::Refused {
+            interface,
+            reason: format!("tcx (Linux 6.6 or newer is needed): {error}"),
+        },
+    };
+    let link = create_link(program, ifindex, libbpf_sys::BPF_TCX_INGRESS, 0).map_err(refused)?;
+    Ok(TcxAttachment { _link: link })
+}
+
+fn create_link(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    kind: libbpf_sys::bpf_attach_type,
+    flags: u32,
+) -> io::Result<Link> {
+    let _quiet = Capture::start();
+    let ifindex = c_int::try_from(ifindex).map_err(|_| no_device())?;
+    let options = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
+        flags,
+        ..Default::default()
+    };
+    // SAFETY: the program's descriptor is borrowed, so open; `options` is valid and its size field
+    // says how much of it libbpf may read.
+    let link = unsafe {
+        libbpf_sys::bpf_link_create(program.as_raw_fd(), ifindex, kind, &raw const options)
+    };
+    if link < 0 {
+        return Err(io::Error::from_raw_os_error(-link));
+    }
+    // SAFETY: the kernel has just made this descriptor (close-on-exec) and nobody else has it.
+    Ok(Link(unsafe { OwnedFd::from_raw_fd(link) }))
+}
+
+/// Whether the driver of an interface takes AF_XDP sockets without a copy, by what it says of
+/// itself (netdev netlink family, `xsk-zerocopy`).
+pub fn offers_zero_copy(ifindex: u32) -> bool {
+    query(ifindex).is_some_and(|answer| answer.feature_flags & XSK_ZEROCOPY != 0)
+}
+
+fn query(ifindex: u32) -> Option<libbpf_sys::bpf_xdp_query_opts> {
+    let _quiet = Capture::start();
+    let mut answer = libbpf_sys::bpf_xdp_query_opts {
+        sz: size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    let ifindex = c_int::try_from(ifindex).ok()?;
+    // SAFETY: `answer` is valid for writes and its size field bounds them.
+    let failed = unsafe { libbpf_sys::bpf_xdp_query(ifindex, 0, &raw mut answer) };
+    (failed == 0).then_some(answer)
 }
 
 /// Why a mode was refused, when another one may be taken instead; otherwise the error.
@@ -226,16 +294,7 @@ fn refusal(
 
 /// Name and id of the program on an interface.
 fn attached_program(ifindex: u32) -> Option<String> {
-    let _quiet = Capture::start();
-    let mut answer = libbpf_sys::bpf_xdp_query_opts {
-        sz: size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t,
-        ..Default::default()
-    };
-    let ifindex = c_int::try_from(ifindex).ok()?;
-    // SAFETY: `answer` is valid for writes and its size field bounds them.
-    if unsafe { libbpf_sys::bpf_xdp_query(ifindex, 0, &raw mut answer) } != 0 {
-        return None;
-    }
+    let answer = query(ifindex)?;
     let ids = [
         answer.prog_id,
         answer.drv_prog_id,

@@ -126,6 +126,29 @@ impl Key {
     }
 }
 
+/// `struct exit`.
+pub(crate) fn exit(ifindex: u32, mac: [u8; 6]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&ifindex.to_ne_bytes());
+    bytes[4..10].copy_from_slice(&mac);
+    bytes
+}
+
+/// A counter slot in place of a MAC address: so the programs tell a port to the reader of a TAP,
+/// and the writer tells them. `PORT_TAG` of `bpf/shared.h`.
+pub fn port_tag(slot: u16) -> [u8; 6] {
+    let [high, low] = slot.to_be_bytes();
+    [0x02, 0x70, 0x77, 0, high, low]
+}
+
+/// The slot that [`port_tag`] wrote; `None` for any other MAC address.
+pub fn tagged_port(mac: [u8; 6]) -> Option<u16> {
+    let [0x02, 0x70, 0x77, 0, high, low] = mac else {
+        return None;
+    };
+    Some(u16::from_be_bytes([high, low]))
+}
+
 /// `struct route`.
 pub(crate) fn route(mtu: u16) -> [u8; 4] {
     let [a, b] = mtu.to_ne_bytes();
@@ -178,6 +201,15 @@ mod tests {
             .encode()
             .is_err()
         );
+    }
+
+    #[test]
+    fn a_tag_tells_its_slot() {
+        for slot in [0, 7, 1022, u16::MAX] {
+            assert_eq!(tagged_port(port_tag(slot)), Some(slot));
+        }
+        assert_eq!(tagged_port([0x02, 0x70, 0x77, 1, 0, 7]), None);
+        assert_eq!(tagged_port([0xff; 6]), None);
     }
 
     #[test]

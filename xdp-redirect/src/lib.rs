@@ -1,6 +1,7 @@
-//! The XDP program that hands packets to AF_XDP sockets, and its loader.
+//! The programs that hand packets to workers, and their loader.
 //!
-//! One program serves every port and finds the role of each by its interface index in a map.
+//! An XDP program hands them to AF_XDP sockets, a tcx program by the same rules to TAPs. One
+//! program serves every port and finds the role of each by its interface index in a map.
 //! `bpf/redirect.bpf.c` opens with the decision tree, and `bpf/shared.h` holds what both sides
 //! agree on.
 //!
@@ -10,7 +11,7 @@
 //! | `maps` | typed updates of what the program reads |
 //! | `layout` | keys and values of the maps as bytes |
 //! | `memory` | the memory-mapped maps: gate, VXLAN port, heartbeats |
-//! | `attach` | attaching to an interface in native or generic mode |
+//! | `attach` | attaching to an interface: XDP in native or generic mode, tcx |
 //! | `stats` | counters and the list of causes to pass |
 //! | `error` | what can go wrong, with the remedy |
 //!
@@ -32,9 +33,11 @@ mod maps;
 mod memory;
 mod stats;
 
-pub use attach::{AttachError, Attachment, ModeChoice, XdpMode};
+pub use attach::{AttachError, Attachment, ModeChoice, TcxAttachment, XdpMode, offers_zero_copy};
 pub use error::Error;
-pub use layout::{MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT};
+pub use layout::{
+    MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT, port_tag, tagged_port,
+};
 pub use load::Redirect;
 pub use memory::Heartbeat;
 pub use stats::{PassCause, PortStats};

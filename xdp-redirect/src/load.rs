@@ -29,7 +29,7 @@ mod skel {
     include!(concat!(env!("OUT_DIR"), "/redirect.skel.rs"));
 }
 
-/// The loaded program and its maps.
+/// The loaded programs and their maps.
 ///
 /// It holds plain descriptors, so it has no lifetime and can live in any struct; all methods take
 /// `&self`. Dropping it does not detach: each [`Attachment`](crate::Attachment) keeps program and
@@ -37,6 +37,8 @@ mod skel {
 #[derive(Debug)]
 pub struct Redirect {
     pub(crate) program: OwnedFd,
+    pub(crate) classify: OwnedFd,
+    pub(crate) transmit: OwnedFd,
     pub(crate) maps: Maps,
     pub(crate) config: Mapping<ConfigMemory>,
     pub(crate) heartbeats: Arc<Mapping<HeartbeatMemory>>,
@@ -48,6 +50,8 @@ pub(crate) struct Maps {
     pub(crate) ports: MapHandle,
     pub(crate) queue_workers: MapHandle,
     pub(crate) sockets: MapHandle,
+    pub(crate) taps: MapHandle,
+    pub(crate) exits: MapHandle,
     pub(crate) vnis: MapHandle,
     pub(crate) prefixes4: MapHandle,
     pub(crate) prefixes6: MapHandle,
@@ -94,13 +98,20 @@ impl Redirect {
             Mapping::new(maps.config.as_fd(), 1).map_err(|error| memory("config", error))?;
         let heartbeats = Mapping::new(maps.heartbeats.as_fd(), MAX_WORKERS as usize)
             .map_err(|error| memory("heartbeats", error))?;
-        let program = loaded.progs.podway_redirect.as_fd().try_clone_to_owned();
+        let keep = |program: BorrowedFd<'_>| {
+            let kept = program.try_clone_to_owned();
+            kept.map_err(libbpf_rs::Error::from)
+        };
         Ok(Self {
-            program: program.map_err(libbpf_rs::Error::from)?,
+            program: keep(loaded.progs.podway_redirect.as_fd())?,
+            classify: keep(loaded.progs.podway_classify.as_fd())?,
+            transmit: keep(loaded.progs.podway_transmit.as_fd())?,
             maps: Maps {
                 ports: MapHandle::try_from(&maps.ports)?,
                 queue_workers: MapHandle::try_from(&maps.queue_workers)?,
                 sockets: MapHandle::try_from(&maps.sockets)?,
+                taps: MapHandle::try_from(&maps.taps)?,
+                exits: MapHandle::try_from(&maps.exits)?,
                 vnis: MapHandle::try_from(&maps.vnis)?,
                 prefixes4: MapHandle::try_from(&maps.prefixes4)?,
                 prefixes6: MapHandle::try_from(&maps.prefixes6)?,
@@ -116,7 +127,14 @@ impl Redirect {
     }
 }
 
-/// The program's descriptor, for `BPF_PROG_RUN` and the like.
+impl Redirect {
+    /// The descriptor of the tcx classifier, for `BPF_PROG_RUN` and the like.
+    pub fn classifier(&self) -> BorrowedFd<'_> {
+        self.classify.as_fd()
+    }
+}
+
+/// The XDP program's descriptor, for `BPF_PROG_RUN` and the like.
 impl AsFd for Redirect {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
@@ -207,7 +225,7 @@ impl Drop for Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Key, MAX_PORTS, MAX_SOCKETS, PortEntry, Role, route};
+    use crate::layout::{Key, MAX_PORTS, MAX_SOCKETS, PortEntry, Role, exit, route};
     use crate::stats::PortStats;
     use libbpf_rs::OpenMapImpl;
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -237,6 +255,8 @@ mod tests {
         assert_eq!(sizes(&maps.ports), (4, port));
         assert_eq!(sizes(&maps.queue_workers), (4, 4));
         assert_eq!(sizes(&maps.sockets), (4, 4));
+        assert_eq!(sizes(&maps.taps), (4, 4));
+        assert_eq!(sizes(&maps.exits), (4, exit(0, [0; 6]).len()));
         assert_eq!(sizes(&maps.vnis), (4, 1));
         assert_eq!(sizes(&maps.prefixes4), (prefix4, route));
         assert_eq!(sizes(&maps.prefixes6), (prefix6, route));

@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use crate::error::{Error, in_range};
-use crate::layout::{Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, route};
+use crate::layout::{
+    Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, exit, route,
+};
 use crate::load::Redirect;
 use crate::memory::Heartbeat;
 use crate::stats::PortStats;
@@ -144,6 +146,31 @@ impl Redirect {
             &value,
             || entry(index),
         )
+    }
+
+    /// Says by which TAP a worker receives: its interface index.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::Map`].
+    pub fn set_tap(&self, worker: u32, ifindex: u32) -> Result<(), Error> {
+        in_range("worker", worker.into(), (MAX_WORKERS - 1).into())?;
+        let (key, value) = (worker.to_ne_bytes(), ifindex.to_ne_bytes());
+        set(&self.maps.taps, "taps", &key, &value, || {
+            format!("worker {worker}")
+        })
+    }
+
+    /// Says which interface a slot's packets leave by when they are written to a TAP, and its MAC.
+    /// Interface index 0 takes the exit away: such packets are dropped.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::Map`].
+    pub fn set_exit(&self, slot: u32, ifindex: u32, mac: [u8; 6]) -> Result<(), Error> {
+        in_range("counter slot", slot.into(), (UNKNOWN_PORT_SLOT - 1).into())?;
+        let (key, value) = (slot.to_ne_bytes(), exit(ifindex, mac));
+        set(&self.maps.exits, "exits", &key, &value, || {
+            format!("slot {slot}")
+        })
     }
 
     /// Adds or replaces a fast-path prefix. `mtu` is the largest L3 packet in bytes that its route

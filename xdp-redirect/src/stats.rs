@@ -36,7 +36,7 @@ macro_rules! pass_causes {
 pass_causes! {
     GateClosed, "gate_closed", "the gate is closed: Podway starts, stops or was told to stand aside";
     WorkerStalled, "worker_stalled", "the worker of the queue has not beaten for a second";
-    NoSocket, "no_socket", "no AF_XDP socket serves the queue";
+    NoSocket, "no_socket", "no AF_XDP socket or TAP serves the queue";
     UnknownPort, "unknown_port", "the interface is not a port of this node";
     NotForUs, "not_for_us", "the destination MAC is not the port's, broadcast and multicast included";
     NotIp, "not_ip", "neither IPv4 nor IPv6: ARP, VLAN-tagged and other frames";
@@ -54,7 +54,7 @@ pass_causes! {
     NoRoute, "no_route", "the destination is in no fast-path prefix";
     Unresolved, "unresolved", "the destination's prefix has no resolved next hop";
     HopLimit, "hop_limit", "TTL or hop limit is used up; the kernel answers";
-    Oversize, "oversize", "not TCP and larger than the route or the port carries, or larger than 64 KiB";
+    Oversize, "oversize", "larger than the route or the port carries and not to be cut, or larger than 64 KiB";
     NotVxlan, "not_vxlan", "for the node itself and not VXLAN with a VNI on the configured port";
     UnknownVni, "unknown_vni", "VXLAN of a network that this node does not serve";
     Batch, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)";

@@ -10,7 +10,6 @@ use super::message::Piece;
 use super::offload::{header_bytes, set_ip_len, split, split_mut};
 use super::run::{Runs, Way};
 use crate::packet::Packet;
-use crate::verdict::Send;
 use crate::wire::tcp::flag;
 use crate::wire::{Headers, IpVersion, Ipv4Packet, TcpSegment, protocol, vxlan};
 
@@ -34,12 +33,13 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// The cut of `packet` to [`Send::max_l3_len`]; `None` if it is not TCP or no payload would
-    /// fit.
-    pub(super) fn new(packet: &Packet<'_>, send: &Send<'_>, way: &Way<'_>) -> Option<Self> {
-        let headers = &send.headers;
-        let l3_headers = headers.payload.checked_sub(headers.l3)?;
-        let size = send.max_l3_len.checked_sub(l3_headers)?;
+    /// The cut of `packet` to `size` bytes of payload each; `None` if it is not TCP or `size` is 0.
+    pub(super) fn new(
+        packet: &Packet<'_>,
+        headers: &Headers,
+        way: &Way<'_>,
+        size: u16,
+    ) -> Option<Self> {
         if headers.protocol != protocol::TCP || headers.fragment || size == 0 {
             return None;
         }

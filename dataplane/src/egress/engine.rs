@@ -1,25 +1,29 @@
 //! A worker's way out: gathers the packets of a burst to messages and sends them.
 
-use super::{Flush, Gather, PacketGso, Pushed, SendError};
+use super::{Flush, Gather, Message, PacketGso, Pushed, SendError, TapGso};
 use crate::counters::Sheet;
 use crate::fib::Tables;
 use crate::packet::Packet;
 use crate::verdict::{DropReason, Send};
 use crate::xsk::Region;
 
-/// Gathering and the socket behind it.
+/// Gathering and the engines behind it.
 #[derive(Debug)]
 pub struct Egress {
     gather: Gather,
     socket: PacketGso,
+    tap: Option<TapGso>,
 }
 
 impl Egress {
-    /// An egress that sends by `socket`.
-    pub fn new(socket: PacketGso) -> Self {
+    /// An egress that sends by `socket`, and super-frames in tunnels by `tap` if there is one.
+    pub fn new(socket: PacketGso, tap: Option<TapGso>) -> Self {
+        let mut gather = Gather::new();
+        gather.send_tunnels_whole(tap.is_some());
         Self {
-            gather: Gather::new(),
+            gather,
             socket,
+            tap,
         }
     }
 
@@ -54,31 +58,44 @@ impl Egress {
             return;
         }
         let Flush { messages, headers } = self.gather.flush();
-        let calls = self
-            .socket
-            .send(messages, region, headers, |index, result| {
-                let Some(message) = messages.get(index) else {
-                    return;
-                };
-                let packets = u64::from(message.packets);
-                match result {
-                    Ok(()) => {
-                        let Some(port) = sheet.port(message.port) else {
-                            return;
-                        };
-                        port.tx_packets.add(packets);
-                        port.tx_bytes.add(u64::from(message.bytes));
-                        port.tx_messages.add(1);
-                        port.joined.add(u64::from(message.joined));
-                        port.cut.add(u64::from(message.cut));
-                    }
-                    Err(SendError::Full) => sheet.drop_packets(DropReason::EgressFull, packets),
-                    Err(SendError::Refused(_)) => {
-                        sheet.drop_packets(DropReason::EgressRefused, packets);
-                    }
+        let mut calls = 0;
+        // Messages leave in order, those that follow each other by the socket at once.
+        let same_engine = |a: &Message, b: &Message| a.tunnel.is_none() && b.tunnel.is_none();
+        for group in messages.chunk_by(same_engine) {
+            if let [message] = group
+                && let (Some(tunnel), Some(tap)) = (message.tunnel, &self.tap)
+            {
+                calls += 1;
+                sent(message, tap.send(message, tunnel, region, headers), sheet);
+                continue;
+            }
+            calls += self.socket.send(group, region, headers, |index, result| {
+                if let Some(message) = group.get(index) {
+                    sent(message, result, sheet);
                 }
             });
+        }
         sheet.tx_calls.add(u64::from(calls));
         self.gather.clear();
+    }
+}
+
+/// Counts what became of a message.
+#[inline]
+fn sent(message: &Message, result: Result<(), SendError>, sheet: &Sheet) {
+    let packets = u64::from(message.packets);
+    match result {
+        Ok(()) => {
+            let Some(port) = sheet.port(message.port) else {
+                return;
+            };
+            port.tx_packets.add(packets);
+            port.tx_bytes.add(u64::from(message.bytes));
+            port.tx_messages.add(1);
+            port.joined.add(u64::from(message.joined));
+            port.cut.add(u64::from(message.cut));
+        }
+        Err(SendError::Full) => sheet.drop_packets(DropReason::EgressFull, packets),
+        Err(SendError::Refused(_)) => sheet.drop_packets(DropReason::EgressRefused, packets),
     }
 }

@@ -2,27 +2,30 @@
 //!
 //! Towards pods and native uplinks a packet goes as it is; TCP segments of one flow are joined to
 //! a super-frame ([`super::join`]), and a super-frame stays one, with the size of its segments told
-//! to the kernel. Towards tunnels blocks of equal size are concatenated ([`super::run`]), and a TCP
-//! super-frame is cut into such blocks ([`super::cut`]).
+//! to the kernel. Towards tunnels blocks of equal size are concatenated ([`super::run`]); a
+//! super-frame goes into the tunnel whole where there is a TAP to send it by, and is cut into such
+//! blocks where there is none ([`super::cut`]).
 //!
 //! Order: messages leave in the order of creation. A packet either goes to the end of the one open
 //! run of its flow, or that run is closed and the packet begins a message behind it. So packets of
 //! one flow never overtake each other.
 
+use podway_xdp_redirect::port_tag;
+
 use super::cut::Cut;
-use super::drafts::{Drafts, HEADER_BYTES, MAX_MESSAGES};
+use super::drafts::{Drafts, HEADER_BYTES, MAX_BYTES, MAX_MESSAGES};
 use super::join::{Joins, Segment};
-use super::message::Message;
+use super::message::{Message, TunnelLayers, VnetHeader};
 use super::offload::{
     finish_checksum, header_bytes, is_sound, lone_vnet, super_frame, super_frame_vnet,
 };
 use super::run::{Runs, Way};
 use crate::fib::{NextHopKind, Tables};
 use crate::packet::Packet;
-use crate::tunnel::OuterHeader;
+use crate::tunnel::{OuterHeader, encap};
 use crate::verdict::{DropReason, Send};
 use crate::wire::tcp::flag;
-use crate::wire::{EtherType, IpVersion, TcpSegment, flow_hash, protocol, vxlan};
+use crate::wire::{EtherType, Headers, IpVersion, TcpSegment, flow_hash, protocol, udp, vxlan};
 
 /// What became of a packet that was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct Gather {
     drafts: Drafts,
     joins: Joins,
     runs: Runs,
+    /// Whether a super-frame goes into a tunnel whole.
+    whole: bool,
 }
 
 impl Default for Gather {
@@ -67,7 +72,14 @@ impl Gather {
             drafts: Drafts::new(),
             joins: Joins::new(),
             runs: Runs::new(),
+            whole: false,
         }
+    }
+
+    /// Says whether super-frames go into tunnels whole: then their messages have
+    /// [`Message::tunnel`]. They do not at the start.
+    pub fn send_tunnels_whole(&mut self, whole: bool) {
+        self.whole = whole;
     }
 
     /// Whether there is nothing to send.
@@ -120,23 +132,27 @@ impl Gather {
                 IpVersion::V6 => DropReason::Ipv6BadPayloadLength,
             });
         }
-        let fits = headers.l3_len <= u32::from(send.max_l3_len);
-        let tcp = headers.protocol == protocol::TCP && !headers.fragment;
-        match &send.next_hop.kind {
-            _ if !fits && !tcp => Pushed::Drop(DropReason::TooBig),
-            NextHopKind::Tunnel(outer) => {
+        let Ok(segment) = segment_of(packet, send) else {
+            return Pushed::Drop(DropReason::TooBig);
+        };
+        match (&send.next_hop.kind, segment) {
+            (NextHopKind::Tunnel(outer), segment) => {
                 let way = way(outer, send, ifindex);
-                if fits {
-                    self.push_block(packet, send, &way)
-                } else {
-                    self.push_cut(packet, send, &way)
+                match segment {
+                    None => self.push_block(packet, send, &way),
+                    Some(size) if self.whole && fits_tunnel(&way, headers) => {
+                        self.push_tunnelled(packet, send, &way, size)
+                    }
+                    Some(size) => self.push_cut(packet, send, &way, size),
                 }
             }
-            NextHopKind::Pod | NextHopKind::Native if fits => {
+            (NextHopKind::Pod | NextHopKind::Native, None) => {
                 self.push_packet(packet, send, ifindex)
             }
-            NextHopKind::Pod | NextHopKind::Native => self.push_super_frame(packet, send, ifindex),
-            NextHopKind::Unresolved => Pushed::Drop(DropReason::NoNeighbor),
+            (NextHopKind::Pod | NextHopKind::Native, Some(size)) => {
+                self.push_super_frame(packet, send, ifindex, size)
+            }
+            (NextHopKind::Unresolved, _) => Pushed::Drop(DropReason::NoNeighbor),
         }
     }
 
@@ -180,24 +196,17 @@ impl Gather {
         Pushed::Gathered
     }
 
-    /// A TCP super-frame that the kernel or the NIC cuts, if anybody does: a pod takes it whole.
+    /// A super-frame that the kernel or the NIC cuts, if anybody does: a pod takes it whole.
     fn push_super_frame(
         &mut self,
         packet: &mut Packet<'_>,
         send: &Send<'_>,
         ifindex: u32,
+        size: u16,
     ) -> Pushed {
         let Self { drafts, joins, .. } = self;
         let headers = &send.headers;
-        let size = headers
-            .payload
-            .checked_sub(headers.l3)
-            .and_then(|l3_headers| send.max_l3_len.checked_sub(l3_headers));
-        let flags = header_bytes(packet, headers)
-            .and_then(|bytes| bytes.get(headers.l4.into()..))
-            .and_then(|tcp| TcpSegment::new_checked(tcp).ok())
-            .map(|tcp| tcp.flags());
-        let (Some(size @ 1..), Some(flags)) = (size, flags) else {
+        let Some(flags) = flags_of(packet, headers) else {
             return Pushed::Drop(DropReason::TooBig);
         };
         if !drafts.has_room(1, 0) {
@@ -206,15 +215,62 @@ impl Gather {
         if let Some(run) = joins.find(send) {
             joins.close(run, drafts);
         }
-        // No wire carried a packet of this size. If its checksum is not partial yet, then a device
-        // joined it, which had verified the segments and left the first one's checksum.
-        super_frame(packet.head_mut(), headers, headers.l4_len(), 0);
+        make_partial(packet, send);
         let slot = drafts.open(send.next_hop.port, ifindex, ethertype(send).0);
         if let Some(message) = drafts.message(slot) {
             for piece in packet.pieces(0, headers.end()) {
                 message.append(piece);
             }
             message.vnet = super_frame_vnet(headers, size.into(), flags & flag::CWR);
+            message.packets = 1;
+        }
+        Pushed::Gathered
+    }
+
+    /// A super-frame that goes into a tunnel whole, to be cut by the kernel or the NIC.
+    fn push_tunnelled(
+        &mut self,
+        packet: &mut Packet<'_>,
+        send: &Send<'_>,
+        way: &Way<'_>,
+        size: u16,
+    ) -> Pushed {
+        let Self { drafts, runs, .. } = self;
+        let headers = &send.headers;
+        let Some(flags) = flags_of(packet, headers) else {
+            return Pushed::Drop(DropReason::TooBig);
+        };
+        let outer = way.outer.bytes();
+        if !drafts.has_room(1, outer.len()) {
+            return self.full();
+        }
+        runs.close_way(drafts, way);
+        make_partial(packet, send);
+        let slot = drafts.open(way.port, way.ifindex, way.outer.ethertype());
+        let header = drafts.write(outer);
+        let narrow = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        let bytes = drafts.header_mut(header);
+        encap::begin(bytes, way.tos, way.source_port);
+        encap::finish(bytes, narrow(vxlan::HEADER_LEN + headers.end()));
+        if let Some(source) = bytes.get_mut(6..12) {
+            source.copy_from_slice(&port_tag(way.port.0));
+        }
+        let vnet = super_frame_vnet(headers, size.into(), flags & flag::CWR);
+        let in_front = narrow(outer.len());
+        if let Some(message) = drafts.message(slot) {
+            message.append(header);
+            for piece in packet.pieces(0, headers.end()) {
+                message.append(piece);
+            }
+            message.vnet = VnetHeader {
+                hdr_len: vnet.hdr_len + in_front,
+                csum_start: vnet.csum_start + in_front,
+                ..vnet
+            };
+            message.tunnel = Some(TunnelLayers {
+                outer_transport: narrow(way.header().len() - udp::HEADER_LEN),
+                inner_network: in_front + headers.l3,
+            });
             message.packets = 1;
         }
         Pushed::Gathered
@@ -257,9 +313,15 @@ impl Gather {
     }
 
     /// A TCP super-frame that goes into a tunnel cut into blocks.
-    fn push_cut(&mut self, packet: &Packet<'_>, send: &Send<'_>, way: &Way<'_>) -> Pushed {
+    fn push_cut(
+        &mut self,
+        packet: &Packet<'_>,
+        send: &Send<'_>,
+        way: &Way<'_>,
+        size: u16,
+    ) -> Pushed {
         let Self { drafts, runs, .. } = self;
-        let Some(cut) = Cut::new(packet, send, way) else {
+        let Some(cut) = Cut::new(packet, &send.headers, way, size) else {
             return Pushed::Drop(DropReason::TooBig);
         };
         let (messages, header_bytes) = cut.room(way);
@@ -292,6 +354,60 @@ impl Gather {
     }
 }
 
+/// Payload bytes of each segment that the packet is to be cut to; `None` if it goes as it is. The
+/// size that its sender has chosen, which knows its peer and its path, but never more than fits.
+///
+/// # Errors
+/// It does not fit and may not be cut: datagrams only where their sender would have.
+#[inline]
+fn segment_of(packet: &Packet<'_>, send: &Send<'_>) -> Result<Option<u16>, ()> {
+    let headers = &send.headers;
+    let told = packet.segment();
+    if headers.l3_len <= u32::from(send.max_l3_len) && told.is_none() {
+        return Ok(None);
+    }
+    let in_front = headers.payload.checked_sub(headers.l3).ok_or(())?;
+    let room = send.max_l3_len.checked_sub(in_front).ok_or(())?;
+    let size = told.map_or(room, |told| told.min(room));
+    let may = match headers.protocol {
+        protocol::TCP => size > 0,
+        protocol::UDP => told == Some(size),
+        _ => false,
+    };
+    if headers.payload_len() <= size.into() {
+        Ok(None)
+    } else if may && !headers.fragment {
+        Ok(Some(size))
+    } else {
+        Err(())
+    }
+}
+
+/// Whether the outer headers leave the packet's length below what an IP header can say.
+#[inline]
+fn fits_tunnel(way: &Way<'_>, headers: &Headers) -> bool {
+    way.outer.bytes().len() + headers.end() <= MAX_BYTES
+}
+
+/// The TCP flags of a super-frame's first segment; none for UDP. `None` if there is no TCP header.
+#[inline]
+fn flags_of(packet: &Packet<'_>, headers: &Headers) -> Option<u16> {
+    if headers.protocol != protocol::TCP {
+        return Some(0);
+    }
+    let tcp = header_bytes(packet, headers)?.get(headers.l4.into()..)?;
+    Some(TcpSegment::new_checked(tcp).ok()?.flags())
+}
+
+/// No wire carried a packet of a super-frame's size. If its checksum is not partial yet, then a
+/// device joined it, which had verified the segments and left the first one's checksum.
+#[inline]
+fn make_partial(packet: &mut Packet<'_>, send: &Send<'_>) {
+    if !send.partial_checksum {
+        super_frame(packet.head_mut(), &send.headers, send.headers.l4_len(), 0);
+    }
+}
+
 /// The way into a tunnel. The outer header takes DSCP and ECN from the inner (RFC 2983, uniform
 /// model; RFC 6040, normal mode).
 #[inline]
@@ -316,8 +432,6 @@ fn ethertype(send: &Send<'_>) -> EtherType {
 
 #[cfg(test)]
 mod tests {
-    use super::super::drafts::MAX_BYTES;
-    use super::super::message::VnetHeader;
     use super::super::testing::{CWR, PSH, Rig, SYN, Spec, next_hop, payload, segment};
     use super::super::testing::{tunnel, verify, wire};
     use super::*;

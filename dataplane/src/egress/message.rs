@@ -127,6 +127,15 @@ impl VnetHeader {
     pub const GSO_ECN: u8 = 0x80;
 }
 
+/// Where the layers of a super-frame in a tunnel begin, as offsets from the frame's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunnelLayers {
+    /// The outer UDP header.
+    pub outer_transport: u16,
+    /// The inner IP header.
+    pub inner_network: u16,
+}
+
 /// One packet or super-frame on its way to the kernel.
 #[derive(Debug)]
 pub struct Message {
@@ -138,6 +147,9 @@ pub struct Message {
     pub ethertype: u16,
     /// Offload metadata.
     pub vnet: VnetHeader,
+    /// The layers of a super-frame in a tunnel, which goes by the TAP; `None`: the message goes by
+    /// the AF_PACKET socket.
+    pub tunnel: Option<TunnelLayers>,
     /// The bytes from the Ethernet header on, in order. Keeps its capacity when reused.
     pub pieces: Vec<Piece>,
     /// Bytes of all pieces.
@@ -159,6 +171,7 @@ impl Message {
             ifindex: 0,
             ethertype: 0,
             vnet: VnetHeader::default(),
+            tunnel: None,
             pieces: Vec::with_capacity(pieces),
             bytes: 0,
             packets: 0,

@@ -24,7 +24,8 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::message::{Message, Piece, Source, VnetHeader};
+use super::message::{Message, VnetHeader};
+use super::sources::Sources;
 use crate::xsk::{Region, sys};
 
 /// `PACKET_VNET_HDR` of linux/if_packet.h: each message begins with a [`VnetHeader`].
@@ -115,10 +116,7 @@ impl PacketGso {
         headers: &[u8],
         mut done: impl FnMut(usize, Result<(), SendError>),
     ) -> u32 {
-        let sources = Sources {
-            region: (region.base(), region.len()),
-            headers: (headers.as_ptr(), headers.len()),
-        };
+        let sources = Sources::new(region, headers);
         let mut batch = self.batch.fill(messages, &sources, &mut done);
         let mut calls = 0;
         while !batch.is_empty() {
@@ -135,35 +133,10 @@ impl PacketGso {
     }
 }
 
-fn classify(errno: i32) -> SendError {
+pub(super) fn classify(errno: i32) -> SendError {
     match errno {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => SendError::Full,
         errno => SendError::Refused(errno),
-    }
-}
-
-/// Address and length in bytes of what pieces lie in.
-struct Sources {
-    region: (*const u8, usize),
-    headers: (*const u8, usize),
-}
-
-impl Sources {
-    /// The piece as the kernel takes it; `None` when it lies outside its source.
-    #[inline]
-    fn iovec(&self, piece: Piece) -> Option<libc::iovec> {
-        let (base, length) = match piece.source() {
-            Source::Region => self.region,
-            Source::Headers => self.headers,
-        };
-        let inside = piece
-            .offset()
-            .checked_add(piece.len())
-            .is_some_and(|end| end <= length);
-        inside.then(|| libc::iovec {
-            iov_base: base.wrapping_add(piece.offset()).cast_mut().cast(),
-            iov_len: piece.len(),
-        })
     }
 }
 
@@ -337,6 +310,7 @@ fn header(
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::Piece;
     use super::*;
     use crate::fib::PortId;
     use std::sync::Arc;
@@ -350,6 +324,7 @@ mod tests {
                 gso_size: 1448,
                 ..VnetHeader::default()
             },
+            tunnel: None,
             bytes: 0, // not looked at
             packets: 1,
             joined: 0,
@@ -365,10 +340,7 @@ mod tests {
     /// Fills a batch; what was refused at once.
     fn fill(messages: &[Message], headers: &[u8]) -> (Batch, Vec<(usize, SendError)>) {
         let region = region();
-        let sources = Sources {
-            region: (region.base(), region.len()),
-            headers: (headers.as_ptr(), headers.len()),
-        };
+        let sources = Sources::new(&region, headers);
         let (mut batch, mut refused) = (Batch::new(), Vec::new());
         batch.fill(messages, &sources, &mut |index, result| {
             refused.push((index, result.unwrap_err()));

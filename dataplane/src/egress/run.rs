@@ -114,6 +114,14 @@ impl Runs {
         self.open(drafts, way, size)
     }
 
+    /// Finishes the run that `way` would go on with.
+    #[inline]
+    pub(super) fn close_way(&mut self, drafts: &mut Drafts, way: &Way<'_>) {
+        if let Some(index) = self.find(way) {
+            self.close(index, drafts);
+        }
+    }
+
     /// Finishes all runs.
     pub(super) fn close_all(&mut self, drafts: &mut Drafts) {
         for run in self.runs.drain(..) {

@@ -6,6 +6,11 @@ use podway_proto::types::MacAddr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortId(pub u16);
 
+impl PortId {
+    /// No port has this.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
 /// Destination and source MAC of the Ethernet header to be sent, in wire order. The EtherType
 /// follows from the packet's IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,31 +1,122 @@
 //! Ingress: from a queue to a burst of packets.
 //!
-//! [`RingIngress`] takes descriptors from AF_XDP sockets, the engine of every port. A burst owns its
-//! frames until they are recycled, after the messages made of them were sent.
+//! [`RingIngress`] takes descriptors from an AF_XDP socket, the engine of zero-copy drivers.
+//! [`TapIngress`] reads what the tcx programs of all other ports redirect to the worker's TAP. A
+//! burst owns its frames until they are recycled, after the messages made of them were sent.
 
 mod ring;
+mod tap;
+
+use std::os::fd::BorrowedFd;
 
 pub use ring::{LEAST_POSTED, RingIngress};
+pub use tap::TapIngress;
 
-use crate::packet::Packet;
+use crate::fib::PortId;
+use crate::packet::{Offload, Packet};
 use crate::xsk::{Frame, FramePool, Region};
 
 /// Most packets of a burst.
 pub const BURST: usize = 64;
 
+/// Most frames of a burst, but for those of its last packet: a few super-frames, little enough to
+/// stay in the cache until the messages made of them are sent.
+const BURST_FRAMES: usize = 256;
+
+/// Where a worker's packets come from.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a queue is made once and never copied; a box would cost a cache miss a burst"
+)]
+pub enum Ingress {
+    /// One queue of one port.
+    Ring(RingIngress),
+    /// All queues of many ports.
+    Tap(TapIngress),
+}
+
+impl Ingress {
+    /// The descriptor to wait for.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Ring(ring) => ring.fd(),
+            Self::Tap(tap) => tap.fd(),
+        }
+    }
+
+    /// Moves what has arrived into `burst`, at most [`BURST`] packets. `port` is that of a ring.
+    #[inline]
+    pub fn receive(
+        &mut self,
+        port: PortId,
+        burst: &mut Burst,
+        pool: &mut FramePool,
+        region: &Region,
+    ) {
+        match self {
+            Self::Ring(ring) => ring.receive(port, burst),
+            Self::Tap(tap) => tap.receive(burst, pool, region),
+        }
+    }
+
+    /// Gives the kernel frames of `pool` to go on with. The last `reserve` of the pool stay there,
+    /// beyond [`LEAST_POSTED`].
+    #[inline]
+    pub fn refill(&mut self, pool: &mut FramePool, reserve: usize) {
+        match self {
+            Self::Ring(ring) => ring.refill(pool, reserve),
+            // A read brings its frames along.
+            Self::Tap(_) => {}
+        }
+    }
+
+    /// Frames that wait for packets or are filled and not yet received.
+    pub fn posted(&self) -> usize {
+        match self {
+            Self::Ring(ring) => ring.posted(),
+            Self::Tap(tap) => tap.posted(),
+        }
+    }
+
+    /// Frames of an unfinished chain.
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Ring(ring) => ring.held(),
+            Self::Tap(_) => 0,
+        }
+    }
+
+    /// Ends receiving and gives up all frames.
+    pub fn close(self) -> Vec<Frame> {
+        match self {
+            Self::Ring(ring) => ring.close(),
+            Self::Tap(tap) => tap.close(),
+        }
+    }
+}
+
 /// Packets that were taken from one queue at once.
 #[derive(Debug)]
 pub struct Burst {
     frames: Vec<Frame>,
-    /// How many of `frames` each packet has, in order.
-    chains: Vec<usize>,
+    /// What is known of each packet, in order.
+    packets: Vec<Received>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    port: PortId,
+    /// How many of the burst's frames are its own.
+    frames: usize,
+    offload: Option<Offload>,
 }
 
 impl Default for Burst {
     fn default() -> Self {
         Self {
             frames: Vec::with_capacity(32 * BURST),
-            chains: Vec::with_capacity(BURST),
+            packets: Vec::with_capacity(BURST),
         }
     }
 }
@@ -34,13 +125,13 @@ impl Burst {
     /// Packets.
     #[inline]
     pub fn len(&self) -> usize {
-        self.chains.len()
+        self.packets.len()
     }
 
     /// Whether there is no packet.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty()
+        self.packets.is_empty()
     }
 
     /// Frames of all packets.
@@ -49,28 +140,43 @@ impl Burst {
         self.frames.len()
     }
 
-    /// The packets, in the order in which they came.
+    /// The packets with the ports that they came by, in the order in which they came.
     #[inline]
-    pub fn packets<'a>(&'a mut self, region: &'a Region) -> impl Iterator<Item = Packet<'a>> {
+    pub fn packets<'a>(
+        &'a mut self,
+        region: &'a Region,
+    ) -> impl Iterator<Item = (PortId, Packet<'a>)> {
         let mut rest = &mut self.frames[..];
-        self.chains.iter().filter_map(move |&frames| {
-            let (chain, behind) = std::mem::take(&mut rest).split_at_mut_checked(frames)?;
+        self.packets.iter().filter_map(move |received| {
+            let (chain, behind) =
+                std::mem::take(&mut rest).split_at_mut_checked(received.frames)?;
             rest = behind;
-            Packet::new(region, chain)
+            let packet = Packet::new(region, chain)?.with_offload(received.offload);
+            Some((received.port, packet))
         })
     }
 
-    /// Adds a packet of `frames`, which are taken out of their vector.
+    /// Adds a packet.
     #[inline]
-    fn push(&mut self, frames: &mut Vec<Frame>) {
-        self.chains.push(frames.len());
-        self.frames.append(frames);
+    fn push(
+        &mut self,
+        port: PortId,
+        frames: impl Iterator<Item = Frame>,
+        offload: Option<Offload>,
+    ) {
+        let before = self.frames.len();
+        self.frames.extend(frames);
+        self.packets.push(Received {
+            port,
+            frames: self.frames.len() - before,
+            offload,
+        });
     }
 
     /// Gives every frame back to `pool`.
     #[inline]
     pub fn recycle(&mut self, pool: &mut FramePool) {
-        self.chains.clear();
+        self.packets.clear();
         for frame in self.frames.drain(..) {
             pool.put(frame);
         }
@@ -93,13 +199,19 @@ mod tests {
                 assert!(frame.set_data(256, len));
                 chain.push(frame);
             }
-            burst.push(&mut chain);
-            assert!(chain.is_empty());
+            burst.push(
+                PortId(lengths.len().try_into().unwrap()),
+                chain.into_iter(),
+                None,
+            );
         }
         assert_eq!((burst.len(), burst.frames(), pool.available()), (3, 5, 3));
         assert_eq!(
-            burst.packets(&region).map(|p| p.len()).collect::<Vec<_>>(),
-            [5, 6, 9]
+            burst
+                .packets(&region)
+                .map(|(port, p)| (port.0, p.len()))
+                .collect::<Vec<_>>(),
+            [(1, 5), (3, 6), (1, 9)]
         );
         burst.recycle(&mut pool);
         assert!(burst.is_empty());

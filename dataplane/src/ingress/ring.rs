@@ -2,13 +2,10 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{BURST, Burst};
+use super::{BURST, BURST_FRAMES, Burst};
+use crate::fib::PortId;
 use crate::packet::MAX_CHAIN;
 use crate::xsk::{Frame, FramePool, Queue};
-
-/// Most frames of a burst: a few super-frames, little enough to stay in the cache until the
-/// messages made of them are sent.
-const BURST_FRAMES: usize = 256;
 
 /// Frames that every queue has posted, however many there are: one super-frame and a burst of
 /// small packets. With 110 pods this is what a port costs in memory.
@@ -48,16 +45,16 @@ impl RingIngress {
         self.queue.rx.fd()
     }
 
-    /// Moves what has arrived into `burst`, at most [`BURST`] packets.
+    /// Moves what has arrived by `port` into `burst`, at most [`BURST`] packets.
     #[inline]
-    pub fn receive(&mut self, burst: &mut Burst) {
+    pub fn receive(&mut self, port: PortId, burst: &mut Burst) {
         let mut room = BURST_FRAMES;
         while burst.len() < BURST && room > 0 {
             // Frames are taken one packet at a time, so that a burst ends between packets.
             let taken = self.queue.rx.receive(1, |frame, more| {
                 self.partial.push(frame);
                 if !more {
-                    burst.push(&mut self.partial);
+                    burst.push(port, self.partial.drain(..), None);
                 }
             });
             if taken == 0 {

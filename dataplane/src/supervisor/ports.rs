@@ -8,12 +8,13 @@ use podway_proto::config::XdpModeChoice;
 use podway_proto::types::{MacAddr, Port, PortRole};
 use podway_proto::{ErrorBody, ErrorCode};
 use podway_xdp_redirect::{
-    AttachError, Attachment, MAX_SOCKETS, ModeChoice, PortEntry, Role, UNKNOWN_PORT_SLOT, XdpMode,
+    AttachError, Attachment, MAX_SOCKETS, ModeChoice, PortEntry, Role, TcxAttachment,
+    UNKNOWN_PORT_SLOT, XdpMode, offers_zero_copy,
 };
 
 use super::{DRAIN, Supervisor, system};
 use crate::fib::{PortFacts, PortId};
-use crate::ingress::{LEAST_POSTED, RingIngress};
+use crate::ingress::{Ingress, LEAST_POSTED, RingIngress};
 use crate::sys::interface::Interface;
 use crate::worker::{Command, Reply, ServedQueue};
 use crate::xsk::{BindMode, FramePool, QueueConfig, StatsHandle, XskError};
@@ -33,15 +34,30 @@ pub(super) struct AttachedPort {
     /// Index of queue 0 in the XDP program's map of sockets.
     xsk_base: u32,
     pub(super) queues: Vec<AttachedQueue>,
-    /// The XDP program; `None` until everything behind it stands.
-    pub(super) attachment: Option<Attachment>,
+    /// The program; `None` until everything behind it stands.
+    pub(super) attachment: Option<Program>,
     /// What counted in this port's slot before this port.
     pub(super) baseline: podway_proto::dataplane::PortCounters,
+}
+
+/// What redirects a port's packets.
+#[derive(Debug)]
+pub(super) enum Program {
+    /// To the TAPs of the workers.
+    Tcx { _link: TcxAttachment },
+    /// To AF_XDP sockets.
+    Xdp(Attachment),
 }
 
 #[derive(Debug)]
 pub(super) struct AttachedQueue {
     pub(super) worker: u16,
+    /// `None`: the queue's packets go to the worker's TAP.
+    pub(super) socket: Option<AttachedSocket>,
+}
+
+#[derive(Debug)]
+pub(super) struct AttachedSocket {
     pub(super) mode: BindMode,
     pub(super) reason: Option<String>,
     pub(super) statistics: StatsHandle,
@@ -86,9 +102,18 @@ impl Supervisor {
         };
         self.ports.insert(port.interface.clone(), attached);
 
+        // A driver that needs no copy serves AF_XDP best; every other loses its offloads there.
+        let by_tap = self.no_tap.is_none() && !offers_zero_copy(interface.ifindex);
         for queue in 0..interface.rx_queues {
-            self.open_queue(&port.interface, id, &interface, xsk_base, queue)?;
+            if by_tap {
+                self.give_queue(&port.interface, id, xsk_base, queue)?;
+            } else {
+                self.open_queue(&port.interface, id, &interface, xsk_base, queue)?;
+            }
         }
+        self.redirect
+            .set_exit(id.0.into(), interface.ifindex, interface.mac.0)
+            .map_err(system)?;
         self.fib.attach_port(facts(port, id, &interface))?;
         self.publish()?;
         for &address in addresses(&port.role) {
@@ -111,24 +136,60 @@ impl Supervisor {
         self.redirect
             .set_port(interface.ifindex, &entry)
             .map_err(system)?;
-        let choice = if is_pod(&port.role) {
-            self.config.pod_xdp_mode
+        let attachment = if by_tap {
+            let attached = self.redirect.attach_classifier(interface.ifindex);
+            Program::Tcx {
+                _link: attached.map_err(attach_error)?,
+            }
         } else {
-            self.config.uplink_xdp_mode
+            let choice = if is_pod(&port.role) {
+                self.config.pod_xdp_mode
+            } else {
+                self.config.uplink_xdp_mode
+            };
+            let attached = self.redirect.attach(interface.ifindex, mode(choice));
+            Program::Xdp(attached.map_err(attach_error)?)
         };
-        let attachment = self
-            .redirect
-            .attach(interface.ifindex, mode(choice))
-            .map_err(attach_error)?;
-        tracing::info!(interface = port.interface, mode = %attachment.mode(), "attached");
+        tracing::info!(
+            interface = port.interface,
+            program = attachment.name(),
+            "attached"
+        );
         if let Some(attached) = self.ports.get_mut(&port.interface) {
             attached.attachment = Some(attachment);
         }
         Ok(())
     }
 
-    /// Opens one queue and hands it to its worker. Queues are dealt in turn, those of different
-    /// ports beginning at different workers.
+    /// The worker of a queue. Queues are dealt in turn, those of different ports beginning at
+    /// different workers.
+    fn worker_of(&self, id: PortId, queue: u32) -> u16 {
+        let count = u32::try_from(self.workers.len()).unwrap_or(1).max(1);
+        u16::try_from((u32::from(id.0) + queue) % count).unwrap_or(0)
+    }
+
+    /// Gives one queue to the TAP of its worker.
+    fn give_queue(
+        &mut self,
+        name: &str,
+        id: PortId,
+        xsk_base: u32,
+        queue: u32,
+    ) -> Result<(), ErrorBody> {
+        let worker = self.worker_of(id, queue);
+        self.redirect
+            .set_queue_worker(xsk_base + queue, worker.into())
+            .map_err(system)?;
+        if let Some(port) = self.ports.get_mut(name) {
+            port.queues.push(AttachedQueue {
+                worker,
+                socket: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Opens one queue and hands it to its worker.
     fn open_queue(
         &mut self,
         name: &str,
@@ -138,8 +199,7 @@ impl Supervisor {
         queue: u32,
     ) -> Result<(), ErrorBody> {
         let is_uplink = self.ports.get(name).is_some_and(|port| !is_pod(&port.role));
-        let count = u32::try_from(self.workers.len()).unwrap_or(1).max(1);
-        let worker = u16::try_from((u32::from(id.0) + queue) % count).unwrap_or(0);
+        let worker = self.worker_of(id, queue);
         let Reply::Lent(frames) = self.ask(worker, Command::Lend(LEAST_POSTED))? else {
             return Err(system(
                 "a worker gave the wrong answer to a request for frames",
@@ -177,9 +237,11 @@ impl Supervisor {
 
         let attached = AttachedQueue {
             worker,
-            mode: opened.mode,
-            reason: opened.reason.clone(),
-            statistics: opened.rx.stats_handle(),
+            socket: Some(AttachedSocket {
+                mode: opened.mode,
+                reason: opened.reason.clone(),
+                statistics: opened.rx.stats_handle(),
+            }),
         };
         let index = xsk_base + queue;
         let told = self
@@ -190,7 +252,7 @@ impl Supervisor {
             self.give_back(worker, opened.close());
             return Err(system(error));
         }
-        let ingress = RingIngress::new(opened, ring_size, is_uplink);
+        let ingress = Ingress::Ring(RingIngress::new(opened, ring_size, is_uplink));
         let served = Box::new(ServedQueue {
             port: id,
             queue,
@@ -270,8 +332,12 @@ impl Supervisor {
             std::thread::sleep(DRAIN);
         }
         for (queue, attached) in (0..).zip(&port.queues) {
+            let Some(socket) = &attached.socket else {
+                note(self.ask(attached.worker, Command::Drain).map(drop));
+                continue;
+            };
             let detached = self.ask(attached.worker, Command::Detach(port.id, queue));
-            if let Some(statistics) = attached.statistics.read() {
+            if let Some(statistics) = socket.statistics.read() {
                 self.lost_before += statistics.rx_dropped + statistics.rx_ring_full;
             }
             match detached {
@@ -287,6 +353,8 @@ impl Supervisor {
             note(self.fib.detach_port(name).map_err(ErrorBody::from));
         }
         note(self.publish());
+        let exit = self.redirect.set_exit(port.id.0.into(), 0, [0; 6]);
+        note(exit.map_err(system));
         tracing::info!(interface = name, "detached");
         done
     }
@@ -322,6 +390,24 @@ impl Supervisor {
             return Err(ErrorBody::new(ErrorCode::Busy, message));
         }
         Ok(base)
+    }
+}
+
+impl Program {
+    /// Where it runs.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Tcx { .. } => "tcx".to_owned(),
+            Self::Xdp(attachment) => attachment.mode().to_string(),
+        }
+    }
+
+    /// Why not where it would run best.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Tcx { .. } => None,
+            Self::Xdp(attachment) => attachment.reason(),
+        }
     }
 }
 

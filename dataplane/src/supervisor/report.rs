@@ -7,7 +7,7 @@ use podway_proto::dataplane::{
     Books, Counters, PortCounters, PortStatus, Status, TableStatus, WorkerCounters, WorkerStatus,
 };
 
-use super::ports::{AttachedPort, is_pod};
+use super::ports::{AttachedPort, Program, is_pod};
 use super::{Supervisor, system};
 use crate::counters::{Counter, PortSheet, Sheet};
 use crate::fib::PortId;
@@ -37,7 +37,7 @@ impl Supervisor {
             ports: self
                 .ports
                 .iter()
-                .map(|(name, port)| port_status(name, port))
+                .map(|(name, port)| port_status(name, port, self.no_tap.as_deref()))
                 .collect(),
             tables: TableStatus {
                 generation: self.publisher.published(),
@@ -90,6 +90,8 @@ impl Supervisor {
                 .redirected;
         }
         let lost_now: u64 = self.ports.values().map(lost).map(|(a, b)| a + b).sum();
+        let taps = self.workers.iter().filter_map(|worker| worker.tap.as_ref());
+        let lost_by_taps: u64 = taps.map(|tap| tap.tap.dropped()).sum();
         Ok(Books {
             frames_made: sum(|s| s.frames_made.get()),
             frames_pooled: sum(|s| s.frames_pooled.get()),
@@ -99,7 +101,7 @@ impl Supervisor {
             packets_sent: sum(|s| s.totals().1),
             packets_dropped: sum(|s| DropReason::ALL.iter().map(|&r| s.dropped(r)).sum()),
             xdp_redirected,
-            xdp_lost: self.lost_before + lost_now,
+            xdp_lost: self.lost_before + lost_now + lost_by_taps,
         })
     }
 
@@ -137,7 +139,7 @@ impl Supervisor {
 fn lost(port: &AttachedPort) -> (u64, u64) {
     port.queues
         .iter()
-        .filter_map(|queue| queue.statistics.read())
+        .filter_map(|queue| queue.socket.as_ref()?.statistics.read())
         .fold((0, 0), |(dropped, full), s| {
             (dropped + s.rx_dropped, full + s.rx_ring_full)
         })
@@ -177,33 +179,35 @@ fn worker_counters(sheet: &Sheet) -> WorkerCounters {
     }
 }
 
-fn port_status(name: &str, port: &AttachedPort) -> PortStatus {
-    let zero_copy = port
-        .queues
-        .iter()
-        .all(|queue| queue.mode == BindMode::ZeroCopy);
-    let why_copy = port.queues.iter().find_map(|queue| queue.reason.clone());
+fn port_status(name: &str, port: &AttachedPort, no_tap: Option<&str>) -> PortStatus {
+    let sockets = || port.queues.iter().filter_map(|queue| queue.socket.as_ref());
+    let by_tap = sockets().next().is_none();
+    let zero_copy = sockets().all(|socket| socket.mode == BindMode::ZeroCopy);
+    let why_copy = sockets().find_map(|socket| socket.reason.clone());
+    let (ingress, ingress_reason) = match (by_tap, zero_copy) {
+        (true, _) => ("tap", None),
+        (false, true) => ("af-xdp zero-copy", None),
+        (false, false) => {
+            let reasons = [no_tap.map(|why| format!("no TAP: {why}")), why_copy];
+            let reasons: Vec<_> = reasons.into_iter().flatten().collect();
+            ("af-xdp copy", Some(reasons.join("; ")))
+        }
+    };
+    let egress = match (no_tap, is_pod(&port.role)) {
+        (None, false) => "af-packet gso, tap for super-frames in tunnels",
+        _ => "af-packet gso",
+    };
+    let program = port.attachment.as_ref();
     PortStatus {
         interface: name.to_owned(),
         ifindex: port.interface.ifindex,
         role: if is_pod(&port.role) { "pod" } else { "uplink" }.to_owned(),
         mtu: port.interface.mtu,
-        xdp_mode: port
-            .attachment
-            .as_ref()
-            .map_or("none".into(), |a| a.mode().to_string()),
-        xdp_mode_reason: port
-            .attachment
-            .as_ref()
-            .and_then(|attachment| attachment.reason().map(str::to_owned)),
-        ingress: if zero_copy {
-            "af-xdp zero-copy"
-        } else {
-            "af-xdp copy"
-        }
-        .to_owned(),
-        ingress_reason: why_copy,
-        egress: "af-packet gso".to_owned(),
+        xdp_mode: program.map_or("none".into(), Program::name),
+        xdp_mode_reason: program.and_then(|program| program.reason().map(str::to_owned)),
+        ingress: ingress.to_owned(),
+        ingress_reason,
+        egress: egress.to_owned(),
         queue_workers: port.queues.iter().map(|queue| queue.worker).collect(),
     }
 }

@@ -2,7 +2,7 @@
 //! would show the namespace that it was mounted in.)
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use podway_proto::types::MacAddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -41,13 +41,13 @@ impl Interface {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
 
         let mut request = Request::new(name)?;
-        request.ask(&socket, libc::SIOCGIFMTU)?;
+        request.ask(socket.as_fd(), libc::SIOCGIFMTU)?;
         // SAFETY: SIOCGIFMTU has filled this member; any bits are an integer.
         let mtu = unsafe { request.0.ifr_ifru.ifru_mtu };
         let mtu = u16::try_from(mtu).map_err(|_| invalid("its MTU is over 65535"))?;
 
         let mut request = Request::new(name)?;
-        request.ask(&socket, libc::SIOCGIFHWADDR)?;
+        request.ask(socket.as_fd(), libc::SIOCGIFHWADDR)?;
         // SAFETY: SIOCGIFHWADDR has filled this member; any bits are integers.
         let address = unsafe { request.0.ifr_ifru.ifru_hwaddr };
         if address.sa_family != libc::ARPHRD_ETHER {
@@ -91,17 +91,17 @@ fn rx_queues(socket: &OwnedFd, name: &str) -> io::Result<u32> {
     };
     let mut request = Request::new(name)?;
     request.0.ifr_ifru.ifru_data = (&raw mut channels).cast();
-    match request.ask(socket, libc::SIOCETHTOOL) {
+    match request.ask(socket.as_fd(), libc::SIOCETHTOOL) {
         Ok(()) => Ok((channels.rx_count + channels.combined_count).max(1)),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
         Err(error) => Err(error),
     }
 }
 
-struct Request(libc::ifreq);
+pub(super) struct Request(pub(super) libc::ifreq);
 
 impl Request {
-    fn new(name: &str) -> io::Result<Self> {
+    pub(super) fn new(name: &str) -> io::Result<Self> {
         // SAFETY: an ifreq is plain integers and pointers, for which zero is valid.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         if name.len() >= request.ifr_name.len() {
@@ -113,8 +113,8 @@ impl Request {
         Ok(Self(request))
     }
 
-    fn ask(&mut self, socket: &OwnedFd, request: libc::Ioctl) -> io::Result<()> {
-        // SAFETY: all requests of this file take an ifreq; SIOCETHTOOL follows `ifru_data` to a
+    pub(super) fn ask(&mut self, socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<()> {
+        // SAFETY: all requests of this module take an ifreq; SIOCETHTOOL follows `ifru_data` to a
         // struct that its caller keeps alive.
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut self.0) };
         if result < 0 {

@@ -2,3 +2,4 @@
 #![allow(unsafe_code, reason = "ioctls; each block states its invariant")]
 
 pub(crate) mod interface;
+pub(crate) mod tun;

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The XDP program of every port: redirects to the AF_XDP socket of the queue what is surely the
- * dataplane's, and passes everything else to the kernel. A redirected packet can only be sent or
- * dropped afterwards, so each doubt is decided for the kernel.
+ * The programs of every port: they redirect to a worker what is surely the dataplane's, and pass
+ * everything else to the kernel. A redirected packet can only be sent or dropped afterwards, so
+ * each doubt is decided for the kernel.
+ *
+ * One decision, two ways in: `podway_redirect` runs as XDP and redirects to the AF_XDP socket of
+ * the queue; `podway_classify` runs at tcx ingress and redirects to the TAP of the worker, which
+ * keeps the offloads that XDP loses. `podway_transmit` runs on the TAPs and sends what workers
+ * write there out of the port that they name.
  *
  *   is the interface a port?                       no -> unknown_port
  *   is the gate open?                              no -> gate_closed
@@ -28,7 +33,7 @@
  *     fits route and port, or is TCP?              no -> oversize
  *
  *   is the queue's worker alive?                   no -> worker_stalled
- *   is a socket there?                             no -> no_socket
+ *   is its socket or TAP there?                    no -> no_socket
  *   redirected
  *
  * Malformed packets. What cannot be read far enough to know whose it is (a cut header, a wrong
@@ -36,14 +41,16 @@
  * elsewhere (a total length beyond the packet, a bad IPv4 header checksum, a cut L4 header) is
  * redirected, and the dataplane drops it under a reason of its own.
  *
- * Buffers. The program is "xdp.frags": data..data_end is the first buffer only, and headers are
- * read there alone. Headers that a driver splits over buffers therefore pass as `malformed`.
- * Sizes are those of the whole packet.
+ * Buffers. The XDP program is "xdp.frags": data..data_end is the first buffer only, and headers
+ * are read there alone. Headers that a driver splits over buffers therefore pass as `malformed`.
+ * At tcx the headers are pulled to the front first. Sizes are those of the whole packet.
  *
  * Limits that no XDP program can lift. Generic XDP hides a VLAN tag that the NIC has taken out of
  * the frame, so VLAN links must be served on the VLAN interface. The segment size of a GSO packet
- * is unknown here, which is why only TCP may exceed the route's MTU; a UDP-GSO packet of a pod that
- * fits as a whole looks like one datagram, so tx-udp-segmentation must be off at the pod's end.
+ * is unknown there, which is why only TCP may exceed the route's MTU; a UDP-GSO packet of a pod
+ * that fits as a whole looks like one datagram, so tx-udp-segmentation must be off at the pod's
+ * end. At tcx the segment size is known, and none of this holds but for the VLAN tag, which is
+ * looked at.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -51,6 +58,7 @@
 #include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <linux/udp.h>
 #include <stdbool.h>
 #include <bpf/bpf_endian.h>
@@ -60,6 +68,9 @@
 
 /* No cause to pass so far. Functions below return this or an enum pass_cause. */
 #define OURS (-1)
+
+/* Both chains of headers that are looked at, over IPv6: 14 + 40 + 8 + 8 + 14 + 40 + 1, rounded. */
+#define MAX_HEADERS 128
 
 /* No IP header can state more, so a larger frame is BIG TCP, which is the kernel's. */
 #define MAX_FRAME (ETH_HLEN + 65535)
@@ -112,6 +123,22 @@ struct {
 	__type(key, __u32); /* xsk_base + queue */
 	__type(value, __u32); /* socket */
 } sockets SEC(".maps");
+
+/* Where `podway_classify` redirects to, by worker: the interface index of its TAP; 0: none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_WORKERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} taps SEC(".maps");
+
+/* Where `podway_transmit` sends to, by slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct exit);
+} exits SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -192,8 +219,9 @@ struct ip {
 	void *payload;   /* first byte after the header, not yet known to be readable */
 	__u32 length;    /* of header and payload in bytes, as the header says */
 	__u32 available; /* bytes from the header to the end of the packet, over all buffers */
+	__u32 segment;   /* payload bytes of each segment of a GSO packet; 0: not known, or none */
 	bool v6;
-	bool super_frame; /* the packet on the wire is larger than the port's MTU */
+	bool super_frame; /* larger than the port's MTU, or a GSO packet */
 	bool fragment;   /* IPv4 only: an IPv6 fragment shows as its protocol */
 	__u8 protocol;
 	__u8 hops;       /* TTL or hop limit */
@@ -370,7 +398,14 @@ static __always_inline int check_forward(const struct ip *ip, void *end)
 	if (ip->length <= route->mtu && !ip->super_frame)
 		return OURS;
 	/* A fragment is never a GSO packet, so it cannot be cut to size as one. */
-	if (ip->protocol == IPPROTO_TCP && !ip->fragment)
+	if (ip->fragment)
+		return PASS_OVERSIZE;
+	if (ip->protocol == IPPROTO_TCP)
+		return OURS;
+	/* Datagrams are never cut to another size than their sender's. */
+	if (ip->protocol == IPPROTO_UDP && ip->segment &&
+	    (ip->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct udphdr) +
+			    ip->segment <= route->mtu)
 		return OURS;
 	return PASS_OVERSIZE;
 }
@@ -459,35 +494,43 @@ static __always_inline bool same_mac(const void *a, const void *b)
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
 }
 
-static __always_inline int classify(struct xdp_md *ctx, const struct port *port,
+/* A frame as both kinds of program see it. */
+struct frame {
+	void *data;
+	void *end;      /* of what may be read directly */
+	__u64 length;   /* of the whole frame in bytes */
+	__u32 ifindex;
+	__u32 segment;  /* see struct ip */
+};
+
+static __always_inline int classify(const struct frame *frame, const struct port *port,
 				    const struct config *cfg)
 {
-	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = (void *)(long)ctx->data;
-	__u64 length = bpf_xdp_get_buff_len(ctx);
+	struct ethhdr *eth = frame->data;
 	struct ip ip = {};
 	int cause;
 
-	if ((void *)(eth + 1) > end)
+	if ((void *)(eth + 1) > frame->end)
 		return PASS_MALFORMED;
 	if (!same_mac(eth->h_dest, port->mac))
 		return PASS_NOT_FOR_US;
-	if (length > MAX_FRAME)
+	if (frame->length > MAX_FRAME)
 		return PASS_OVERSIZE;
-	ip.available = length - ETH_HLEN;
-	ip.super_frame = ip.available > port->mtu;
-	cause = read_ip(&ip, eth->h_proto, eth + 1, end);
+	ip.available = frame->length - ETH_HLEN;
+	ip.segment = frame->segment;
+	ip.super_frame = frame->segment || ip.available > port->mtu;
+	cause = read_ip(&ip, eth->h_proto, eth + 1, frame->end);
 	if (cause != OURS)
 		return cause;
-	cause = port->role == ROLE_POD ? check_pod(&ip, ctx->ingress_ifindex)
-				       : check_uplink(&ip, cfg, end);
+	cause = port->role == ROLE_POD ? check_pod(&ip, frame->ifindex)
+				       : check_uplink(&ip, cfg, frame->end);
 	if (cause != OURS)
 		return cause;
-	return check_forward(&ip, end);
+	return check_forward(&ip, frame->end);
 }
 
-/* Whether the worker that serves `sockets[index]` has beaten lately. */
-static __always_inline bool worker_lives(__u32 index)
+/* The worker that serves a port's queue, if it has beaten lately; NULL otherwise. */
+static __always_inline __u32 *living_worker(__u32 index)
 {
 	__u32 *worker = bpf_map_lookup_elem(&queue_workers, &index);
 	struct heartbeat *beat = worker ? bpf_map_lookup_elem(&heartbeats, worker) : NULL;
@@ -497,18 +540,18 @@ static __always_inline bool worker_lives(__u32 index)
 	 * The coarse clock costs no read of the hardware. It lags by up to a tick, so a fresh beat
 	 * may lie in its future: the sum is compared, not the difference.
 	 */
-	return at && at + HEARTBEAT_LIMIT_NS >= bpf_ktime_get_coarse_ns();
+	return at && at + HEARTBEAT_LIMIT_NS >= bpf_ktime_get_coarse_ns() ? worker : NULL;
 }
 
 /* Redirects to the socket of the packet's queue: OURS when the kernel has taken it. */
-static __always_inline int redirect(struct xdp_md *ctx, const struct port *port)
+static __always_inline int to_socket(struct xdp_md *ctx, const struct port *port)
 {
 	__u32 queue = ctx->rx_queue_index;
 	__u32 index = port->xsk_base + queue;
 
 	if (queue >= port->queues)
 		return PASS_NO_SOCKET;
-	if (!worker_lives(index))
+	if (!living_worker(index))
 		return PASS_WORKER_STALLED;
 	/* The lower bits of the flags are what is returned when no socket is there. */
 	if (bpf_redirect_map(&sockets, index, XDP_PASS) != XDP_REDIRECT)
@@ -516,33 +559,125 @@ static __always_inline int redirect(struct xdp_md *ctx, const struct port *port)
 	return OURS;
 }
 
-static __always_inline int count(__u32 slot, int cause)
+/*
+ * Finds the TAP of the packet's worker and writes the port into the packet, in place of its own
+ * destination MAC, which has done its duty.
+ */
+static __always_inline int to_tap(struct __sk_buff *skb, const struct port *port, __u32 *tap)
 {
+	/* The kernel keeps a recorded rx queue plus one. */
+	__u32 queue = skb->queue_mapping ? skb->queue_mapping - 1 : 0;
+	__u8 tag[ETH_ALEN] = PORT_TAG(port->slot);
+	__u32 *worker, *ifindex;
+
+	if (queue >= port->queues)
+		queue = 0;
+	worker = living_worker(port->xsk_base + queue);
+	if (!worker)
+		return PASS_WORKER_STALLED;
+	ifindex = bpf_map_lookup_elem(&taps, worker);
+	if (!ifindex || !*ifindex)
+		return PASS_NO_SOCKET;
+	*tap = *ifindex;
+	/* Fails for want of memory only. */
+	if (bpf_skb_store_bytes(skb, 0, tag, sizeof(tag), 0))
+		return PASS_NO_SOCKET;
+	return OURS;
+}
+
+/* The port of an interface and the configuration, if the gate is open. */
+static __always_inline int enter(__u32 ifindex, struct port **port, struct config **cfg)
+{
+	__u32 zero = 0;
+
+	*port = bpf_map_lookup_elem(&ports, &ifindex);
+	*cfg = bpf_map_lookup_elem(&config, &zero);
+	if (!*port)
+		return PASS_UNKNOWN_PORT;
+	if (!*cfg || !*(volatile __u32 *)&(*cfg)->gate_open)
+		return PASS_GATE_CLOSED;
+	return OURS;
+}
+
+static __always_inline void count(const struct port *port, int cause)
+{
+	__u32 slot = port ? port->slot : UNKNOWN_PORT_SLOT;
 	struct port_counters *c = bpf_map_lookup_elem(&counters, &slot);
 
 	if (c && cause == OURS)
 		c->redirected++;
 	else if (c && cause >= 0 && cause < PASS_CAUSE_COUNT)
 		c->passed[cause]++;
-	return cause == OURS ? XDP_REDIRECT : XDP_PASS;
 }
 
 SEC("xdp.frags")
 int podway_redirect(struct xdp_md *ctx)
 {
-	__u32 ifindex = ctx->ingress_ifindex, zero = 0;
-	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
-	struct config *cfg = bpf_map_lookup_elem(&config, &zero);
-	int cause;
+	struct frame frame = {
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.length = bpf_xdp_get_buff_len(ctx),
+		.ifindex = ctx->ingress_ifindex,
+	};
+	struct config *cfg;
+	struct port *port;
+	int cause = enter(frame.ifindex, &port, &cfg);
 
-	if (!port)
-		return count(UNKNOWN_PORT_SLOT, PASS_UNKNOWN_PORT);
-	if (!cfg || !*(volatile __u32 *)&cfg->gate_open)
-		return count(port->slot, PASS_GATE_CLOSED);
-	cause = classify(ctx, port, cfg);
 	if (cause == OURS)
-		cause = redirect(ctx, port);
-	return count(port->slot, cause);
+		cause = classify(&frame, port, cfg);
+	if (cause == OURS)
+		cause = to_socket(ctx, port);
+	count(port, cause);
+	return cause == OURS ? XDP_REDIRECT : XDP_PASS;
+}
+
+SEC("tcx/ingress")
+int podway_classify(struct __sk_buff *skb)
+{
+	struct frame frame = {
+		.length = skb->len,
+		.ifindex = skb->ifindex,
+		.segment = skb->gso_size,
+	};
+	__u32 headers = skb->len < MAX_HEADERS ? skb->len : MAX_HEADERS;
+	struct config *cfg;
+	struct port *port;
+	__u32 tap = 0;
+	int cause = enter(frame.ifindex, &port, &cfg);
+
+	if (cause == OURS) {
+		if (skb->data_end - skb->data < headers)
+			bpf_skb_pull_data(skb, headers);
+		frame.data = (void *)(long)skb->data;
+		frame.end = (void *)(long)skb->data_end;
+		cause = skb->vlan_present ? PASS_NOT_IP : classify(&frame, port, cfg);
+	}
+	if (cause == OURS)
+		cause = to_tap(skb, port, &tap);
+	count(port, cause);
+	return cause == OURS ? bpf_redirect(tap, 0) : TC_ACT_UNSPEC;
+}
+
+/* The source MAC names the exit, and becomes that interface's own. */
+SEC("tcx/ingress")
+int podway_transmit(struct __sk_buff *skb)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	const __u8 tag[ETH_ALEN] = PORT_TAG(0);
+	struct exit *out;
+	__u32 slot;
+
+	if ((void *)(eth + 1) > end || eth->h_source[0] != tag[0] || eth->h_source[1] != tag[1] ||
+	    eth->h_source[2] != tag[2])
+		return TC_ACT_SHOT;
+	slot = eth->h_source[4] << 8 | eth->h_source[5];
+	out = bpf_map_lookup_elem(&exits, &slot);
+	if (!out || !out->ifindex)
+		return TC_ACT_SHOT;
+	if (bpf_skb_store_bytes(skb, ETH_ALEN, out->mac, ETH_ALEN, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(out->ifindex, 0);
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

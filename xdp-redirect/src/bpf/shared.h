@@ -30,7 +30,7 @@
 #define PASS_CAUSES(X) \
 	X(GATE_CLOSED, "gate_closed", "the gate is closed: Podway starts, stops or was told to stand aside") \
 	X(WORKER_STALLED, "worker_stalled", "the worker of the queue has not beaten for a second") \
-	X(NO_SOCKET, "no_socket", "no AF_XDP socket serves the queue") \
+	X(NO_SOCKET, "no_socket", "no AF_XDP socket or TAP serves the queue") \
 	X(UNKNOWN_PORT, "unknown_port", "the interface is not a port of this node") \
 	X(NOT_FOR_US, "not_for_us", "the destination MAC is not the port's, broadcast and multicast included") \
 	X(NOT_IP, "not_ip", "neither IPv4 nor IPv6: ARP, VLAN-tagged and other frames") \
@@ -48,7 +48,7 @@
 	X(NO_ROUTE, "no_route", "the destination is in no fast-path prefix") \
 	X(UNRESOLVED, "unresolved", "the destination's prefix has no resolved next hop") \
 	X(HOP_LIMIT, "hop_limit", "TTL or hop limit is used up; the kernel answers") \
-	X(OVERSIZE, "oversize", "not TCP and larger than the route or the port carries, or larger than 64 KiB") \
+	X(OVERSIZE, "oversize", "larger than the route or the port carries and not to be cut, or larger than 64 KiB") \
 	X(NOT_VXLAN, "not_vxlan", "for the node itself and not VXLAN with a VNI on the configured port") \
 	X(UNKNOWN_VNI, "unknown_vni", "VXLAN of a network that this node does not serve") \
 	X(BATCH, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)")
@@ -88,6 +88,19 @@ struct port {
 	__u32 xsk_base; /* index in `sockets` and `queue_workers` of queue 0 */
 	__u32 queues;   /* how many entries from `xsk_base` on are the port's */
 	__u32 mtu;      /* the interface's, in bytes; a larger packet is a super-frame */
+};
+
+/*
+ * A port in place of a MAC address, on the way between a port and a TAP: a locally administered
+ * address that says "pw", and the slot in network byte order.
+ */
+#define PORT_TAG(slot) { 0x02, 0x70, 0x77, 0, (slot) >> 8 & 0xff, (slot) & 0xff }
+
+/* `exits`, indexed by slot. */
+struct exit {
+	__u32 ifindex; /* 0: none */
+	__u8 mac[6];   /* the interface's own */
+	__u8 unused[2];
 };
 
 /* Keys of `prefixes4` and `prefixes6`; the address in network byte order. */
