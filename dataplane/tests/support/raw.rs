@@ -46,6 +46,7 @@ impl Sender {
                 ifindex,
                 ethertype: u16::from_be_bytes([bytes[12], bytes[13]]),
                 vnet: *vnet,
+                tunnel: None,
                 bytes: u32::try_from(bytes.len()).unwrap(),
                 packets: 1,
                 joined: 0,
