@@ -40,6 +40,9 @@ pub enum Error {
     /// A tool answered in a form that is not understood, or with values that must not be.
     #[error("{0}")]
     Unexpected(String),
+    /// A BPF program could not be loaded, or its maps not be read.
+    #[error("BPF: {0:#}")]
+    Bpf(#[from] libbpf_rs::Error),
     /// A signal asked the process to end; the network is being removed.
     #[error("interrupted")]
     Interrupted,

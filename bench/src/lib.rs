@@ -12,6 +12,8 @@
 //! - [`podway`]: the daemons and the command line, used as an operator uses them.
 //! - [`contender`]: who carries the pods' packets; putting one in charge and taking it away.
 //! - [`iperf`], [`ping`], [`cpu`]: what is measured.
+//! - [`generator`]: packets at a known rate, the highest rate without loss, packets per CPU-second.
+//! - [`latency`]: round trips of a client and a server of our own.
 //! - [`frames`]: raw frames and numbered datagrams, for the end-to-end tests.
 //! - [`demo`]: the article's table.
 //!
@@ -24,8 +26,10 @@ pub mod cpu;
 pub mod demo;
 mod error;
 pub mod frames;
+pub mod generator;
 pub mod iperf;
 pub mod kernel;
+pub mod latency;
 pub mod link;
 pub mod netns;
 pub mod ping;
