@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use crate::netns::Netns;
+use crate::netns::{Netns, join};
 use crate::{Error, Result};
 
 /// Segmentation features of a veth that let frames over the MTU through a wire. All of them are
@@ -132,13 +132,65 @@ pub fn longest_frame(mtu: u16) -> u64 {
     u64::from(mtu) + ETHERNET_HEADER + 4
 }
 
-/// The ids of the XDP programs on the interfaces of a namespace, with the interface.
+/// The ids of the programs on the interfaces of a namespace, of XDP and of tcx ingress, with the
+/// interface.
 ///
 /// # Errors
-/// When `ip` fails.
-pub fn xdp_programs(netns: &Netns) -> Result<BTreeSet<(String, u32)>> {
+/// When `ip` fails or the kernel does not answer.
+pub fn programs(netns: &Netns) -> Result<BTreeSet<(String, u32)>> {
     let links = show(netns, &["-d", "-j", "link", "show"])?;
-    Ok(links.into_iter().flat_map(Shown::programs).collect())
+    let names: Vec<_> = links
+        .iter()
+        .map(|link| (link.ifname.clone(), link.ifindex))
+        .collect();
+    let tcx = netns.thread(move || {
+        let each = names.into_iter().map(|(name, ifindex)| {
+            let ids = tcx::programs(ifindex)?;
+            Ok(ids.into_iter().map(move |id| (name.clone(), id)))
+        });
+        let all: Vec<_> = each.collect::<Result<_>>()?;
+        Ok(all.into_iter().flatten().collect::<Vec<_>>())
+    });
+    let xdp = links.into_iter().flat_map(Shown::programs);
+    Ok(xdp.chain(join(tcx)?).collect())
+}
+
+#[allow(unsafe_code, reason = "libbpf-rs has no query for tcx")]
+mod tcx {
+    use libbpf_rs::libbpf_sys;
+
+    use crate::{Error, Result};
+
+    /// Programs that are asked for at once; nobody has more on one interface.
+    const MOST: usize = 16;
+
+    /// The ids of the programs at the tcx ingress of an interface of the calling thread's
+    /// namespace.
+    pub(super) fn programs(ifindex: i32) -> Result<Vec<u32>> {
+        let mut ids = [0_u32; MOST];
+        let mut count = 16_u32;
+        let mut flags = 0_u32;
+        // SAFETY: the kernel writes at most `count` ids, for which there is room, the count and
+        // the flags.
+        let answer = unsafe {
+            libbpf_sys::bpf_prog_query(
+                ifindex,
+                libbpf_sys::BPF_TCX_INGRESS,
+                0,
+                &raw mut flags,
+                ids.as_mut_ptr(),
+                &raw mut count,
+            )
+        };
+        match -answer {
+            0 => Ok(ids.into_iter().take(count as usize).collect()),
+            // The interface has gone since it was listed.
+            libc::ENODEV => Ok(Vec::new()),
+            errno => Err(Error::io("query tcx")(std::io::Error::from_raw_os_error(
+                errno,
+            ))),
+        }
+    }
 }
 
 fn show(netns: &Netns, args: &[&str]) -> Result<Vec<Shown>> {
@@ -153,6 +205,8 @@ fn show(netns: &Netns, args: &[&str]) -> Result<Vec<Shown>> {
 struct Shown {
     #[serde(default)]
     ifname: String,
+    #[serde(default)]
+    ifindex: i32,
     stats64: Option<Stats>,
     xdp: Option<Xdp>,
 }

@@ -143,6 +143,16 @@ pub enum IngressChoice {
     AfXdp,
 }
 
+impl std::fmt::Display for IngressChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tap => "tap",
+            Self::AfXdp => "af-xdp",
+        })
+    }
+}
+
 /// Where an XDP program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -255,8 +255,12 @@ impl Agent {
             "node-name = \"{}\"\ntunnel = \"{tunnel}\"\nuplink = \"{UPLINK}\"\n\
              underlay-address = \"{}\"\nauto-direct-node-routes = true\n\
              ipv4-native-routing-cidr = \"10.0.0.0/16\"\n\n\
-             [dataplane]\nworkers = {}\nwait = \"{}\"\n",
-            self.node.name, self.node.underlay, self.options.workers, self.options.wait
+             [dataplane]\nworkers = {}\nwait = \"{}\"\ningress = \"{}\"\n",
+            self.node.name,
+            self.node.underlay,
+            self.options.workers,
+            self.options.wait,
+            self.options.ingress
         );
         if let Some(frames) = self.options.frames {
             text += &format!("frames = {frames}\n");

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podway_proto::config::WaitMode;
+use podway_proto::config::{IngressChoice, WaitMode};
 use podway_proto::types::Mode;
 
 pub use agent::Agent;
@@ -34,6 +34,8 @@ pub struct Options {
     pub frames: Option<u32>,
     /// What a worker does when there is nothing to do.
     pub wait: WaitMode,
+    /// How workers receive from ports.
+    pub ingress: IngressChoice,
     /// Whether the daemons outlive this process.
     pub detached: bool,
 }
@@ -45,6 +47,7 @@ impl Default for Options {
             workers: 1,
             frames: None,
             wait: WaitMode::Adaptive,
+            ingress: IngressChoice::Auto,
             detached: false,
         }
     }
@@ -157,7 +160,7 @@ impl Podway {
     pub fn stop(mut self) -> Result<()> {
         for agent in &mut self.agents {
             agent.stop()?;
-            no_xdp_program(agent.node())?;
+            no_program(agent.node())?;
         }
         Ok(())
     }
@@ -173,10 +176,10 @@ impl Podway {
 ///
 /// # Errors
 /// [`Error::Timeout`] with the interfaces that still have one.
-pub fn no_xdp_program(node: &Node) -> Result<()> {
-    let what = format!("no XDP program is left on {}", node.name);
+pub fn no_program(node: &Node) -> Result<()> {
+    let what = format!("no program is left on {}", node.name);
     wait_until(&what, Duration::from_secs(2), || {
-        let programs = link::xdp_programs(&node.netns).map_err(|error| error.to_string())?;
+        let programs = link::programs(&node.netns).map_err(|error| error.to_string())?;
         if programs.is_empty() {
             Ok(())
         } else {

@@ -8,6 +8,7 @@ use podway_bench::Error;
 use podway_bench::netns::{Netns, run, wait_until};
 use podway_bench::podway::{Agent, Options, program};
 use podway_bench::topology::{Cluster, Node, UPLINK};
+use podway_proto::config::IngressChoice;
 use podway_proto::control::{DataplaneLink, PortEntry, Response};
 use podway_proto::types::Mode;
 
@@ -52,7 +53,12 @@ fn a_taken_interface_is_named_with_the_remedy() {
     let pod = &node.pods[0];
     attach_foreign_program(node, &pod.host_interface);
 
-    let mut agent = started(node);
+    // AF_XDP needs the one place that an interface has for XDP; tcx has room for many.
+    let options = Options {
+        ingress: IngressChoice::AfXdp,
+        ..Options::default()
+    };
+    let mut agent = started(node, &options);
     let text = match agent.cli(&["port", "add", &pod.host_interface, "--pod-ip", "10.0.0.10"]) {
         Err(refusal) => refusal.to_string(),
         // Control has taken note of it and tells what the dataplane said.
@@ -251,8 +257,8 @@ fn port(agent: &Agent, interface: &str) -> PortEntry {
     found.unwrap_or_else(|| panic!("no {interface} in {text}"))
 }
 
-fn started(node: &Node) -> Agent {
-    let agent = Agent::start(node, &Options::default()).unwrap();
+fn started(node: &Node, options: &Options) -> Agent {
+    let agent = Agent::start(node, options).unwrap();
     wait_until("podway-control answers", Duration::from_secs(10), || {
         agent.status().map(drop).map_err(|error| error.to_string())
     })

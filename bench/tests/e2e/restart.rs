@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use podway_bench::link;
 use podway_bench::ping::Ping;
-use podway_bench::podway::no_xdp_program;
+use podway_bench::podway::no_program;
 use podway_proto::types::Mode;
 use rustix::process::Signal;
 
@@ -32,7 +32,7 @@ fn survives_a_kill(mode: Mode) {
     network.counters();
 
     network.podway.agent_mut(0).kill_dataplane().unwrap();
-    no_xdp_program(network.node(0)).unwrap();
+    no_program(network.node(0)).unwrap();
     ping_all(&from.netns, to.ipv4.into(), 56, 50);
     ping_all(&to.netns, from.ipv4.into(), 8000, 10);
     ping_all(&from.netns, network.pod(0, 1).ipv4.into(), 56, 10);
@@ -67,7 +67,7 @@ fn an_orderly_stop_loses_nothing() {
     };
     let running = ping.start(&from.netns, to.ipv4.into());
     network.podway.agent_mut(0).stop_dataplane().unwrap();
-    no_xdp_program(network.node(0)).unwrap();
+    no_program(network.node(0)).unwrap();
     network.podway.agent_mut(0).start_dataplane().unwrap();
     network.podway.wait_ready().unwrap();
     let replies = running.finish().unwrap();
@@ -91,9 +91,7 @@ fn the_kernel_carries_on_when_the_dataplane_hangs() {
     ping_all(&from.netns, to.ipv4.into(), 56, 20);
     ping_all(&to.netns, from.ipv4.into(), 56, 20);
     assert!(
-        !link::xdp_programs(&network.node(0).netns)
-            .unwrap()
-            .is_empty(),
+        !link::programs(&network.node(0).netns).unwrap().is_empty(),
         "the programs stay and pass"
     );
 

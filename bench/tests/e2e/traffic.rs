@@ -8,7 +8,7 @@ use podway_bench::netns::Netns;
 use podway_bench::podway::Options;
 use podway_bench::topology::{ClusterSpec, POD_INTERFACE, UPLINK};
 use podway_bench::{cpu, link};
-use podway_proto::config::WaitMode;
+use podway_proto::config::{IngressChoice, WaitMode};
 use podway_proto::types::Mode;
 
 use crate::support::{Delta, Network, lost_by_sockets, options, ping_all, spec};
@@ -84,7 +84,7 @@ fn few_frames_are_enough_for_many_ports() {
     };
     let options = Options {
         frames: Some(1024),
-        ..options(Mode::Vxlan)
+        ..af_xdp(Mode::Vxlan)
     };
     let network = Network::up(spec, &options);
     for round in 0..2 {
@@ -164,10 +164,41 @@ fn the_mode_changes_under_a_running_flow() {
     network.finish();
 }
 
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn vxlan_by_af_xdp() {
+    carries_everything_by(spec(), af_xdp(Mode::Vxlan));
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn native_by_af_xdp_with_two_workers_and_finished_checksums() {
+    let spec = ClusterSpec {
+        queues: 2,
+        uplink_tx_checksum: false,
+        ..spec()
+    };
+    let mut options = af_xdp(Mode::Native);
+    options.workers = 2;
+    carries_everything_by(spec, options);
+}
+
+fn af_xdp(mode: Mode) -> Options {
+    Options {
+        ingress: IngressChoice::AfXdp,
+        ..options(mode)
+    }
+}
+
 fn carries_everything(spec: ClusterSpec, mode: Mode, workers: u16) {
-    let nodes = usize::from(spec.nodes);
     let mut options = options(mode);
     options.workers = workers;
+    carries_everything_by(spec, options);
+}
+
+fn carries_everything_by(spec: ClusterSpec, options: Options) {
+    let nodes = usize::from(spec.nodes);
+    let (mode, workers) = (options.mode, options.workers);
     let network = Network::up(spec, &options);
     for agent in network.podway.agents() {
         let served = agent.balanced().unwrap().workers.len();
