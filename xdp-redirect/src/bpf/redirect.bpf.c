@@ -49,8 +49,7 @@
  * the frame, so VLAN links must be served on the VLAN interface. The segment size of a GSO packet
  * is unknown there, which is why only TCP may exceed the route's MTU; a UDP-GSO packet of a pod
  * that fits as a whole looks like one datagram, so tx-udp-segmentation must be off at the pod's
- * end. At tcx the segment size is known, and none of this holds but for the VLAN tag, which is
- * looked at.
+ * end. At tcx a GSO packet is known for one, whatever its size, and the VLAN tag is seen.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -199,6 +198,28 @@ struct {
 	__type(value, __u32);
 } pods6 SEC(".maps");
 
+/* A flow of UDP, in network byte order. IPv4 addresses take the first bytes. */
+struct udp_flow {
+	struct in6_addr source;
+	struct in6_addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+};
+
+/*
+ * UDP flows that sent what only the kernel can cut to datagrams, and when: they stay the kernel's
+ * for a while, lest their packets overtake each other on two paths.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_OVERSIZE_FLOWS);
+	__type(key, struct udp_flow);
+	__type(value, __u64); /* coarse CLOCK_MONOTONIC */
+} oversize_flows SEC(".maps");
+
+/* When the last such flow was seen: most nodes have none, and their packets skip the search. */
+static volatile __u64 last_oversize_ns;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_PORTS);
@@ -219,7 +240,6 @@ struct ip {
 	void *payload;   /* first byte after the header, not yet known to be readable */
 	__u32 length;    /* of header and payload in bytes, as the header says */
 	__u32 available; /* bytes from the header to the end of the packet, over all buffers */
-	__u32 segment;   /* payload bytes of each segment of a GSO packet; 0: not known, or none */
 	bool v6;
 	bool super_frame; /* larger than the port's MTU, or a GSO packet */
 	bool fragment;   /* IPv4 only: an IPv6 fragment shows as its protocol */
@@ -377,10 +397,42 @@ static __always_inline int check_protocol(const struct ip *ip, void *end)
 	return PASS_PROTOCOL;
 }
 
+/*
+ * A UDP super-frame is the kernel's: it may be a batch of datagrams or a tunnel inside the pod, and
+ * nothing here tells which.
+ */
+static __always_inline int check_udp(const struct ip *ip, void *end, bool fits)
+{
+	struct udphdr *udp = ip->payload;
+	struct udp_flow flow = {};
+	__u64 now, *seen;
+
+	if (fits && !last_oversize_ns)
+		return OURS;
+	/* A header that is cut is the dataplane's to name and drop. */
+	if ((void *)(udp + 1) > end)
+		return fits ? OURS : PASS_OVERSIZE;
+	now = bpf_ktime_get_coarse_ns();
+	if (fits && last_oversize_ns + OVERSIZE_FLOW_NS < now)
+		return OURS;
+	flow.source = ip->source.v6;
+	flow.destination = ip->destination.v6;
+	flow.source_port = udp->source;
+	flow.destination_port = udp->dest;
+	if (!fits) {
+		last_oversize_ns = now;
+		bpf_map_update_elem(&oversize_flows, &flow, &now, BPF_ANY);
+		return PASS_OVERSIZE;
+	}
+	seen = bpf_map_lookup_elem(&oversize_flows, &flow);
+	return seen && *seen + OVERSIZE_FLOW_NS >= now ? PASS_OVERSIZE : OURS;
+}
+
 /* The rules for the packet that would be forwarded, whichever port it came by. */
 static __always_inline int check_forward(const struct ip *ip, void *end)
 {
 	struct route *route;
+	bool fits;
 	int cause = check_protocol(ip, end);
 
 	if (cause != OURS)
@@ -395,17 +447,13 @@ static __always_inline int check_forward(const struct ip *ip, void *end)
 	/* A length beyond the packet is the dataplane's to name and drop. */
 	if (ip->length > ip->available)
 		return OURS;
-	if (ip->length <= route->mtu && !ip->super_frame)
+	fits = ip->length <= route->mtu && !ip->super_frame;
+	if (ip->protocol == IPPROTO_UDP && !ip->fragment)
+		return check_udp(ip, end, fits);
+	if (fits)
 		return OURS;
 	/* A fragment is never a GSO packet, so it cannot be cut to size as one. */
-	if (ip->fragment)
-		return PASS_OVERSIZE;
-	if (ip->protocol == IPPROTO_TCP)
-		return OURS;
-	/* Datagrams are never cut to another size than their sender's. */
-	if (ip->protocol == IPPROTO_UDP && ip->segment &&
-	    (ip->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct udphdr) +
-			    ip->segment <= route->mtu)
+	if (ip->protocol == IPPROTO_TCP && !ip->fragment)
 		return OURS;
 	return PASS_OVERSIZE;
 }
@@ -500,7 +548,7 @@ struct frame {
 	void *end;      /* of what may be read directly */
 	__u64 length;   /* of the whole frame in bytes */
 	__u32 ifindex;
-	__u32 segment;  /* see struct ip */
+	bool gso;       /* a super-frame, whatever its size; XDP does not know */
 };
 
 static __always_inline int classify(const struct frame *frame, const struct port *port,
@@ -517,8 +565,7 @@ static __always_inline int classify(const struct frame *frame, const struct port
 	if (frame->length > MAX_FRAME)
 		return PASS_OVERSIZE;
 	ip.available = frame->length - ETH_HLEN;
-	ip.segment = frame->segment;
-	ip.super_frame = frame->segment || ip.available > port->mtu;
+	ip.super_frame = frame->gso || ip.available > port->mtu;
 	cause = read_ip(&ip, eth->h_proto, eth + 1, frame->end);
 	if (cause != OURS)
 		return cause;
@@ -637,7 +684,7 @@ int podway_classify(struct __sk_buff *skb)
 	struct frame frame = {
 		.length = skb->len,
 		.ifindex = skb->ifindex,
-		.segment = skb->gso_size,
+		.gso = skb->gso_size,
 	};
 	__u32 headers = skb->len < MAX_HEADERS ? skb->len : MAX_HEADERS;
 	struct config *cfg;

@@ -16,9 +16,13 @@
 #define MAX_LOCAL_ADDRESSES 4096
 #define MAX_PODS 65536
 #define MAX_PREFIXES 1048576
+#define MAX_OVERSIZE_FLOWS 4096
 
 /* Counter slot of frames whose interface is not in `ports`; no port may have it. */
 #define UNKNOWN_PORT_SLOT (MAX_PORTS - 1)
+
+/* How long a UDP flow stays the kernel's after it sent a packet that is too large for us. */
+#define OVERSIZE_FLOW_NS 1000000000ULL
 
 /* A worker whose last heartbeat is older gets no packets. It beats at least every 100 ms. */
 #define HEARTBEAT_LIMIT_NS 1000000000ULL
