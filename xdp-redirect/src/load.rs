@@ -132,6 +132,11 @@ impl Redirect {
     pub fn classifier(&self) -> BorrowedFd<'_> {
         self.classify.as_fd()
     }
+
+    /// The descriptor of the tcx program of the TAPs, for `BPF_PROG_RUN` and the like.
+    pub fn transmitter(&self) -> BorrowedFd<'_> {
+        self.transmit.as_fd()
+    }
 }
 
 /// The XDP program's descriptor, for `BPF_PROG_RUN` and the like.

@@ -3,15 +3,18 @@
 
 mod support;
 
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Xdp, XdpFlags};
+use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::{Xdp, XdpFlags, libbpf_sys};
 use podway_xdp_redirect::{
     AttachError, ModeChoice, PassCause, PortEntry, PortStats, Redirect, Role, XdpMode,
 };
-use support::packets::{PEER_MAC, PORT_MAC};
+use support::node::{POD, REMOTE};
+use support::packets::{ETHERTYPE, PEER_MAC, PORT_MAC, Tcp, packet};
 use support::{ifindex, in_netns, ip, send_frame, veth};
 
 /// How ip(8) shows the program on an interface: `None`, `xdp` (native) or `xdpgeneric`.
@@ -20,6 +23,48 @@ fn shown(interface: &str) -> Option<String> {
     text.split(' ')
         .find(|word| word.starts_with("xdp"))
         .map(str::to_owned)
+}
+
+/// The names of the programs at the tcx ingress of an interface, in the order in which they run.
+#[allow(
+    unsafe_code,
+    reason = "libbpf-rs does not ask an interface for its programs"
+)]
+fn at_tcx(interface: &str) -> Vec<String> {
+    let mut ids = [0; 8];
+    let mut answer = libbpf_sys::bpf_prog_query_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as libbpf_sys::size_t,
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    answer.__bindgen_anon_1.count = u32::try_from(ids.len()).unwrap();
+    let index = i32::try_from(ifindex(interface)).unwrap();
+    // SAFETY: `answer` is valid for writes and its size field bounds them; it says how many ids
+    // there is room for.
+    let result = unsafe {
+        libbpf_sys::bpf_prog_query_opts(index, libbpf_sys::BPF_TCX_INGRESS, &raw mut answer)
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    // SAFETY: the kernel has filled this member; any bits are an integer.
+    let count = unsafe { answer.__bindgen_anon_1.count };
+    let name = |id: &u32| {
+        let program = ProgInfoIter::default().find(|program| program.id == *id);
+        program.map_or_else(String::new, |program| {
+            program.name.to_string_lossy().into_owned()
+        })
+    };
+    ids[..count as usize].iter().map(name).collect()
+}
+
+fn patiently(mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !done() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 #[test]
@@ -72,12 +117,131 @@ fn the_program_counts_frames_that_arrive() {
             send_frame(ifindex("eth0"), &frame);
             let mut expected = PortStats::default();
             expected.passed[PassCause::NotForUs as usize] = 1;
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while redirect.counters(1).unwrap() != expected && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            patiently(|| redirect.counters(1).unwrap() == expected);
             assert_eq!(redirect.counters(1).unwrap(), expected, "{choice:?}");
         }
+    });
+}
+
+/// The kernel takes the tag off the frame before the program sees it.
+#[test]
+fn a_vlan_tag_beside_the_frame_is_seen_at_tcx() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let redirect = Redirect::load().unwrap();
+        let index = ifindex("pod0");
+        let port = PortEntry {
+            role: Role::Pod,
+            mac: PORT_MAC,
+            slot: 1,
+            xsk_base: 0,
+            queues: 1,
+            mtu: 1500,
+        };
+        redirect.set_port(index, &port).unwrap();
+        redirect.open_gate();
+        let _attachment = redirect.attach_classifier(index).unwrap();
+        let good = packet(POD, REMOTE, 64, Tcp, b"x");
+        let tagged = [&good[..ETHERTYPE], &[0x81, 0, 0, 7], &good[ETHERTYPE..]].concat();
+        let mut expected = PortStats::default();
+        // The pod is not attached.
+        for (frame, cause) in [
+            (&good, PassCause::ForeignSource),
+            (&tagged, PassCause::NotIp),
+        ] {
+            send_frame(ifindex("eth0"), frame);
+            expected.passed[cause as usize] += 1;
+            patiently(|| redirect.counters(1).unwrap() == expected);
+            assert_eq!(redirect.counters(1).unwrap(), expected, "{cause:?}");
+        }
+    });
+}
+
+#[test]
+fn the_tcx_programs_come_and_go_with_their_attachments() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let redirect = Redirect::load().unwrap();
+        let (pod, eth) = (ifindex("pod0"), ifindex("eth0"));
+        assert_eq!(at_tcx("pod0"), [""; 0]);
+        let classifier = redirect.attach_classifier(pod).unwrap();
+        let transmitter = redirect.attach_transmitter(eth).unwrap();
+        assert_eq!(at_tcx("pod0"), ["podway_classify"]);
+        assert_eq!(at_tcx("eth0"), ["podway_transmit"]);
+        // They live as long as their attachments, whatever happens to the loader, and go although
+        // a child has a copy of the descriptors.
+        drop(redirect);
+        let copies = copies_of_links();
+        assert!(copies.len() >= 2);
+        drop(classifier);
+        assert_eq!(at_tcx("pod0"), [""; 0]);
+        assert_eq!(at_tcx("eth0"), ["podway_transmit"]);
+        drop(transmitter);
+        assert_eq!(at_tcx("eth0"), [""; 0]);
+        drop(copies);
+    });
+}
+
+/// Unlike XDP, tcx has room for the programs of others.
+#[test]
+fn the_classifier_stands_beside_other_programs() {
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let (one, other) = (Redirect::load().unwrap(), Redirect::load().unwrap());
+        let index = ifindex("pod0");
+        let first = one.attach_classifier(index).unwrap();
+        let _second = other.attach_classifier(index).unwrap();
+        assert_eq!(at_tcx("pod0"), ["podway_classify"; 2]);
+        // The same program a second time is a mistake.
+        let error = one.attach_classifier(index).unwrap_err();
+        assert!(matches!(error, AttachError::Refused { .. }), "{error:?}");
+        drop(first);
+        assert_eq!(at_tcx("pod0"), ["podway_classify"]);
+    });
+}
+
+#[test]
+fn a_killed_process_leaves_no_program_behind() {
+    const NAME: &str = "a_killed_process_leaves_no_program_behind";
+    const CHILD: &str = "PODWAY_TEST_ATTACH_AND_WAIT";
+    if std::env::var_os(CHILD).is_some() {
+        let redirect = Redirect::load().unwrap();
+        let _xdp = redirect
+            .attach(ifindex("eth0"), ModeChoice::Generic)
+            .unwrap();
+        let _classifier = redirect.attach_classifier(ifindex("pod0")).unwrap();
+        let _transmitter = redirect.attach_transmitter(ifindex("eth0")).unwrap();
+        println!("\nattached");
+        // Until it is killed; should its parent die first, this ends.
+        let _ = io::stdin().read_line(&mut String::new());
+        return;
+    }
+    in_netns(|| {
+        veth("pod0", "eth0", 1);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture", "--test-threads=1"])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let attached = lines.map_while(Result::ok).any(|line| line == "attached");
+        let shown_then = (attached, shown("eth0"), at_tcx("pod0"), at_tcx("eth0"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(
+            shown_then,
+            (
+                true,
+                Some("xdpgeneric".into()),
+                vec!["podway_classify".into()],
+                vec!["podway_transmit".into()]
+            )
+        );
+        let gone =
+            || (shown("eth0"), at_tcx("pod0"), at_tcx("eth0")) == (None, Vec::new(), Vec::new());
+        assert!(patiently(gone));
     });
 }
 
@@ -220,14 +384,21 @@ fn an_interface_that_is_not_there_is_named() {
                 .to_string();
             let wanted = format!("there is no interface with index {index} in");
             assert!(error.starts_with(&wanted), "{error}");
+            for error in [
+                redirect.attach_classifier(index).unwrap_err(),
+                redirect.attach_transmitter(index).unwrap_err(),
+            ] {
+                assert!(error.to_string().starts_with(&wanted), "{error}");
+            }
         }
         // A link outlives its interface without harm.
         veth("pod0", "eth0", 1);
         let attachment = redirect
             .attach(ifindex("pod0"), ModeChoice::Generic)
             .unwrap();
+        let classifier = redirect.attach_classifier(ifindex("pod0")).unwrap();
         ip("link del pod0");
-        drop(attachment);
+        drop((attachment, classifier));
     });
 }
 
@@ -259,6 +430,7 @@ fn two_capabilities_are_enough_and_without_them_the_error_says_so() {
         let redirect = Redirect::load().unwrap();
         drop(redirect.attach(index, ModeChoice::Generic).unwrap());
         drop(redirect.attach(index, ModeChoice::Native).unwrap());
+        drop(redirect.attach_classifier(index).unwrap());
         redirect
             .add_prefix("10.0.0.0/8".parse().unwrap(), 1500)
             .unwrap();

@@ -250,10 +250,10 @@ fn a_slot_is_cleared_alone() {
         for _ in 0..3 {
             expect(&node, "good", Ours);
         }
-        node.check(
-            Port::Uplink,
-            vec![("good", packet(REMOTE, POD, 64, Tcp, b""), Ours)],
-        );
+        let inward = packet(REMOTE, POD, 64, Tcp, b"");
+        node.expect("good", Port::Uplink, Ours, || {
+            node.run(Port::Uplink, &inward)
+        });
         assert_eq!(node.stats(Port::Pod).redirected, 3);
         node.redirect.clear_slot(Node::POD_SLOT).unwrap();
         assert_eq!(node.stats(Port::Pod), PortStats::default());
@@ -273,6 +273,13 @@ fn what_is_out_of_range_is_refused_by_name() {
         assert!(text(redirect.del_socket(4096)).starts_with("socket index 4096"));
         assert!(text(redirect.set_queue_worker(4096, 0)).starts_with("socket index 4096"));
         assert!(text(redirect.set_queue_worker(0, 64)).starts_with("worker 64"));
+        assert!(text(redirect.set_tap(64, node.uplink)).starts_with("worker 64"));
+        // Nor has the slot of unknown ports an exit, which is the last.
+        for slot in [1023, 1024] {
+            let refused = text(redirect.set_exit(slot, node.uplink, PORT_MAC));
+            let start = format!("counter slot {slot} is out of range");
+            assert!(refused.starts_with(&start), "{refused}");
+        }
         assert!(text(redirect.add_pod(POD.parse().unwrap(), 0)).starts_with("interface index 0"));
         assert!(text(redirect.clear_slot(1024)).starts_with("counter slot 1024"));
         assert!(text(redirect.counters(1024).map(drop)).starts_with("counter slot 1024"));

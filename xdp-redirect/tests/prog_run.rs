@@ -1,6 +1,6 @@
-//! The program's verdict on packets, through `BPF_PROG_RUN`: tables of what a packet is, its bytes,
-//! and the action and cause that are expected. Each test has a network namespace of its own, so
-//! they may run in parallel. They need root.
+//! The verdict of both programs, XDP and tcx, on packets, through `BPF_PROG_RUN`: tables of what a
+//! packet is, its bytes, and the action and cause that are expected. Each test has a network
+//! namespace of its own, so they may run in parallel. They need root.
 
 mod support;
 

@@ -58,6 +58,10 @@ fn a_packet_cut_at_any_byte_passes_or_is_the_dataplanes_to_drop() {
                 };
                 let what = format!("{what}, {length} of {} bytes", packet.len());
                 node.expect(&what, port, want, || node.run(port, &packet[..length]));
+                // And for an skb no less than an IP header.
+                if length >= if packet[ETHERTYPE] == 8 { L4 } else { L4_V6 } {
+                    node.check_tcx(port, &what, &packet[..length], 0, want);
+                }
             }
         }
     });
@@ -137,7 +141,7 @@ fn sizes_are_those_of_the_whole_packet() {
 }
 
 /// Noise: single changed bytes and random bytes behind a good MAC. Whatever they are, the packet
-/// is counted once and the action fits the counter.
+/// is counted once, the action fits the counter, and both programs decide alike.
 #[test]
 fn noise_is_counted_exactly_once() {
     in_netns(|| {
@@ -153,8 +157,10 @@ fn noise_is_counted_exactly_once() {
                 } else {
                     packet[random.below(needed)] = random.byte();
                 }
-                redirected += u64::from(node.run(port, &packet) == Action::Redirect);
-                runs += 1;
+                let action = node.run(port, &packet);
+                assert_eq!(node.classify(port, 0, &packet).0, action, "{packet:02x?}");
+                redirected += 2 * u64::from(action == Action::Redirect);
+                runs += 2;
             }
         }
         let [pod, uplink] = [Port::Pod, Port::Uplink].map(|port| node.stats(port));

@@ -693,7 +693,11 @@ int podway_classify(struct __sk_buff *skb)
 	int cause = enter(frame.ifindex, &port, &cfg);
 
 	if (cause == OURS) {
-		if (skb->data_end - skb->data < headers)
+		/*
+		 * A short packet is pulled for nothing: only with CAP_PERFMON may a program tell how
+		 * much lies in front.
+		 */
+		if ((void *)(long)skb->data + MAX_HEADERS > (void *)(long)skb->data_end)
 			bpf_skb_pull_data(skb, headers);
 		frame.data = (void *)(long)skb->data;
 		frame.end = (void *)(long)skb->data_end;

@@ -120,14 +120,15 @@ pub(crate) fn send_frame(ifindex: u32, frame: &[u8]) {
     );
 }
 
-/// What the program answers.
+/// What a program answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Pass,
     Redirect,
+    Drop,
 }
 
-/// Runs the program on a packet through `BPF_PROG_RUN`, as if it had come by a queue of an
+/// Runs the XDP program on a packet through `BPF_PROG_RUN`, as if it had come by a queue of an
 /// interface of this namespace. `linear` bytes lie in the first buffer, the rest in further ones.
 pub(crate) fn run(
     program: BorrowedFd<'_>,
@@ -136,23 +137,67 @@ pub(crate) fn run(
     packet: &[u8],
     linear: usize,
 ) -> Action {
-    let size = u32::try_from(packet.len()).unwrap();
     let context = libbpf_sys::xdp_md {
         data_end: u32::try_from(linear).unwrap(),
         ingress_ifindex: ifindex,
         rx_queue_index: queue,
         ..Default::default()
     };
+    match prog_run(program, packet, &context, &mut []) {
+        2 => Action::Pass,
+        4 => Action::Redirect,
+        other => panic!("the program answered {other} to {packet:02x?}"),
+    }
+}
+
+/// Longest packet that `BPF_PROG_RUN` makes an skb of: a page less what the kernel keeps there.
+pub(crate) const LONGEST_SKB: usize = 3500;
+
+/// Fields of `struct __sk_buff` (linux/bpf.h), as positions among its 32-bit words.
+const SKB_IFINDEX: usize = 10;
+const SKB_GSO_SIZE: usize = 44;
+
+/// Runs a tcx program on a packet through `BPF_PROG_RUN`, as if it had come by an interface of this
+/// namespace. It is a super-frame of segments of `segment` bytes; 0: it is none. Gives the packet as
+/// the program leaves it, too. The queue is always 0: the kernel takes no other.
+pub(crate) fn run_tcx(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    segment: u16,
+    packet: &[u8],
+) -> (Action, Vec<u8>) {
+    let mut context = [0; SKB_GSO_SIZE + 1];
+    context[SKB_IFINDEX] = ifindex;
+    context[SKB_GSO_SIZE] = u32::from(segment);
+    let mut left = vec![0; packet.len()];
+    let action = match prog_run(program, packet, &context, &mut left) {
+        // TCX_NEXT, -1.
+        u32::MAX => Action::Pass,
+        2 => Action::Drop,
+        7 => Action::Redirect,
+        other => panic!("the program answered {other} to {packet:02x?}"),
+    };
+    (action, left)
+}
+
+/// `BPF_PROG_RUN`: the answer, and in `left` the start of the packet afterwards.
+fn prog_run<C>(program: BorrowedFd<'_>, packet: &[u8], context: &C, left: &mut [u8]) -> u32 {
+    let size = u32::try_from(packet.len()).unwrap();
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
         data_in: packet.as_ptr().cast(),
         data_size_in: size,
-        ctx_in: (&raw const context).cast(),
-        ctx_size_in: u32::try_from(size_of_val(&context)).unwrap(),
+        ctx_in: std::ptr::from_ref(context).cast(),
+        ctx_size_in: u32::try_from(size_of_val(context)).unwrap(),
         repeat: 1,
         ..Default::default()
     };
-    // SAFETY: packet and context are valid for the sizes given, and `options` says how large it is.
+    if !left.is_empty() {
+        options.data_out = left.as_mut_ptr().cast();
+        options.data_size_out = u32::try_from(left.len()).unwrap();
+    }
+    // SAFETY: packet, context and `left` are valid for the sizes given, and `options` says how
+    // large it is.
     let result = unsafe {
         libbpf_sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &raw mut options)
     };
@@ -162,9 +207,5 @@ pub(crate) fn run(
         "BPF_PROG_RUN of {size} bytes: {}",
         io::Error::last_os_error()
     );
-    match options.retval {
-        2 => Action::Pass,
-        4 => Action::Redirect,
-        other => panic!("the program answered {other} to {packet:02x?}"),
-    }
+    options.retval
 }

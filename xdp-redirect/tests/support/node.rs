@@ -11,11 +11,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use podway_xdp_redirect::{
-    Heartbeat, PassCause, PortEntry, PortStats, Redirect, Role, UNKNOWN_PORT_SLOT,
+    Heartbeat, PassCause, PortEntry, PortStats, Redirect, Role, UNKNOWN_PORT_SLOT, port_tag,
 };
 
 use super::packets::{PORT_MAC, VNI, VXLAN_PORT};
-use super::{Action, ifindex, now_ns, run, veth, xdp_socket};
+use super::{Action, LONGEST_SKB, ifindex, now_ns, run, run_tcx, veth, xdp_socket};
 
 pub(crate) const POD: &str = "10.0.0.2";
 pub(crate) const POD_V6: &str = "fd00:0:0:a::2";
@@ -66,7 +66,8 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) const POD_SLOT: u32 = 0;
     pub(crate) const UPLINK_SLOT: u32 = 5;
-    /// Both ports have two queues, of which queue 0 has a socket and belongs to this worker.
+    /// Both ports have two queues, of which queue 0 has a socket and belongs to this worker, which
+    /// has a TAP.
     pub(crate) const WORKER: u32 = 3;
     pub(crate) const POD_BASE: u32 = 8;
     pub(crate) const UPLINK_BASE: u32 = 4094;
@@ -125,6 +126,8 @@ impl Node {
             redirect.set_queue_worker(base, Self::WORKER).unwrap();
             sockets.push(socket);
         }
+        // Any interface will do: `BPF_PROG_RUN` stops before the redirect.
+        redirect.set_tap(Self::WORKER, uplink).unwrap();
         let heartbeat = redirect.heartbeat(Self::WORKER).unwrap();
         heartbeat.beat(now_ns());
         redirect.open_gate();
@@ -148,12 +151,23 @@ impl Node {
 
     pub(crate) fn run_on(&self, port: Port, queue: u32, packet: &[u8], linear: usize) -> Action {
         self.heartbeat.beat(now_ns());
-        let ifindex = if port == Port::Pod {
-            self.pod
-        } else {
-            self.uplink
-        };
-        run(self.redirect.as_fd(), ifindex, queue, packet, linear)
+        let program = self.redirect.as_fd();
+        run(program, self.ifindex(port), queue, packet, linear)
+    }
+
+    /// The tcx program on a packet, or on a super-frame with segments of `segment` bytes; and the
+    /// packet as the program leaves it.
+    pub(crate) fn classify(&self, port: Port, segment: u16, packet: &[u8]) -> (Action, Vec<u8>) {
+        self.heartbeat.beat(now_ns());
+        let program = self.redirect.classifier();
+        run_tcx(program, self.ifindex(port), segment, packet)
+    }
+
+    fn ifindex(&self, port: Port) -> u32 {
+        match port {
+            Port::Pod => self.pod,
+            Port::Uplink => self.uplink,
+        }
     }
 
     /// Runs `action` and asserts its answer and that exactly the expected counter moved, by one.
@@ -184,11 +198,39 @@ impl Node {
         assert_eq!(answered, answer, "{what}");
     }
 
-    /// Runs a table of packets on queue 0 of a port.
+    /// Runs a table of packets on queue 0 of a port: both programs decide alike.
     pub(crate) fn check(&self, port: Port, cases: Vec<Case>) {
         for (what, packet, want) in cases {
             self.expect(what, port, want, || self.run(port, &packet));
+            if packet.len() <= LONGEST_SKB {
+                self.check_tcx(port, what, &packet, 0, want);
+            }
         }
+    }
+
+    /// Runs the tcx program on a packet: if it is redirected, the port is where its own MAC was;
+    /// nothing else changes, ever.
+    pub(crate) fn check_tcx(
+        &self,
+        port: Port,
+        what: &str,
+        packet: &[u8],
+        segment: u16,
+        want: Want,
+    ) {
+        let what = format!("{what}, at tcx");
+        let mut left = Vec::new();
+        self.expect(&what, port, want, || {
+            let (action, after) = self.classify(port, segment, packet);
+            left = after;
+            action
+        });
+        let mut expected = packet.to_vec();
+        if want == Want::Redirect {
+            let slot = u16::try_from(Self::at(port).1).unwrap();
+            expected[..6].copy_from_slice(&port_tag(slot));
+        }
+        assert_eq!(left, expected, "{what}");
     }
 
     /// Position in the slots of [`Self::expect`], and the slot.
