@@ -12,7 +12,9 @@ use crate::packet::Packet;
 use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
 use crate::wire::parse::{Headers, IpVersion, parse};
-use crate::wire::{Ipv4Packet, Ipv6Packet, UdpDatagram, checksum, ethernet, flow_hash, protocol};
+use crate::wire::{
+    Ipv4Packet, Ipv6Packet, Sum, UdpDatagram, checksum, ethernet, flow_hash, protocol, udp,
+};
 
 /// Decides what becomes of `packet`, which came in by the port `from`, and prepares it.
 #[inline]
@@ -42,7 +44,13 @@ fn route<'t>(
     }
     let partial_checksum = match packet.offload() {
         // The kernel knows; also of what it has joined, whatever the wire carried.
-        Some(offload) => offload.unfinished == Some(headers.l4),
+        Some(offload) => match offload.unfinished {
+            Some(start) if start != headers.l4 => {
+                finish_inside(packet, start, offload.checksum);
+                false
+            }
+            unfinished => unfinished.is_some(),
+        },
         None if !is_partial(packet, &headers) => false,
         None if ingress.accept_partial => true,
         // One finished checksum in 65536 looks unfinished.
@@ -110,6 +118,23 @@ fn is_partial(packet: &Packet<'_>, headers: &Headers) -> bool {
                 && fills_packet(packet, headers)
         }
         _ => false,
+    }
+}
+
+/// Finishes the checksum of a packet inside the packet: a pod's own tunnel left it to the device.
+#[cold]
+fn finish_inside(packet: &mut Packet<'_>, start: u16, offset: u16) {
+    let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
+    let mut sum = Sum::default();
+    for bytes in packet.slices(start, packet.len().saturating_sub(start)) {
+        sum.add(bytes);
+    }
+    let checksum = match usize::from(offset) {
+        udp::CHECKSUM_OFFSET => sum.finish_udp(),
+        _ => sum.finish(),
+    };
+    if let Some(bytes) = packet.head_mut().get_mut(field..field + 2) {
+        bytes.copy_from_slice(&checksum.to_be_bytes());
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Offload {
     /// Where the L4 header begins whose checksum is unfinished, as an offset from the packet's
     /// start.
     pub unfinished: Option<u16>,
+    /// Where that checksum lies, as an offset from the L4 header's start.
+    pub checksum: u16,
 }
 
 /// A packet whose frames a burst owns. Headers live in the first frame, the head.
@@ -246,6 +248,7 @@ mod tests {
         let offload = Offload {
             segment: 3,
             unfinished: Some(4),
+            checksum: 2,
         };
         let packet = Packet::new(&region, &mut frames).unwrap();
         let mut packet = packet.with_offload(Some(offload));

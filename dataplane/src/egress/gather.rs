@@ -369,11 +369,7 @@ fn segment_of(packet: &Packet<'_>, send: &Send<'_>) -> Result<Option<u16>, ()> {
     let in_front = headers.payload.checked_sub(headers.l3).ok_or(())?;
     let room = send.max_l3_len.checked_sub(in_front).ok_or(())?;
     let size = told.map_or(room, |told| told.min(room));
-    let may = match headers.protocol {
-        protocol::TCP => size > 0,
-        protocol::UDP => told == Some(size),
-        _ => false,
-    };
+    let may = headers.protocol == protocol::TCP && size > 0;
     if headers.payload_len() <= size.into() {
         Ok(None)
     } else if may && !headers.fragment {
@@ -389,12 +385,9 @@ fn fits_tunnel(way: &Way<'_>, headers: &Headers) -> bool {
     way.outer.bytes().len() + headers.end() <= MAX_BYTES
 }
 
-/// The TCP flags of a super-frame's first segment; none for UDP. `None` if there is no TCP header.
+/// The TCP flags of a super-frame's first segment; `None` if there is no TCP header.
 #[inline]
 fn flags_of(packet: &Packet<'_>, headers: &Headers) -> Option<u16> {
-    if headers.protocol != protocol::TCP {
-        return Some(0);
-    }
     let tcp = header_bytes(packet, headers)?.get(headers.l4.into()..)?;
     Some(TcpSegment::new_checked(tcp).ok()?.flags())
 }

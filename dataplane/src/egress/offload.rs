@@ -54,14 +54,12 @@ pub(super) fn lone_vnet(headers: &Headers, partial: bool) -> VnetHeader {
     })
 }
 
-/// The metadata of a TCP super-frame, whose first segment has the flags `flags`, or of one of UDP,
-/// which has no flags.
+/// The metadata of a TCP super-frame, whose first segment has the flags `flags`.
 #[inline]
 pub(super) fn super_frame_vnet(headers: &Headers, size: u32, flags: u16) -> VnetHeader {
-    let kind = match (headers.protocol, headers.version) {
-        (protocol::UDP, _) => VnetHeader::GSO_UDP_L4,
-        (_, IpVersion::V4) => VnetHeader::GSO_TCPV4,
-        (_, IpVersion::V6) => VnetHeader::GSO_TCPV6,
+    let kind = match headers.version {
+        IpVersion::V4 => VnetHeader::GSO_TCPV4,
+        IpVersion::V6 => VnetHeader::GSO_TCPV6,
     };
     let ecn = if flags & flag::CWR != 0 {
         VnetHeader::GSO_ECN

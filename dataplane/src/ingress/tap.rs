@@ -124,6 +124,7 @@ fn offload(vnet: &VnetHeader) -> Offload {
     Offload {
         segment: if is_gso { vnet.gso_size } else { 0 },
         unfinished: (vnet.flags & VnetHeader::NEEDS_CSUM != 0).then_some(vnet.csum_start),
+        checksum: vnet.csum_offset,
     }
 }
 
@@ -140,9 +141,11 @@ mod tests {
             gso_type: VnetHeader::GSO_TCPV4 | TapHeader::GSO_UDP_TUNNEL_IPV4,
             gso_size: 1398,
             csum_start: 84,
+            csum_offset: 16,
             ..VnetHeader::default()
         };
         let tunnel = offload(&vnet);
         assert_eq!((tunnel.segment, tunnel.unfinished), (1398, Some(84)));
+        assert_eq!(tunnel.checksum, 16);
     }
 }
