@@ -1,11 +1,15 @@
 //! Who carries the pods' packets.
 
+use std::collections::BTreeMap;
+
 use podway_proto::types::Mode;
 use serde::Serialize;
 
+use crate::baseline::Baseline;
+use crate::ovs::{OpenVSwitch, Ports};
 use crate::podway::{Options, Podway};
 use crate::topology::Cluster;
-use crate::{Result, kernel};
+use crate::{Result, baseline, kernel, ovs};
 
 /// What a VXLAN tunnel over IPv4 adds to a packet, in bytes: inner Ethernet 14, VXLAN 8, UDP 8,
 /// IPv4 20.
@@ -33,10 +37,18 @@ pub enum Contender {
     PodwayVxlan,
     /// Between pods by Podway in native mode.
     PodwayNative,
+    /// Between pods by Open vSwitch with AF_XDP ports, polled.
+    OvsAfxdp,
+    /// Between pods by Open vSwitch with AF_XDP ports, in its main thread.
+    OvsAfxdpNonpmd,
+    /// Between pods by Open vSwitch with AF_PACKET ports.
+    OvsSystem,
+    /// Between pods by the plainest forwarder on `xsk-rs`.
+    XskRsBaseline,
 }
 
 impl Contender {
-    /// All of them, in the order of the table.
+    /// Those that are always there, in the order of the table.
     pub const ALL: [Self; 5] = [
         Self::Hosts,
         Self::KernelVxlan,
@@ -44,6 +56,23 @@ impl Contender {
         Self::PodwayVxlan,
         Self::PodwayNative,
     ];
+
+    /// Those that must be installed: `scripts/setup --install-peers`.
+    pub const PEERS: [Self; 4] = [
+        Self::OvsAfxdp,
+        Self::OvsAfxdpNonpmd,
+        Self::OvsSystem,
+        Self::XskRsBaseline,
+    ];
+
+    /// Whether it can be put in charge on this machine.
+    pub fn installed(self) -> bool {
+        match self {
+            Self::OvsAfxdp | Self::OvsAfxdpNonpmd | Self::OvsSystem => ovs::installed(),
+            Self::XskRsBaseline => baseline::installed(),
+            _ => true,
+        }
+    }
 
     /// Its name in the table.
     pub fn label(self) -> &'static str {
@@ -53,6 +82,10 @@ impl Contender {
             Self::KernelNative => "kernel native",
             Self::PodwayVxlan => "Podway VXLAN",
             Self::PodwayNative => "Podway native",
+            Self::OvsAfxdp => "OVS afxdp",
+            Self::OvsAfxdpNonpmd => "OVS nonpmd",
+            Self::OvsSystem => "OVS system",
+            Self::XskRsBaseline => "xsk-rs",
         }
     }
 
@@ -67,6 +100,13 @@ impl Contender {
 pub struct InCharge {
     contender: Contender,
     podway: Option<Podway>,
+    peer: Option<Peer>,
+}
+
+#[derive(Debug)]
+enum Peer {
+    Ovs(OpenVSwitch),
+    Baseline(Baseline),
 }
 
 impl InCharge {
@@ -76,7 +116,7 @@ impl InCharge {
     /// When a command fails or Podway does not come up.
     pub fn put(contender: Contender, cluster: &Cluster) -> Result<Self> {
         let mtu = cluster.spec().uplink_mtu;
-        let mut podway = None;
+        let (mut podway, mut peer) = (None, None);
         match contender {
             Contender::Hosts => {}
             Contender::KernelVxlan => {
@@ -103,8 +143,16 @@ impl InCharge {
                 };
                 podway = Some(Podway::start(cluster, &options)?);
             }
+            Contender::OvsAfxdp => peer = Some(Peer::ovs(cluster, Ports::Afxdp)?),
+            Contender::OvsAfxdpNonpmd => peer = Some(Peer::ovs(cluster, Ports::AfxdpNonpmd)?),
+            Contender::OvsSystem => peer = Some(Peer::ovs(cluster, Ports::System)?),
+            Contender::XskRsBaseline => peer = Some(Peer::Baseline(Baseline::put(cluster)?)),
         }
-        Ok(Self { contender, podway })
+        Ok(Self {
+            contender,
+            podway,
+            peer,
+        })
     }
 
     /// Podway, if it is in charge.
@@ -112,11 +160,45 @@ impl InCharge {
         self.podway.as_ref()
     }
 
+    /// Version and mode of a peer, if one is in charge.
+    pub fn peer_engine(&self) -> Option<String> {
+        self.peer.as_ref().map(|peer| match peer {
+            Peer::Ovs(ovs) => ovs.engine(),
+            Peer::Baseline(baseline) => baseline.engine(),
+        })
+    }
+
+    /// The processes of a peer that carry packets, one on each node; empty without a peer.
+    pub fn peer_pids(&self) -> Vec<u32> {
+        match &self.peer {
+            Some(Peer::Ovs(ovs)) => ovs.pids(),
+            Some(Peer::Baseline(baseline)) => baseline.pids(),
+            None => Vec::new(),
+        }
+    }
+
+    /// What a peer has lost so far, by cause; empty without a peer.
+    ///
+    /// # Errors
+    /// When the peer does not answer.
+    pub fn peer_lost(&self) -> Result<BTreeMap<String, u64>> {
+        match &self.peer {
+            Some(Peer::Ovs(ovs)) => ovs.lost(),
+            Some(Peer::Baseline(baseline)) => baseline.lost(),
+            None => Ok(BTreeMap::new()),
+        }
+    }
+
     /// Takes the contender away again.
     ///
     /// # Errors
     /// When a command fails, or Podway does not end well.
     pub fn take_away(self, cluster: &Cluster) -> Result<()> {
+        match self.peer {
+            Some(Peer::Ovs(ovs)) => return ovs.take_away(cluster),
+            Some(Peer::Baseline(baseline)) => return baseline.take_away(cluster),
+            None => {}
+        }
         match (self.podway, self.contender) {
             (Some(podway), _) => podway.stop(),
             (None, Contender::KernelVxlan) => {
@@ -128,6 +210,12 @@ impl InCharge {
             }
             (None, _) => Ok(()),
         }
+    }
+}
+
+impl Peer {
+    fn ovs(cluster: &Cluster, ports: Ports) -> Result<Self> {
+        OpenVSwitch::put(cluster, ports).map(Self::Ovs)
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`link`](mod@link): offloads and counters of one interface.
 //! - [`kernel`]: the kernel as contender: VXLAN device in flannel's style, native routes.
 //! - [`podway`]: the daemons and the command line, used as an operator uses them.
+//! - [`ovs`], [`baseline`]: peers, Open vSwitch and the plainest forwarder on `xsk-rs`.
 //! - [`contender`]: who carries the pods' packets; putting one in charge and taking it away.
 //! - [`iperf`], [`ping`], [`cpu`]: what is measured.
 //! - [`generator`]: packets at a known rate, the highest rate without loss, packets per CPU-second.
@@ -20,6 +21,7 @@
 //! All of it needs root and `iproute2`, `ethtool`, `iperf3` and `iputils-ping`; `scripts/setup`
 //! installs them.
 
+pub mod baseline;
 pub mod cleanup;
 pub mod contender;
 pub mod cpu;
@@ -32,8 +34,11 @@ pub mod kernel;
 pub mod latency;
 pub mod link;
 pub mod netns;
+mod overlay;
+pub mod ovs;
 pub mod ping;
 pub mod podway;
+mod process;
 pub mod topology;
 
 pub use error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use podway_proto::types::MacAddr;
 use serde::Deserialize;
 
 use crate::netns::{Netns, join};
@@ -132,6 +133,18 @@ pub fn longest_frame(mtu: u16) -> u64 {
     u64::from(mtu) + ETHERNET_HEADER + 4
 }
 
+/// The MAC of an interface.
+///
+/// # Errors
+/// When there is no such interface, or it has none.
+pub fn mac(netns: &Netns, interface: &str) -> Result<MacAddr> {
+    let shown = show(netns, &["-j", "link", "show", "dev", interface])?;
+    let address = shown.into_iter().find_map(|link| link.address);
+    address
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Error::Unexpected(format!("{interface} in {} has no MAC", netns.name())))
+}
+
 /// The ids of the programs on the interfaces of a namespace, of XDP and of tcx ingress, with the
 /// interface.
 ///
@@ -207,6 +220,7 @@ struct Shown {
     ifname: String,
     #[serde(default)]
     ifindex: i32,
+    address: Option<String>,
     stats64: Option<Stats>,
     xdp: Option<Xdp>,
 }

@@ -322,7 +322,8 @@ impl Cluster {
         netns.ip(&[format!("link set dev {interface} up")])
     }
 
-    fn set_gro(&self, netns: &Netns) -> Result<()> {
+    /// Sets receive segment joining on a node's uplink as the specification wants it.
+    pub(crate) fn set_gro(&self, netns: &Netns) -> Result<()> {
         let state = if self.spec.uplink_gro { "on" } else { "off" };
         netns
             .run("ethtool", &["-K", UPLINK, "gro", state])

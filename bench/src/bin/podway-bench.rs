@@ -34,7 +34,7 @@ struct DemoArgs {
     /// Interleaved rounds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Rows to measure; all by default.
+    /// Rows to measure; by default all but Open vSwitch's and xsk-rs', which must be installed.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<RowArg>,
     /// Leave the cluster up afterwards, with Podway in charge.
@@ -55,6 +55,10 @@ enum RowArg {
     KernelNative,
     PodwayVxlan,
     PodwayNative,
+    OvsAfxdp,
+    OvsAfxdpNonpmd,
+    OvsSystem,
+    XskRsBaseline,
 }
 
 impl From<RowArg> for Contender {
@@ -65,6 +69,10 @@ impl From<RowArg> for Contender {
             RowArg::KernelNative => Self::KernelNative,
             RowArg::PodwayVxlan => Self::PodwayVxlan,
             RowArg::PodwayNative => Self::PodwayNative,
+            RowArg::OvsAfxdp => Self::OvsAfxdp,
+            RowArg::OvsAfxdpNonpmd => Self::OvsAfxdpNonpmd,
+            RowArg::OvsSystem => Self::OvsSystem,
+            RowArg::XskRsBaseline => Self::XskRsBaseline,
         }
     }
 }

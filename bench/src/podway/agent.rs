@@ -1,21 +1,21 @@
 //! Podway on one node.
 
-use std::fs::{self, File};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use podway_proto::control::{Response, Status};
 use podway_proto::dataplane::Counters;
 use podway_proto::types::Mode;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{Options, READY_DEADLINE, program, ready};
-use crate::netns::{run, spawn, wait_until};
+use crate::netns::{run, wait_until};
+use crate::process::{self, send, stop};
 use crate::topology::{Node, UPLINK};
 use crate::{Error, Result};
 
-/// Closing AF_XDP sockets waits for RCU grace periods.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Packets on their way leave the books unbalanced; they arrive in far less.
 const REST_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -228,14 +228,9 @@ impl Agent {
     /// The ends of both logs, for a report of what went wrong.
     pub fn logs(&self) -> String {
         let tail = |name: &str| {
-            let text = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-            let lines: Vec<_> = text.lines().collect();
-            let from = lines.len().saturating_sub(15);
-            format!(
-                "--- {name} on {}:\n{}\n",
-                self.node.name,
-                lines[from..].join("\n")
-            )
+            let log = self.path(&format!("{name}.log"));
+            let end = process::tail(Path::new(&log));
+            format!("--- {name} on {}:\n{end}\n", self.node.name)
         };
         tail("podway-dataplane") + &tail("podway-control")
     }
@@ -271,8 +266,6 @@ impl Agent {
 
     fn start_daemon(&self, name: &str, args: &[&str]) -> Result<Child> {
         let log = self.path(&format!("{name}.log"));
-        let open = || File::options().create(true).append(true).open(&log);
-        let log_file = open().map_err(Error::io(&log))?;
         let program = program(name)?;
         let program = program.to_string_lossy();
         let mut command = if self.options.detached {
@@ -285,9 +278,7 @@ impl Agent {
             self.node.netns.command(&program)
         };
         self.common_args(&mut command).args(args);
-        let second = log_file.try_clone().map_err(Error::io(&log))?;
-        command.stdout(log_file).stderr(second);
-        spawn(&mut command)
+        process::start(command, Path::new(&log))
     }
 
     fn common_args<'c>(&self, command: &'c mut Command) -> &'c mut Command {
@@ -327,37 +318,6 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
-}
-
-fn stop(name: &str, mut child: Child) -> Result<()> {
-    send(child.id(), Signal::TERM)?;
-    let deadline = Instant::now() + STOP_DEADLINE;
-    let status: ExitStatus = loop {
-        match child.try_wait().map_err(Error::io(name))? {
-            Some(status) => break status,
-            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            None => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(Error::Timeout {
-                    what: format!("{name} ends on SIGTERM"),
-                    after: STOP_DEADLINE,
-                    last: String::new(),
-                });
-            }
-        }
-    };
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::Unexpected(format!("{name} ended with {status}")))
-    }
-}
-
-fn send(pid: u32, signal: Signal) -> Result<()> {
-    let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let id = id.ok_or_else(|| Error::Unexpected(format!("{pid} is no process id")))?;
-    kill_process(id, signal).map_err(|errno| Error::io(format!("signal {pid}"))(errno.into()))
 }
 
 fn unexpected(what: &str, response: &Response) -> Error {
