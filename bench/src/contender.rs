@@ -1,19 +1,30 @@
 //! Who carries the pods' packets.
+//!
+//! A [`Contender`] is a name that can be chosen, printed and written to a file. Put in charge
+//! ([`InCharge`]), it is a [`Carrier`], which knows its processes, its engine and its drop
+//! counters. A further contender is a variant, its line in each function of [`Contender`], and a
+//! type that implements [`Carrier`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use clap::ValueEnum;
+use podway_proto::config::WaitMode;
 use podway_proto::types::Mode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::baseline::Baseline;
 use crate::ovs::{OpenVSwitch, Ports};
-use crate::podway::{Options, Podway};
-use crate::topology::Cluster;
-use crate::{Result, baseline, kernel, ovs};
+use crate::podway::{Options, Podway, program};
+use crate::topology::{Cluster, Node, UPLINK};
+use crate::{Error, Result, baseline, cpu, kernel, ovs};
 
 /// What a VXLAN tunnel over IPv4 adds to a packet, in bytes: inner Ethernet 14, VXLAN 8, UDP 8,
 /// IPv4 20.
 pub const VXLAN_OVERHEAD: u16 = 50;
+
+/// The core that a spinning worker has for itself; everything else runs on core 0.
+pub const OWNED_CORE: usize = 1;
 
 /// The MTU of pods' routes that an underlay of `uplink_mtu` allows, in bytes.
 pub fn pod_mtu(uplink_mtu: u16, mode: Mode) -> u16 {
@@ -23,20 +34,27 @@ pub fn pod_mtu(uplink_mtu: u16, mode: Mode) -> u16 {
     }
 }
 
-/// A row of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+/// Someone who can carry the packets.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
     /// Between the nodes themselves: no pod, no routing.
     Hosts,
     /// Between pods by the kernel's VXLAN device.
     KernelVxlan,
+    /// The same with the uplinks' GRO off.
+    KernelVxlanNoGro,
     /// Between pods by the kernel's routing.
     KernelNative,
     /// Between pods by Podway in VXLAN mode.
     PodwayVxlan,
     /// Between pods by Podway in native mode.
     PodwayNative,
+    /// Podway in VXLAN mode on the first node only, its worker spinning on a core of its own; the
+    /// kernel's VXLAN device on the others.
+    PodwaySpin,
     /// Between pods by Open vSwitch with AF_XDP ports, polled.
     OvsAfxdp,
     /// Between pods by Open vSwitch with AF_XDP ports, in its main thread.
@@ -48,15 +66,6 @@ pub enum Contender {
 }
 
 impl Contender {
-    /// Those that are always there, in the order of the table.
-    pub const ALL: [Self; 5] = [
-        Self::Hosts,
-        Self::KernelVxlan,
-        Self::KernelNative,
-        Self::PodwayVxlan,
-        Self::PodwayNative,
-    ];
-
     /// Those that must be installed: `scripts/setup --install-peers`.
     pub const PEERS: [Self; 4] = [
         Self::OvsAfxdp,
@@ -65,33 +74,105 @@ impl Contender {
         Self::XskRsBaseline,
     ];
 
-    /// Whether it can be put in charge on this machine.
-    pub fn installed(self) -> bool {
-        match self {
-            Self::OvsAfxdp | Self::OvsAfxdpNonpmd | Self::OvsSystem => ovs::installed(),
-            Self::XskRsBaseline => baseline::installed(),
-            _ => true,
-        }
-    }
-
-    /// Its name in the table.
+    /// Its name for people.
     pub fn label(self) -> &'static str {
         match self {
             Self::Hosts => "between hosts",
             Self::KernelVxlan => "kernel VXLAN",
+            Self::KernelVxlanNoGro => "kernel VXLAN, GRO off",
             Self::KernelNative => "kernel native",
             Self::PodwayVxlan => "Podway VXLAN",
             Self::PodwayNative => "Podway native",
+            Self::PodwaySpin => "Podway VXLAN, spinning",
             Self::OvsAfxdp => "OVS afxdp",
-            Self::OvsAfxdpNonpmd => "OVS nonpmd",
+            Self::OvsAfxdpNonpmd => "OVS afxdp-nonpmd",
             Self::OvsSystem => "OVS system",
-            Self::XskRsBaseline => "xsk-rs",
+            Self::XskRsBaseline => "xsk-rs baseline",
         }
     }
 
     /// Whether pods are reached without a tunnel.
     pub fn is_native(self) -> bool {
-        matches!(self, Self::KernelNative | Self::PodwayNative)
+        self.mode() == Mode::Native
+    }
+
+    /// How packets are sent to other nodes.
+    pub fn mode(self) -> Mode {
+        match self {
+            Self::Hosts | Self::KernelNative | Self::PodwayNative => Mode::Native,
+            Self::KernelVxlan
+            | Self::KernelVxlanNoGro
+            | Self::PodwayVxlan
+            | Self::PodwaySpin
+            | Self::OvsAfxdp
+            | Self::OvsAfxdpNonpmd
+            | Self::OvsSystem
+            | Self::XskRsBaseline => Mode::Vxlan,
+        }
+    }
+
+    /// Whether it carries between pods, and not between the nodes themselves.
+    pub fn has_pods(self) -> bool {
+        self != Self::Hosts
+    }
+
+    /// Whether it switches where the others route: the pods are on one link then, and finish the
+    /// checksums of what they send (`tx off`), because it cannot.
+    pub fn is_switch(self) -> bool {
+        Self::PEERS.contains(&self)
+    }
+
+    /// Fails when a program that it needs is missing, before anything is built for it.
+    ///
+    /// # Errors
+    /// With what is missing and what to do.
+    pub fn check_installed(self) -> Result<()> {
+        let there = match self {
+            Self::PodwayVxlan | Self::PodwayNative | Self::PodwaySpin => {
+                let programs = ["podway", "podway-control", "podway-dataplane"];
+                let mut found = programs.iter().map(|name| program(name));
+                return found.try_for_each(|found| found.map(drop));
+            }
+            Self::OvsAfxdp | Self::OvsAfxdpNonpmd | Self::OvsSystem => ovs::installed(),
+            Self::XskRsBaseline => baseline::installed(),
+            Self::Hosts | Self::KernelVxlan | Self::KernelVxlanNoGro | Self::KernelNative => true,
+        };
+        if there {
+            return Ok(());
+        }
+        Err(Error::Unexpected(format!(
+            "{self} is not installed; scripts/bench --install-peers does it"
+        )))
+    }
+
+    fn carrier(self, cluster: &Cluster, nodes: &[Node]) -> Result<Box<dyn Carrier>> {
+        let podway = |mode| -> Result<Box<dyn Carrier>> {
+            let options = Options {
+                mode,
+                ..Options::default()
+            };
+            Ok(Box::new(Podway::start_on(cluster, nodes, &options)?))
+        };
+        match self {
+            Self::Hosts => Ok(Box::new(Nobody)),
+            Self::KernelVxlan => Ok(Box::new(kernel::Vxlan::put(cluster, nodes, None)?)),
+            Self::KernelVxlanNoGro => {
+                Ok(Box::new(kernel::Vxlan::put(cluster, nodes, Some(false))?))
+            }
+            Self::KernelNative => Ok(Box::new(kernel::Native::put(cluster, nodes)?)),
+            Self::PodwayVxlan | Self::PodwayNative => podway(self.mode()),
+            Self::PodwaySpin => Ok(Box::new(Spinning::put(cluster)?)),
+            Self::OvsAfxdp => Ok(Box::new(OpenVSwitch::put(cluster, Ports::Afxdp)?)),
+            Self::OvsAfxdpNonpmd => Ok(Box::new(OpenVSwitch::put(cluster, Ports::AfxdpNonpmd)?)),
+            Self::OvsSystem => Ok(Box::new(OpenVSwitch::put(cluster, Ports::System)?)),
+            Self::XskRsBaseline => Ok(Box::new(Baseline::put(cluster)?)),
+        }
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
     }
 }
 
@@ -99,123 +180,217 @@ impl Contender {
 #[derive(Debug)]
 pub struct InCharge {
     contender: Contender,
-    podway: Option<Podway>,
-    peer: Option<Peer>,
-}
-
-#[derive(Debug)]
-enum Peer {
-    Ovs(OpenVSwitch),
-    Baseline(Baseline),
+    carrier: Box<dyn Carrier>,
 }
 
 impl InCharge {
-    /// Puts a contender in charge. Nobody else may be.
+    /// Puts a contender in charge. Nobody else may be. The MTU of the pods' routes is set for it.
     ///
     /// # Errors
-    /// When a command fails or Podway does not come up.
+    /// When a command fails or a daemon does not come up.
     pub fn put(contender: Contender, cluster: &Cluster) -> Result<Self> {
-        let mtu = cluster.spec().uplink_mtu;
-        let (mut podway, mut peer) = (None, None);
-        match contender {
-            Contender::Hosts => {}
-            Contender::KernelVxlan => {
-                cluster.set_pod_mtu(pod_mtu(mtu, Mode::Vxlan))?;
-                for node in cluster.nodes() {
-                    kernel::add_vxlan(cluster, node)?;
-                }
-            }
-            Contender::KernelNative => {
-                cluster.set_pod_mtu(pod_mtu(mtu, Mode::Native))?;
-                for node in cluster.nodes() {
-                    kernel::add_native(cluster, node)?;
-                }
-            }
-            Contender::PodwayVxlan | Contender::PodwayNative => {
-                let mode = if contender.is_native() {
-                    Mode::Native
-                } else {
-                    Mode::Vxlan
-                };
-                let options = Options {
-                    mode,
-                    ..Options::default()
-                };
-                podway = Some(Podway::start(cluster, &options)?);
-            }
-            Contender::OvsAfxdp => peer = Some(Peer::ovs(cluster, Ports::Afxdp)?),
-            Contender::OvsAfxdpNonpmd => peer = Some(Peer::ovs(cluster, Ports::AfxdpNonpmd)?),
-            Contender::OvsSystem => peer = Some(Peer::ovs(cluster, Ports::System)?),
-            Contender::XskRsBaseline => peer = Some(Peer::Baseline(Baseline::put(cluster)?)),
-        }
-        Ok(Self {
-            contender,
-            podway,
-            peer,
-        })
+        Self::put_on(contender, cluster, cluster.nodes())
     }
 
-    /// Podway, if it is in charge.
-    pub fn podway(&self) -> Option<&Podway> {
-        self.podway.as_ref()
-    }
-
-    /// Version and mode of a peer, if one is in charge.
-    pub fn peer_engine(&self) -> Option<String> {
-        self.peer.as_ref().map(|peer| match peer {
-            Peer::Ovs(ovs) => ovs.engine(),
-            Peer::Baseline(baseline) => baseline.engine(),
-        })
-    }
-
-    /// The processes of a peer that carry packets, one on each node; empty without a peer.
-    pub fn peer_pids(&self) -> Vec<u32> {
-        match &self.peer {
-            Some(Peer::Ovs(ovs)) => ovs.pids(),
-            Some(Peer::Baseline(baseline)) => baseline.pids(),
-            None => Vec::new(),
-        }
-    }
-
-    /// What a peer has lost so far, by cause; empty without a peer.
+    /// Puts a contender in charge of some nodes only; the others forward nothing.
     ///
     /// # Errors
-    /// When the peer does not answer.
-    pub fn peer_lost(&self) -> Result<BTreeMap<String, u64>> {
-        match &self.peer {
-            Some(Peer::Ovs(ovs)) => ovs.lost(),
-            Some(Peer::Baseline(baseline)) => baseline.lost(),
-            None => Ok(BTreeMap::new()),
+    /// As [`InCharge::put`].
+    pub fn put_on(contender: Contender, cluster: &Cluster, nodes: &[Node]) -> Result<Self> {
+        // A switch gives the pods routes of its own.
+        if contender.has_pods() && !contender.is_switch() {
+            cluster.set_pod_mtu(pod_mtu(cluster.spec().uplink_mtu, contender.mode()))?;
         }
+        let carrier = contender.carrier(cluster, nodes)?;
+        Ok(Self { contender, carrier })
     }
 
-    /// Takes the contender away again.
+    /// Who it is.
+    pub fn contender(&self) -> Contender {
+        self.contender
+    }
+
+    /// How it is asked.
+    pub fn carrier(&self) -> &dyn Carrier {
+        &*self.carrier
+    }
+
+    /// Takes the contender away; another one can be put in charge then.
     ///
     /// # Errors
-    /// When a command fails, or Podway does not end well.
+    /// When a command fails, or a daemon does not end well.
     pub fn take_away(self, cluster: &Cluster) -> Result<()> {
-        match self.peer {
-            Some(Peer::Ovs(ovs)) => return ovs.take_away(cluster),
-            Some(Peer::Baseline(baseline)) => return baseline.take_away(cluster),
-            None => {}
-        }
-        match (self.podway, self.contender) {
-            (Some(podway), _) => podway.stop(),
-            (None, Contender::KernelVxlan) => {
-                cluster.nodes().iter().try_for_each(kernel::del_vxlan)
-            }
-            (None, Contender::KernelNative) => {
-                let mut nodes = cluster.nodes().iter();
-                nodes.try_for_each(|node| kernel::del_native(cluster, node))
-            }
-            (None, _) => Ok(()),
-        }
+        self.carrier.take_away(cluster)
     }
 }
 
-impl Peer {
-    fn ovs(cluster: &Cluster, ports: Ports) -> Result<Self> {
-        OpenVSwitch::put(cluster, ports).map(Self::Ovs)
+/// What carries, asked the same of everyone.
+pub trait Carrier: fmt::Debug {
+    /// Version, mode and engines, for people.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn engine(&self, cluster: &Cluster) -> Result<String>;
+
+    /// Its processes; none where the kernel carries.
+    ///
+    /// # Errors
+    /// When one has ended.
+    fn pids(&self) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
+    /// Packets that its rings and queues have lost since it was put in charge, by cause.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn lost(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Waits until nothing is on its way, and checks its books if it keeps any.
+    ///
+    /// # Errors
+    /// When the books do not balance.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Undoes all that putting it in charge has done.
+    ///
+    /// # Errors
+    /// When a command fails, or a daemon does not end well.
+    fn take_away(self: Box<Self>, cluster: &Cluster) -> Result<()>;
+}
+
+/// What the nodes say to each other needs no carrier.
+#[derive(Debug)]
+struct Nobody;
+
+impl Carrier for Nobody {
+    fn engine(&self, cluster: &Cluster) -> Result<String> {
+        Ok(kernel::describe(cluster, "no routing"))
+    }
+
+    fn take_away(self: Box<Self>, _cluster: &Cluster) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Carrier for Podway {
+    fn engine(&self, _cluster: &Cluster) -> Result<String> {
+        let agent = self.agents().first();
+        agent.map_or_else(|| Ok(String::new()), |agent| agent.engine(UPLINK))
+    }
+
+    fn pids(&self) -> Result<Vec<u32>> {
+        let agents = self.agents().iter();
+        let each = agents.map(|agent| Ok([agent.dataplane_pid()?, agent.control_pid()?]));
+        Ok(each.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    fn lost(&self) -> Result<BTreeMap<String, u64>> {
+        let mut sums = BTreeMap::new();
+        for agent in self.agents() {
+            for (name, count) in agent.lost()? {
+                *sums.entry(name).or_default() += count;
+            }
+        }
+        Ok(sums)
+    }
+
+    fn settle(&self) -> Result<()> {
+        let mut agents = self.agents().iter();
+        agents.try_for_each(|agent| agent.balanced().map(drop))
+    }
+
+    fn take_away(self: Box<Self>, _cluster: &Cluster) -> Result<()> {
+        self.stop()
+    }
+}
+
+impl Carrier for OpenVSwitch {
+    fn engine(&self, _cluster: &Cluster) -> Result<String> {
+        Ok(self.engine())
+    }
+
+    fn pids(&self) -> Result<Vec<u32>> {
+        Ok(self.pids())
+    }
+
+    fn lost(&self) -> Result<BTreeMap<String, u64>> {
+        self.lost()
+    }
+
+    fn take_away(self: Box<Self>, cluster: &Cluster) -> Result<()> {
+        Self::take_away(*self, cluster)
+    }
+}
+
+impl Carrier for Baseline {
+    fn engine(&self, _cluster: &Cluster) -> Result<String> {
+        Ok(self.engine())
+    }
+
+    fn pids(&self) -> Result<Vec<u32>> {
+        Ok(self.pids())
+    }
+
+    fn lost(&self) -> Result<BTreeMap<String, u64>> {
+        self.lost()
+    }
+
+    fn take_away(self: Box<Self>, cluster: &Cluster) -> Result<()> {
+        Self::take_away(*self, cluster)
+    }
+}
+
+/// [`Contender::PodwaySpin`].
+#[derive(Debug)]
+struct Spinning {
+    podway: Podway,
+}
+
+impl Spinning {
+    fn put(cluster: &Cluster) -> Result<Self> {
+        let (first, others) = cluster.nodes().split_at(1);
+        let options = Options {
+            wait: WaitMode::Spin,
+            cores: vec![OWNED_CORE],
+            ..Options::default()
+        };
+        // Its worker has a core to itself; whoever measures may keep to the others.
+        let podway = cpu::on_all_cores(|| Podway::start_on(cluster, first, &options))?;
+        for node in others {
+            kernel::add_vxlan(cluster, node)?;
+        }
+        Ok(Self { podway })
+    }
+}
+
+impl Carrier for Spinning {
+    fn engine(&self, cluster: &Cluster) -> Result<String> {
+        let podway = self.podway.engine(cluster)?;
+        let kernel = kernel::describe(cluster, "VXLAN device");
+        Ok(format!("{podway}, on core {OWNED_CORE}; peer: {kernel}"))
+    }
+
+    fn pids(&self) -> Result<Vec<u32>> {
+        self.podway.pids()
+    }
+
+    fn lost(&self) -> Result<BTreeMap<String, u64>> {
+        self.podway.lost()
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.podway.settle()
+    }
+
+    fn take_away(self: Box<Self>, cluster: &Cluster) -> Result<()> {
+        self.podway.stop()?;
+        let mut others = cluster.nodes().iter().skip(1);
+        others.try_for_each(kernel::del_vxlan)
     }
 }
 
@@ -227,5 +402,14 @@ mod tests {
     fn the_tunnel_takes_fifty_bytes() {
         assert_eq!(pod_mtu(1500, Mode::Vxlan), 1450);
         assert_eq!(pod_mtu(1500, Mode::Native), 1500);
+    }
+
+    #[test]
+    fn names_of_the_command_line_and_of_files_are_the_same() {
+        for contender in Contender::value_variants() {
+            let argument = contender.to_possible_value().unwrap();
+            let text = serde_json::to_string(contender).unwrap();
+            assert_eq!(text, format!("\"{}\"", argument.get_name()));
+        }
     }
 }

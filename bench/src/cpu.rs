@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use crate::{Error, Result};
 
 /// Ticks per second of the times in `/proc`: USER_HZ, 100 on every architecture that Rust's
@@ -27,6 +29,44 @@ pub fn process_busy(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     parse_process(&read(&path)?)
         .ok_or_else(|| Error::Unexpected(format!("{path} is not understood")))
+}
+
+/// Resident memory of a process in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    parse_resident(&read(&path)?)
+        .ok_or_else(|| Error::Unexpected(format!("{path} is not understood")))
+}
+
+/// Restricts this thread, and the processes and threads that it starts from here on, to one
+/// core, or to all of them again.
+///
+/// # Errors
+/// When there is no such core.
+pub fn pin_this_thread(core: Option<usize>) -> Result<()> {
+    let mut set = CpuSet::new();
+    let all = 0..CpuSet::MAX_CPU;
+    all.filter(|cpu| core.is_none_or(|core| core == *cpu))
+        .for_each(|cpu| set.set(cpu));
+    sched_setaffinity(None, &set)
+        .map_err(|errno| Error::io(format!("pin to core {core:?}"))(errno.into()))
+}
+
+/// Runs something that may use all cores, and start processes that may, from a thread that is
+/// pinned. The thread is then pinned as it was.
+///
+/// # Errors
+/// What `run` gives, or when the thread cannot be pinned.
+pub fn on_all_cores<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let failed = |errno: rustix::io::Errno| Error::io("pin this thread")(errno.into());
+    let before = sched_getaffinity(None).map_err(failed)?;
+    pin_this_thread(None)?;
+    let result = run();
+    sched_setaffinity(None, &before).map_err(failed)?;
+    result
 }
 
 fn read(path: &str) -> Result<String> {
@@ -56,6 +96,15 @@ fn parse_process(text: &str) -> Option<Duration> {
     Some(ticks(user + system))
 }
 
+fn parse_resident(text: &str) -> Option<u64> {
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .trim();
+    let kibibytes: u64 = rest.strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 fn ticks(number: u64) -> Duration {
     Duration::from_millis(number * (1000 / USER_HZ))
 }
@@ -76,6 +125,29 @@ mod tests {
         let text = "42 (a) b (c) S 1 42 42 0 -1 4194560 5 0 0 0 130 7 0 0 20 0 3 0 1 1 1";
         assert_eq!(parse_process(text), Some(Duration::from_millis(1370)));
         assert_eq!(parse_process("42 (a) S 1"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_in_bytes() {
+        let text = "Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t   812 kB\n";
+        assert_eq!(parse_resident(text), Some(812 * 1024));
+        assert_eq!(parse_resident("Name:\tx\n"), None);
+        assert!(resident_bytes(std::process::id()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_pinned_thread_has_one_core() {
+        std::thread::spawn(|| {
+            pin_this_thread(Some(0)).unwrap();
+            let cores = || std::thread::available_parallelism().unwrap().get();
+            assert_eq!(cores(), 1);
+            let all = on_all_cores(|| Ok(cores())).unwrap();
+            assert_eq!(cores(), 1);
+            pin_this_thread(None).unwrap();
+            assert_eq!(cores(), all);
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

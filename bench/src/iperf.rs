@@ -1,30 +1,51 @@
-//! iperf3: throughput, with what it cost and whether it was true.
+//! iperf3: throughput.
 
 use std::fs;
 use std::net::IpAddr;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::link::{LinkCounters, longest_frame};
 use crate::netns::{Netns, run, spawn, wait_until};
-use crate::topology::{Cluster, UPLINK};
-use crate::{Error, Result, cpu};
+use crate::{Error, Result};
 
 /// iperf3's own port.
 const PORT: u16 = 5201;
 /// A server listens within milliseconds; a loaded machine may take longer.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(5);
 
+/// TCP's congestion control. Set on the socket, whatever the machine's default is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Congestion {
+    /// What most machines use.
+    Cubic,
+    /// Forgives loss.
+    Bbr,
+}
+
+impl Congestion {
+    /// The kernel's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+}
+
+/// Seconds beyond the time of sending after which a run is given up.
+const STALL: u32 = 15;
+
 /// What carries the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// TCP with cubic congestion control.
-    Tcp,
+    /// TCP.
+    Tcp(Congestion),
     /// UDP.
     Udp {
-        /// Sending rate in bits per second.
+        /// Sending rate in bits per second; 0 is as fast as it goes.
         rate: u64,
         /// Payload of each datagram in bytes.
         length: u16,
@@ -45,10 +66,10 @@ pub struct Iperf {
 }
 
 impl Iperf {
-    /// One TCP stream to the server.
+    /// One TCP stream to the server, with cubic.
     pub fn tcp(seconds: u32) -> Self {
         Self {
-            protocol: Protocol::Tcp,
+            protocol: Protocol::Tcp(Congestion::Cubic),
             streams: 1,
             reverse: false,
             seconds,
@@ -88,27 +109,6 @@ pub struct Throughput {
     pub lost: u64,
 }
 
-/// A throughput with what it cost.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Measured {
-    /// What iperf3 says.
-    pub throughput: Throughput,
-    /// CPU time of the whole machine during the run: sender, receiver, everything between.
-    pub cpu: Duration,
-    /// Average size in bytes of the frames on the busiest uplink.
-    pub average_frame: u64,
-}
-
-impl Measured {
-    /// CPU-seconds per gigabyte (10^9 bytes) of payload that arrived.
-    pub fn cpu_seconds_per_gigabyte(&self) -> f64 {
-        // Exact up to 2^53 bytes, 9 petabytes.
-        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let gigabytes = self.throughput.bytes as f64 / 1e9;
-        self.cpu.as_secs_f64() / gigabytes
-    }
-}
-
 impl Iperf {
     /// Runs a server on one side and a client on the other.
     ///
@@ -116,8 +116,10 @@ impl Iperf {
     /// When iperf3 cannot connect or its connection breaks.
     pub fn run(&self, client: &Netns, server: &Netns, address: IpAddr) -> Result<Throughput> {
         let _server = Server::start(server, address)?;
-        let mut command = client.command("iperf3");
-        command.args(["-c", &address.to_string(), "-J", "-i", "0"]);
+        // A path that stalls in the middle shall be an error as well.
+        let mut command = client.command("timeout");
+        command.args(["--kill-after=1", &(self.seconds + STALL).to_string()]);
+        command.args(["iperf3", "-c", &address.to_string(), "-J", "-i", "0"]);
         command.args([
             "-t",
             &self.seconds.to_string(),
@@ -127,7 +129,7 @@ impl Iperf {
         // A path that carries nothing shall be an error soon, not after two minutes of SYNs.
         command.args(["--connect-timeout", "5000"]);
         match self.protocol {
-            Protocol::Tcp => command.args(["-C", "cubic"]),
+            Protocol::Tcp(congestion) => command.args(["-C", congestion.name()]),
             Protocol::Udp { rate, length } => {
                 command.args(["-u", "-b", &rate.to_string(), "-l", &length.to_string()])
             }
@@ -135,48 +137,12 @@ impl Iperf {
         if self.reverse {
             command.arg("-R");
         }
-        parse(&run(&mut command)?)
-    }
-
-    /// Runs it and measures the cost. The runs of one cluster are measured one at a time.
-    ///
-    /// # Errors
-    /// As [`Iperf::run`], and when the link is meant to be wire-true and carried super-frames.
-    pub fn measure(
-        &self,
-        cluster: &Cluster,
-        client: &Netns,
-        server: &Netns,
-        address: IpAddr,
-    ) -> Result<Measured> {
-        let links = || -> Result<Vec<LinkCounters>> {
-            let nodes = cluster.nodes().iter();
-            nodes
-                .map(|node| LinkCounters::read(&node.netns, UPLINK))
-                .collect()
-        };
-        let (links_before, cpu_before) = (links()?, cpu::machine_busy()?);
-        let throughput = self.run(client, server, address)?;
-        let (links_after, cpu_after) = (links()?, cpu::machine_busy()?);
-        let carried = links_after.iter().zip(&links_before);
-        let busiest = carried
-            .map(|(after, before)| after.since(*before))
-            .max_by_key(|link| link.tx_bytes)
-            .unwrap_or_default();
-        let spec = cluster.spec();
-        let average_frame = busiest.average_tx_frame();
-        if spec.wire_true && average_frame > longest_frame(spec.uplink_mtu) {
-            return Err(Error::Unexpected(format!(
-                "the uplink carried frames of {average_frame} bytes on average, over an MTU of \
-                 {}: the figure would be a lie",
-                spec.uplink_mtu
-            )));
+        match run(&mut command) {
+            Ok(text) => parse(&text),
+            // With -J it writes its report, the error in it, to standard output.
+            Err(Error::Command { stderr, .. }) if stderr.starts_with('{') => parse(&stderr),
+            Err(error) => Err(error),
         }
-        Ok(Measured {
-            throughput,
-            cpu: cpu_after.saturating_sub(cpu_before),
-            average_frame,
-        })
     }
 }
 
@@ -311,21 +277,5 @@ mod tests {
             \x20  1: 0A01000A:1452 00000000:0000 01 00000000:00000000\n";
         assert!(has_listener(table, 0x1451));
         assert!(!has_listener(table, 0x1452));
-    }
-
-    #[test]
-    fn cost_is_per_gigabyte_that_arrived() {
-        let measured = Measured {
-            throughput: Throughput {
-                bits_per_second: 0.0,
-                bytes: 2_000_000_000,
-                retransmits: 0,
-                datagrams: 0,
-                lost: 0,
-            },
-            cpu: Duration::from_secs(3),
-            average_frame: 1514,
-        };
-        assert!((measured.cpu_seconds_per_gigabyte() - 1.5).abs() < 1e-9);
     }
 }

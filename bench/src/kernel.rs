@@ -7,11 +7,97 @@
 
 use podway_proto::config::Config;
 
-use crate::Result;
+use crate::contender::Carrier;
 use crate::topology::{Cluster, Node, UPLINK};
+use crate::{Result, link};
 
 /// Name of the VXLAN device.
 const DEVICE: &str = "kvx0";
+
+/// Release of the running kernel.
+pub fn release() -> String {
+    let name = rustix::system::uname();
+    name.release().to_string_lossy().into_owned()
+}
+
+/// The kernel as a contender in words: its release, what it does, and what the uplinks do for it.
+pub(crate) fn describe(cluster: &Cluster, what: &str) -> String {
+    let node = &cluster.nodes()[0].netns;
+    let gro = match link::feature_is_on(node, UPLINK, "generic-receive-offload") {
+        Ok(true) => "on",
+        Ok(false) => "off",
+        Err(_) => "unknown",
+    };
+    format!("kernel {}, {what}, uplink GRO {gro}", release())
+}
+
+/// The kernel's VXLAN device in charge of nodes.
+#[derive(Debug)]
+pub(crate) struct Vxlan {
+    nodes: Vec<Node>,
+    /// What GRO of the uplinks is set back to.
+    gro: Option<bool>,
+}
+
+impl Vxlan {
+    /// Puts it in charge, with GRO of the uplinks set so, or left as it is.
+    pub(crate) fn put(cluster: &Cluster, nodes: &[Node], gro: Option<bool>) -> Result<Self> {
+        for node in nodes {
+            add_vxlan(cluster, node)?;
+            if let Some(on) = gro {
+                link::set_gro(&node.netns, UPLINK, on)?;
+            }
+        }
+        Ok(Self {
+            nodes: nodes.to_vec(),
+            gro: gro.map(|_| cluster.spec().uplink_gro),
+        })
+    }
+}
+
+impl Carrier for Vxlan {
+    fn engine(&self, cluster: &Cluster) -> Result<String> {
+        Ok(describe(cluster, "VXLAN device"))
+    }
+
+    fn take_away(self: Box<Self>, _cluster: &Cluster) -> Result<()> {
+        for node in &self.nodes {
+            if let Some(on) = self.gro {
+                link::set_gro(&node.netns, UPLINK, on)?;
+            }
+            del_vxlan(node)?;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's routing in charge of nodes.
+#[derive(Debug)]
+pub(crate) struct Native {
+    nodes: Vec<Node>,
+}
+
+impl Native {
+    /// Puts it in charge.
+    pub(crate) fn put(cluster: &Cluster, nodes: &[Node]) -> Result<Self> {
+        let mut each = nodes.iter();
+        each.try_for_each(|node| add_native(cluster, node))?;
+        Ok(Self {
+            nodes: nodes.to_vec(),
+        })
+    }
+}
+
+impl Carrier for Native {
+    fn engine(&self, cluster: &Cluster) -> Result<String> {
+        Ok(describe(cluster, "routing"))
+    }
+
+    fn take_away(self: Box<Self>, cluster: &Cluster) -> Result<()> {
+        let mut nodes = self.nodes.iter();
+        nodes.try_for_each(|node| del_native(cluster, node))
+    }
+}
 
 /// Gives the node a route to each of its pods.
 ///

@@ -16,6 +16,8 @@
 //! - [`generator`]: packets at a known rate, the highest rate without loss, packets per CPU-second.
 //! - [`latency`]: round trips of a client and a server of our own.
 //! - [`frames`]: raw frames and numbered datagrams, for the end-to-end tests.
+//! - [`watch`], [`wiretap`]: what it cost, and whether it was true.
+//! - [`suite`]: every contender on every wire, interleaved; the report.
 //! - [`demo`]: the article's table.
 //!
 //! All of it needs root and `iproute2`, `ethtool`, `iperf3` and `iputils-ping`; `scripts/setup`
@@ -39,6 +41,9 @@ pub mod ovs;
 pub mod ping;
 pub mod podway;
 mod process;
+pub mod suite;
 pub mod topology;
+pub mod watch;
+pub mod wiretap;
 
 pub use error::{Error, Result};

@@ -37,24 +37,51 @@ pub fn set_wire_true(netns: &Netns, interface: &str) -> Result<()> {
     let mut args = vec!["-K", interface, "gso", "off"];
     args.extend(SEGMENTATION.iter().flat_map(|feature| [*feature, "off"]));
     netns.run("ethtool", &args)?;
+    check_wire_true(netns, interface)
+}
+
+/// Verifies that a link carries frames of at most its MTU.
+///
+/// # Errors
+/// With the features that let longer ones through.
+pub fn check_wire_true(netns: &Netns, interface: &str) -> Result<()> {
+    let text = netns.run("ethtool", &["-k", interface])?;
     let on: Vec<_> = ["generic-segmentation-offload"]
-        .iter()
-        .chain(&SEGMENTATION)
-        .filter_map(|feature| match feature_is_on(netns, interface, feature) {
-            Ok(false) => None,
-            Ok(true) => Some(Ok(*feature)),
-            Err(error) => Some(Err(error)),
-        })
-        .collect::<Result<_>>()?;
+        .into_iter()
+        .chain(SEGMENTATION)
+        .filter(|feature| parse_feature(&text, feature) != Some(false))
+        .collect();
     if on.is_empty() {
         Ok(())
     } else {
         Err(Error::Unexpected(format!(
-            "{interface} in {} is not wire-true: {} cannot be switched off",
+            "{interface} in {} is not wire-true: {} is on",
             netns.name(),
             on.join(", ")
         )))
     }
+}
+
+/// Switches GRO, the joining of received segments.
+///
+/// # Errors
+/// When ethtool fails.
+pub fn set_gro(netns: &Netns, interface: &str, on: bool) -> Result<()> {
+    let state = if on { "on" } else { "off" };
+    netns
+        .run("ethtool", &["-K", interface, "gro", state])
+        .map(drop)
+}
+
+/// Lets a sender leave L4 checksums unfinished, or not.
+///
+/// # Errors
+/// When ethtool fails.
+pub fn set_tx_checksum(netns: &Netns, interface: &str, on: bool) -> Result<()> {
+    let state = if on { "on" } else { "off" };
+    netns
+        .run("ethtool", &["-K", interface, "tx", state])
+        .map(drop)
 }
 
 /// Whether an offload is on, by its name in `ethtool -k`.
@@ -89,6 +116,8 @@ pub struct LinkCounters {
     pub tx_packets: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Frames dropped on receipt and on sending.
+    pub dropped: u64,
 }
 
 impl LinkCounters {
@@ -107,6 +136,7 @@ impl LinkCounters {
             rx_bytes: stats.rx.bytes,
             tx_packets: stats.tx.packets,
             tx_bytes: stats.tx.bytes,
+            dropped: stats.rx.dropped + stats.tx.dropped,
         })
     }
 
@@ -118,6 +148,7 @@ impl LinkCounters {
             rx_bytes: self.rx_bytes - earlier.rx_bytes,
             tx_packets: self.tx_packets - earlier.tx_packets,
             tx_bytes: self.tx_bytes - earlier.tx_bytes,
+            dropped: self.dropped - earlier.dropped,
         }
     }
 
@@ -128,9 +159,14 @@ impl LinkCounters {
     }
 }
 
-/// The longest frame that a wire of this MTU carries, with a VLAN tag, in bytes.
-pub fn longest_frame(mtu: u16) -> u64 {
-    u64::from(mtu) + ETHERNET_HEADER + 4
+/// Frames dropped so far by all interfaces of a namespace, on receipt and on sending.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn dropped(netns: &Netns) -> Result<u64> {
+    let links = show(netns, &["-s", "-j", "link", "show"])?;
+    let stats = links.into_iter().filter_map(|link| link.stats64);
+    Ok(stats.map(|stats| stats.rx.dropped + stats.tx.dropped).sum())
 }
 
 /// The MAC of an interface.
@@ -143,6 +179,11 @@ pub fn mac(netns: &Netns, interface: &str) -> Result<MacAddr> {
     address
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| Error::Unexpected(format!("{interface} in {} has no MAC", netns.name())))
+}
+
+/// The longest frame that a wire of this MTU carries, with a VLAN tag, in bytes.
+pub fn longest_frame(mtu: u16) -> u64 {
+    u64::from(mtu) + ETHERNET_HEADER + 4
 }
 
 /// The ids of the programs on the interfaces of a namespace, of XDP and of tcx ingress, with the
@@ -248,6 +289,7 @@ struct Stats {
 struct Direction {
     bytes: u64,
     packets: u64,
+    dropped: u64,
 }
 
 #[derive(Deserialize)]
@@ -291,15 +333,18 @@ mod tests {
             rx_bytes: 60,
             tx_packets: 2,
             tx_bytes: 200,
+            dropped: 0,
         };
         let after = LinkCounters {
             rx_packets: 9,
             rx_bytes: 900,
             tx_packets: 6,
             tx_bytes: 6256,
+            dropped: 3,
         };
         assert_eq!(after.since(before).average_tx_frame(), 1514);
         assert_eq!(after.since(after).average_tx_frame(), 0);
+        assert_eq!(after.since(before).dropped, 3);
         assert_eq!(longest_frame(1500), 1518);
     }
 

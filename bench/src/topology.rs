@@ -8,8 +8,9 @@
 //!   node 1: 192.168.100.1 eth1 ----------------- eth1 192.168.100.2 :node 2
 //! ```
 //!
-//! Two nodes are joined by one veth. With three, the node ends of three veths lead to a bridge
-//! in a namespace of its own, the wire.
+//! Two nodes are joined by one veth, or by two routers with a narrow link between them, about
+//! whose MTU neither node knows. With three, the node ends of three veths lead to a bridge in a
+//! namespace of its own, the wire.
 //! Node `i` (from 1) has the PodCIDRs `10.0.(i-1).0/24` and `fd00:10:0:(i-1)::/64`; pods count
 //! from `.10` (`::10`), the gateway `.1` (`::1`) is on every pod veth of the node.
 //! A pod has a /32 and everything else through its gateway, so that pods of one node are routed
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use podway_proto::types::MacAddr;
 
-use crate::link::set_wire_true;
+use crate::link::{set_gro, set_tx_checksum, set_wire_true};
 use crate::netns::Netns;
 use crate::{Error, Result, cleanup};
 
@@ -29,6 +30,9 @@ use crate::{Error, Result, cleanup};
 pub const UPLINK: &str = "eth1";
 /// Name of a pod's interface.
 pub const POD_INTERFACE: &str = "eth0";
+
+/// What each router calls itself towards its node.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 254);
 
 /// What to build.
 #[derive(Debug, Clone)]
@@ -41,8 +45,11 @@ pub struct ClusterSpec {
     pub pods_per_node: u8,
     /// Receive and transmit queues of uplinks and of both ends of pod veths.
     pub queues: u8,
-    /// MTU of the underlay in bytes.
+    /// MTU of the underlay and of the pods' interfaces in bytes.
     pub uplink_mtu: u16,
+    /// MTU in bytes of a link in the middle of the underlay, between two routers; none by default.
+    /// It takes two nodes.
+    pub narrow_middle: Option<u16>,
     /// Whether senders leave L4 checksums unfinished on the uplinks (`ethtool -K tx`). A real
     /// wire cannot carry those: off judges correctness, on is the veth's speed.
     pub uplink_tx_checksum: bool,
@@ -61,6 +68,7 @@ impl ClusterSpec {
             pods_per_node: 2,
             queues: 1,
             uplink_mtu: 1500,
+            narrow_middle: None,
             uplink_tx_checksum: true,
             wire_true: true,
             uplink_gro: true,
@@ -151,6 +159,12 @@ impl Cluster {
                 spec.nodes, spec.pods_per_node
             )));
         }
+        if spec.narrow_middle.is_some() && spec.nodes != 2 {
+            return Err(Error::Unexpected(format!(
+                "a narrow link is in the middle of 2 nodes, not of {}",
+                spec.nodes
+            )));
+        }
         if !rustix::process::geteuid().is_root() {
             return Err(Error::Unexpected(
                 "network namespaces need root; run this as root, for example by sudo".to_owned(),
@@ -237,26 +251,29 @@ impl Cluster {
                 self.join_pod(node, pod)?;
             }
         }
-        match self.nodes.as_slice() {
-            [one, two] => self.join_directly(one, two)?,
-            nodes => self.join_by_bridge(nodes)?,
-        }
-        for node in &self.nodes {
-            node.netns.ip(&[
-                format!("addr add {}/24 dev {UPLINK}", node.underlay),
-                format!("addr add {}/64 dev {UPLINK} nodad", node.underlay6),
-            ])?;
+        match (self.nodes.as_slice(), self.spec.narrow_middle) {
+            ([one, two], None) => self.join_directly(one, two)?,
+            ([one, two], Some(mtu)) => self.join_by_routers([one, two], mtu)?,
+            (nodes, _) => self.join_by_bridge(nodes)?,
         }
         self.set_pod_mtu(self.spec.uplink_mtu)
+    }
+
+    fn put_on_link(node: &Node) -> Result<()> {
+        node.netns.ip(&[
+            format!("addr add {}/24 dev {UPLINK}", node.underlay),
+            format!("addr add {}/64 dev {UPLINK} nodad", node.underlay6),
+        ])
     }
 
     fn join_pod(&self, node: &Node, pod: &Pod) -> Result<()> {
         let (host, queues) = (&pod.host_interface, self.queues());
         let (gateway, gateway6) = (pod_ipv4(node.number, 1), pod_ipv6(node.number, 1));
+        let mtu = self.spec.uplink_mtu;
         node.netns.ip(&[
             format!(
-                "link add name {host} mtu 1500 {queues} type veth peer name {POD_INTERFACE} \
-                 address {} mtu 1500 netns {} {queues}",
+                "link add name {host} mtu {mtu} {queues} type veth peer name {POD_INTERFACE} \
+                 address {} mtu {mtu} netns {} {queues}",
                 pod.mac,
                 pod.netns.name()
             ),
@@ -283,6 +300,53 @@ impl Cluster {
         for node in [one, two] {
             self.set_uplink(&node.netns, UPLINK)?;
             self.set_gro(&node.netns)?;
+            Self::put_on_link(node)?;
+        }
+        Ok(())
+    }
+
+    /// Each node has a router of its own as its only neighbour; the routers share the link.
+    fn join_by_routers(&self, nodes: [&Node; 2], middle_mtu: u16) -> Result<()> {
+        let (queues, mtu) = (self.queues(), self.spec.uplink_mtu);
+        let routers = [1, 2].map(|n| Netns::named(format!("{}-r{n}", self.name)));
+        for (router, node) in routers.iter().zip(nodes) {
+            make_namespace(router, true)?;
+            node.netns.ip(&[format!(
+                "link add name {UPLINK} mtu {mtu} {queues} type veth peer name node mtu {mtu} \
+                 netns {} {queues}",
+                router.name()
+            )])?;
+        }
+        let [one, two] = &routers;
+        one.ip(&[format!(
+            "link add name middle mtu {middle_mtu} type veth peer name middle mtu {middle_mtu} \
+             netns {}",
+            two.name()
+        )])?;
+        for (number, router) in (1..).zip(&routers) {
+            self.set_uplink(router, "middle")?;
+            router.ip(&[format!("addr add {}/24 dev middle", middle_ipv4(number))])?;
+        }
+        let others = [nodes[1], nodes[0]];
+        for (number, ((router, node), other)) in (1..).zip(routers.iter().zip(nodes).zip(others)) {
+            self.set_uplink(router, "node")?;
+            self.set_uplink(&node.netns, UPLINK)?;
+            self.set_gro(&node.netns)?;
+            router.ip(&[
+                format!("addr add {ROUTER} peer {} dev node", node.underlay),
+                format!(
+                    "route add {} via {}",
+                    other.underlay,
+                    middle_ipv4(3 - number)
+                ),
+            ])?;
+            node.netns.ip(&[
+                format!("addr add {} peer {ROUTER} dev {UPLINK}", node.underlay),
+                format!(
+                    "route add {} via {ROUTER} dev {UPLINK} src {}",
+                    other.underlay, node.underlay
+                ),
+            ])?;
         }
         Ok(())
     }
@@ -308,13 +372,14 @@ impl Cluster {
             self.set_uplink(&wire, port)?;
             self.set_uplink(&node.netns, UPLINK)?;
             self.set_gro(&node.netns)?;
+            Self::put_on_link(node)?;
         }
         Ok(())
     }
 
     fn set_uplink(&self, netns: &Netns, interface: &str) -> Result<()> {
         if !self.spec.uplink_tx_checksum {
-            netns.run("ethtool", &["-K", interface, "tx", "off"])?;
+            set_tx_checksum(netns, interface, false)?;
         }
         if self.spec.wire_true {
             set_wire_true(netns, interface)?;
@@ -324,10 +389,7 @@ impl Cluster {
 
     /// Sets receive segment joining on a node's uplink as the specification wants it.
     pub(crate) fn set_gro(&self, netns: &Netns) -> Result<()> {
-        let state = if self.spec.uplink_gro { "on" } else { "off" };
-        netns
-            .run("ethtool", &["-K", UPLINK, "gro", state])
-            .map(drop)
+        set_gro(netns, UPLINK, self.spec.uplink_gro)
     }
 
     fn queues(&self) -> String {
@@ -377,6 +439,11 @@ fn describe_pod(cluster: &str, node: u8, pod: u8) -> Pod {
         ipv6: pod_ipv6(node, 0x10 + u16::from(pod)),
         mac: MacAddr([0x0a, 0x58, 10, 0, node - 1, 10 + pod]),
     }
+}
+
+/// A router's address on the link between the routers, counted from 1.
+fn middle_ipv4(router: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 101, router)
 }
 
 fn pod_ipv4(node: u8, host: u8) -> Ipv4Addr {

@@ -18,6 +18,7 @@ use podway_bench::iperf::Iperf;
 use podway_bench::link::programs as programs_of;
 use podway_bench::ping::Ping;
 use podway_bench::topology::{Cluster, ClusterSpec, POD_INTERFACE, UPLINK};
+use podway_bench::watch::Watch;
 use podway_bench::{cleanup, cpu};
 
 const PREFIX: &str = "podway-peers";
@@ -48,9 +49,9 @@ fn carries(contender: Contender, engine: &str) {
     let before = settings(&cluster);
 
     let in_charge = InCharge::put(contender, &cluster).unwrap_or_else(|error| panic!("{error}"));
-    let told = in_charge.peer_engine().unwrap();
+    let told = in_charge.carrier().engine(&cluster).unwrap();
     assert!(told.contains(engine), "{told}");
-    let pids = in_charge.peer_pids();
+    let pids = in_charge.carrier().pids().unwrap();
     assert_eq!(pids.len(), cluster.nodes().len());
     for pid in pids {
         cpu::process_busy(pid).unwrap();
@@ -95,15 +96,19 @@ fn carries(contender: Contender, engine: &str) {
             "{target}"
         );
     }
-    let measured = Iperf::tcp(2)
-        .measure(&cluster, &client.netns, &server.netns, server.ipv4.into())
+    let watch = Watch::begin(&cluster, &in_charge).unwrap();
+    let target = server.ipv4.into();
+    let throughput = Iperf::tcp(2)
+        .run(&client.netns, &server.netns, target)
         .unwrap();
+    let observed = watch.end().unwrap();
     // Two polling threads and both ends of TCP share what cores there are: on two busy ones
     // little is left.
-    assert!(measured.throughput.bytes > 1_000_000, "{measured:?}");
-    assert!(measured.average_frame > 1000, "{measured:?}");
-    println!("{}: {measured:?}", contender.label());
-    println!("{told}; lost: {:?}", in_charge.peer_lost().unwrap());
+    assert!(throughput.bytes > 1_000_000, "{throughput:?}");
+    assert!(observed.average_frame > 1000, "{observed:?}");
+    assert_eq!(observed.faults, Vec::<String>::new());
+    println!("{contender}: {throughput:?}, {observed:?}");
+    println!("{told}; lost: {:?}", in_charge.carrier().lost().unwrap());
 
     in_charge.take_away(&cluster).unwrap();
     assert_eq!(settings(&cluster), before);
@@ -150,7 +155,11 @@ fn a_peer_that_does_not_come_up_undoes_what_it_did() {
         .unwrap();
         let before = settings(&cluster);
         let error = InCharge::put(contender, &cluster).unwrap_err().to_string();
-        assert!(error.contains(UPLINK), "{error}");
+        let interfaces = [UPLINK, &cluster.pod(0, 0).host_interface];
+        assert!(
+            interfaces.iter().any(|name| error.contains(name)),
+            "{error}"
+        );
         assert_eq!(settings(&cluster), before);
         let name = cluster.name().to_owned();
         assert_eq!(cluster.remove(), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! `podway-bench`: measures Podway beside the kernel on a network of its own.
+//! `podway-bench`: measures Podway beside the kernel and its peers on networks of its own.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podway_bench::contender::Contender;
-use podway_bench::demo::Demo;
+use podway_bench::demo::{Demo, ROWS};
+use podway_bench::suite::{Comparison, Report, Size, Suite, Wire, plan};
 use podway_bench::{Error, Result};
 
-/// Measures Podway beside the kernel, on nodes and pods in network namespaces of its own.
+/// Measures Podway beside the kernel and its peers, on nodes and pods in network namespaces of
+/// its own.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -21,6 +23,15 @@ struct Cli {
 enum Command {
     /// Show the article's table: pods on two nodes talk through the kernel and through Podway.
     Demo(DemoArgs),
+    /// Measure every contender on every wire; write a table, JSON and a picture.
+    Run(RunArgs),
+    /// Show ratio by ratio whether the intervals of two runs overlap.
+    Compare {
+        /// JSON of the run before.
+        before: PathBuf,
+        /// JSON of the run after.
+        after: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -34,7 +45,7 @@ struct DemoArgs {
     /// Interleaved rounds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Rows to measure; by default all but Open vSwitch's and xsk-rs', which must be installed.
+    /// Rows to measure; all by default.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<RowArg>,
     /// Leave the cluster up afterwards, with Podway in charge.
@@ -48,38 +59,60 @@ struct DemoArgs {
     json: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum RowArg {
-    Hosts,
-    KernelVxlan,
-    KernelNative,
-    PodwayVxlan,
-    PodwayNative,
-    OvsAfxdp,
-    OvsAfxdpNonpmd,
-    OvsSystem,
-    XskRsBaseline,
-}
+/// A row of the demo's table.
+#[derive(Debug, Clone, Copy)]
+struct RowArg(Contender);
 
-impl From<RowArg> for Contender {
-    fn from(row: RowArg) -> Self {
-        match row {
-            RowArg::Hosts => Self::Hosts,
-            RowArg::KernelVxlan => Self::KernelVxlan,
-            RowArg::KernelNative => Self::KernelNative,
-            RowArg::PodwayVxlan => Self::PodwayVxlan,
-            RowArg::PodwayNative => Self::PodwayNative,
-            RowArg::OvsAfxdp => Self::OvsAfxdp,
-            RowArg::OvsAfxdpNonpmd => Self::OvsAfxdpNonpmd,
-            RowArg::OvsSystem => Self::OvsSystem,
-            RowArg::XskRsBaseline => Self::XskRsBaseline,
+impl ValueEnum for RowArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        const {
+            &[
+                RowArg(ROWS[0]),
+                RowArg(ROWS[1]),
+                RowArg(ROWS[2]),
+                RowArg(ROWS[3]),
+                RowArg(ROWS[4]),
+            ]
         }
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        self.0.to_possible_value()
     }
 }
 
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Ten minutes: one stream, two packet sizes, three rounds.
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Everything, without a limit of time.
+    #[arg(long)]
+    full: bool,
+    /// Wires to measure on; all of the size by default.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    wires: Vec<Wire>,
+    /// Contenders to measure; all of the size by default.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    contenders: Vec<Contender>,
+    /// Interleaved rounds; those of the size by default. An interval takes three.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Seconds of each transfer; those of the size by default.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: Option<u32>,
+    /// Where table, JSON and picture are written.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/bench")]
+    out: PathBuf,
+}
+
 fn main() -> ExitCode {
-    let Command::Demo(args) = Cli::parse().command;
-    match demo(args) {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => demo(args),
+        Command::Run(args) => suite(args).run(&mut io::stdout()),
+        Command::Compare { before, after } => compare(&before, &after),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "podway-bench: {error}");
@@ -98,18 +131,51 @@ fn demo(args: DemoArgs) -> Result<()> {
     if args.down {
         return Demo::down(&mut out);
     }
-    let rows: Vec<Contender> = args.only.into_iter().map(Into::into).collect();
+    let rows: Vec<Contender> = args.only.into_iter().map(|row| row.0).collect();
     Demo {
         nodes: args.nodes,
         seconds: args.seconds,
         rounds: args.rounds,
-        contenders: if rows.is_empty() {
-            Contender::ALL.to_vec()
-        } else {
-            rows
-        },
+        contenders: if rows.is_empty() { ROWS.to_vec() } else { rows },
         keep: args.keep,
         json: args.json,
     }
     .run(&mut out)
+}
+
+fn suite(args: RunArgs) -> Suite {
+    let size = match (args.quick, args.full) {
+        (true, _) => Size::Quick,
+        (_, true) => Size::Full,
+        _ => Size::Medium,
+    };
+    // Peers that are asked for by name and not there are an error, others are left out.
+    let named = |contender| args.contenders.contains(&contender);
+    let mut sections = plan(size, |contender| {
+        named(contender) || !contender.is_switch() || contender.check_installed().is_ok()
+    });
+    sections.retain(|section| args.wires.is_empty() || args.wires.contains(&section.wire));
+    for section in &mut sections {
+        let wanted = &args.contenders;
+        section
+            .contenders
+            .retain(|contender| wanted.is_empty() || wanted.contains(contender));
+        section.rounds = args.rounds.unwrap_or(section.rounds);
+        section.seconds = args.seconds.unwrap_or(section.seconds);
+    }
+    sections.retain(|section| !section.contenders.is_empty());
+    Suite {
+        sections,
+        name: size.name().to_owned(),
+        directory: args.out,
+    }
+}
+
+fn compare(before: &std::path::Path, after: &std::path::Path) -> Result<()> {
+    let comparison = Comparison::new(&Report::read(before)?, &Report::read(after)?);
+    let written = write!(io::stdout(), "{comparison}");
+    written.map_err(|source| Error::Io {
+        what: "print".to_owned(),
+        source,
+    })
 }

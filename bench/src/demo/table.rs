@@ -2,25 +2,25 @@
 
 use std::fmt;
 
-use super::Sample;
 use crate::contender::Contender;
-use crate::ping::percentiles;
+use crate::suite::{Figure, Measure, Metric, Sample, Summary, Wire};
 
 /// One contender over all rounds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Who was in charge.
     pub contender: Contender,
-    /// Median of the payload bits per second.
-    pub bits_per_second: f64,
-    /// Lowest and highest of them.
-    pub spread: (f64, f64),
+    /// Payload bits per second.
+    pub bits_per_second: Figure,
     /// Median of the CPU-seconds per gigabyte.
-    pub cpu_seconds_per_gigabyte: f64,
+    pub cpu_seconds_per_gigabyte: Option<f64>,
     /// Median of the average frame sizes on the uplink, in bytes.
-    pub average_frame: u64,
-    /// Median and 99th percentile of ping's round-trip times of all rounds, in microseconds.
-    pub ping: Option<(u64, u64)>,
+    pub average_frame: Option<f64>,
+    /// Medians of the median and of the 99th percentile of ping's round-trip times, in
+    /// microseconds.
+    pub ping: Option<(f64, f64)>,
+    /// CPU use of its idle processes in percent of a core; `None` where it has none.
+    pub idle_percent: Option<f64>,
     /// Share of the best native row's median; `None` when there is no native row.
     pub share: Option<f64>,
 }
@@ -29,36 +29,32 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     rows: Vec<Row>,
-    rounds: usize,
-    idle_percent: Option<f64>,
+    rounds: u32,
 }
 
 impl Table {
     /// Makes rows of samples, in the order in which the contenders first appear.
-    pub fn new(samples: &[Sample], idle_percent: Option<f64>) -> Self {
-        let mut contenders: Vec<Contender> = Vec::new();
-        for sample in samples {
-            if !contenders.contains(&sample.contender) {
-                contenders.push(sample.contender);
-            }
-        }
-        let of = |contender: &Contender| -> Vec<&Sample> {
-            samples
-                .iter()
-                .filter(|s| s.contender == *contender)
-                .collect()
-        };
-        let rounds = contenders.iter().map(|c| of(c).len()).max().unwrap_or(0);
-        let mut rows: Vec<Row> = contenders.iter().map(|c| row(*c, &of(c))).collect();
-        let natives = rows.iter().filter(|row| row.contender.is_native());
-        let best = natives.map(|row| row.bits_per_second).reduce(f64::max);
+    pub fn new(samples: &[Sample]) -> Self {
+        let summary = Summary(samples);
+        let cells = summary.cells();
+        let transfers = cells.iter().find(|((_, m), _)| *m == Measure::TCP);
+        let contenders = transfers.map_or(&[][..], |(_, contenders)| contenders);
+        let mut rows: Vec<Row> = contenders
+            .iter()
+            .filter_map(|contender| row(&summary, *contender))
+            .collect();
+        let natives = rows
+            .iter()
+            .filter(|row| row.contender.has_pods() && row.contender.is_native());
+        let best = natives
+            .map(|row| row.bits_per_second.median)
+            .reduce(f64::max);
         for row in &mut rows {
-            row.share = best.map(|best| row.bits_per_second / best);
+            row.share = best.map(|best| row.bits_per_second.median / best);
         }
         Self {
             rows,
-            rounds,
-            idle_percent,
+            rounds: samples.iter().map(|s| s.round).max().unwrap_or(0),
         }
     }
 
@@ -91,8 +87,12 @@ impl fmt::Display for Table {
         for row in &self.rows {
             writeln!(f, "{row}")?;
         }
-        if let Some(percent) = self.idle_percent {
-            writeln!(f, "\nAn idle dataplane uses {percent:.2} % of a core.")?;
+        let idle = self.rows.iter().filter_map(|row| row.idle_percent);
+        if let Some(percent) = idle.reduce(f64::max) {
+            writeln!(
+                f,
+                "\nTwo idle nodes with Podway use {percent:.2} % of a core."
+            )?;
         }
         Ok(())
     }
@@ -101,111 +101,106 @@ impl fmt::Display for Table {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let giga = |bits: f64| bits / 1e9;
-        let (lowest, highest) = self.spread;
-        let spread = format!("{:.2}..{:.2}", giga(lowest), giga(highest));
+        let Figure { median, range, .. } = self.bits_per_second;
+        let spread = format!("{:.2}..{:.2}", giga(range.low), giga(range.high));
         let share = self
             .share
             .map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s));
         let ping = self
             .ping
-            .map_or_else(String::new, |(p50, p99)| format!("{p50} / {p99}"));
+            .map_or_else(String::new, |(p50, p99)| format!("{p50:.0} / {p99:.0}"));
         write!(
             f,
-            "{:14}{:>8.2}{spread:>15}{:>7.0}{share:>11}{:>10.2}{:>9}{ping:>22}",
+            "{:14}{:>8.2}{spread:>15}{:>7.0}{share:>11}{:>10.2}{:>9.0}{ping:>22}",
             self.contender.label(),
-            giga(self.bits_per_second),
-            self.bits_per_second / 8e6,
-            self.cpu_seconds_per_gigabyte,
-            self.average_frame,
+            giga(median),
+            median / 8e6,
+            self.cpu_seconds_per_gigabyte.unwrap_or_default(),
+            self.average_frame.unwrap_or_default(),
         )
     }
 }
 
-fn row(contender: Contender, samples: &[&Sample]) -> Row {
-    let rates: Vec<f64> = samples.iter().map(|s| s.bits_per_second).collect();
-    let costs = samples.iter().map(|s| s.cpu_seconds_per_gigabyte).collect();
-    let mut frames: Vec<u64> = samples.iter().map(|s| s.average_frame).collect();
-    frames.sort_unstable();
-    let pings: Vec<u64> = samples
-        .iter()
-        .flat_map(|s| s.ping_microseconds.clone())
-        .collect();
-    Row {
+fn row(summary: &Summary<'_>, contender: Contender) -> Option<Row> {
+    let of = |measure, metric| summary.figure(Wire::True, measure, contender, metric);
+    let median = |measure, metric| of(measure, metric).map(|figure| figure.median);
+    Some(Row {
         contender,
-        spread: (
-            rates.iter().copied().fold(f64::INFINITY, f64::min),
-            rates.iter().copied().fold(0.0, f64::max),
-        ),
-        bits_per_second: median(rates),
-        cpu_seconds_per_gigabyte: median(costs),
-        average_frame: frames.get(frames.len() / 2).copied().unwrap_or(0),
-        ping: percentiles(&pings),
+        bits_per_second: of(Measure::TCP, Metric::BitsPerSecond)?,
+        cpu_seconds_per_gigabyte: median(Measure::TCP, Metric::CpuSecondsPerGigabyte),
+        average_frame: median(Measure::TCP, Metric::AverageFrame),
+        ping: median(Measure::Ping, Metric::RoundTripP50)
+            .zip(median(Measure::Ping, Metric::RoundTripP99)),
+        idle_percent: median(Measure::Idle, Metric::IdlePercent),
         share: None,
-    }
-}
-
-/// The middle value, or the mean of the two in the middle; 0 without any.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ROWS;
     use super::*;
+    use crate::suite::{Outcome, Values};
 
-    fn sample(contender: Contender, gigabits: f64) -> Sample {
-        Sample {
+    fn samples(contender: Contender, round: u32, gigabits: f64) -> Vec<Sample> {
+        let sample = |measure, values: &[(Metric, f64)]| Sample {
+            wire: Wire::True,
+            measure,
             contender,
-            round: 1,
-            bits_per_second: gigabits * 1e9,
-            retransmits: 0,
-            cpu_seconds_per_gigabyte: 1.5,
-            average_frame: 1514,
-            ping_microseconds: vec![59, 61],
-        }
+            round,
+            outcome: Outcome::Values(Values::from_iter(values.iter().copied())),
+        };
+        vec![
+            sample(
+                Measure::TCP,
+                &[
+                    (Metric::BitsPerSecond, gigabits * 1e9),
+                    (Metric::CpuSecondsPerGigabyte, 1.5),
+                    (Metric::AverageFrame, 1514.0),
+                ],
+            ),
+            sample(
+                Measure::Ping,
+                &[(Metric::RoundTripP50, 59.0), (Metric::RoundTripP99, 61.0)],
+            ),
+            sample(Measure::Idle, &[(Metric::IdlePercent, 0.4)]),
+        ]
     }
 
     #[test]
     fn a_row_is_the_median_of_its_rounds() {
-        let samples = [
-            sample(Contender::KernelVxlan, 6.0),
-            sample(Contender::KernelNative, 8.0),
-            sample(Contender::KernelVxlan, 4.0),
-            sample(Contender::KernelNative, 9.0),
-            sample(Contender::KernelVxlan, 5.0),
-            sample(Contender::KernelNative, 10.0),
-        ];
-        let table = Table::new(&samples, Some(0.4));
+        let rounds = [(6.0, 8.0), (4.0, 9.0), (5.0, 10.0)];
+        let samples: Vec<Sample> = (1..)
+            .zip(rounds)
+            .flat_map(|(round, (vxlan, native))| {
+                let mut both = samples(Contender::KernelVxlan, round, vxlan);
+                both.extend(samples(Contender::KernelNative, round, native));
+                both
+            })
+            .collect();
+        let table = Table::new(&samples);
         let [vxlan, native] = table.rows() else {
             panic!("{table:?}");
         };
-        assert!((vxlan.bits_per_second - 5e9).abs() < 1.0);
-        assert_eq!(vxlan.spread, (4e9, 6e9));
+        assert!((vxlan.bits_per_second.median - 5e9).abs() < 1.0);
+        let range = vxlan.bits_per_second.range;
+        assert_eq!((range.low, range.high), (4e9, 6e9));
         assert!((vxlan.share.unwrap() - 5.0 / 9.0).abs() < 1e-9);
         assert!((native.share.unwrap() - 1.0).abs() < 1e-9);
-        assert_eq!(vxlan.ping, Some((59, 61)));
+        assert_eq!(vxlan.ping, Some((59.0, 61.0)));
     }
 
     #[test]
     fn the_table_fits_in_100_columns() {
-        let samples = Contender::ALL.map(|contender| sample(contender, 123.456));
-        let text = Table::new(&samples, Some(0.4)).to_string();
+        let samples: Vec<Sample> = ROWS
+            .into_iter()
+            .flat_map(|contender| samples(contender, 1, 123.456))
+            .collect();
+        let text = Table::new(&samples).to_string();
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
         assert_eq!(text.lines().count(), 11);
         assert!(text.contains(
             "kernel VXLAN    123.46 123.46..123.46  15432      100 %      1.50     1514"
         ));
-    }
-
-    #[test]
-    fn the_median_of_an_even_count_is_between() {
-        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
-        assert!(median(Vec::new()).abs() < 1e-9);
     }
 }

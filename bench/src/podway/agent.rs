@@ -1,11 +1,12 @@
 //! Podway on one node.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use podway_proto::control::{Response, Status};
+use podway_proto::control::{DataplaneLink, Response, Status};
 use podway_proto::dataplane::Counters;
 use podway_proto::types::Mode;
 use rustix::process::Signal;
@@ -155,10 +156,65 @@ impl Agent {
     /// # Errors
     /// When it is not running.
     pub fn dataplane_pid(&self) -> Result<u32> {
-        let child = self.dataplane.as_ref();
-        child
-            .map(Child::id)
-            .ok_or_else(|| Error::Unexpected("the dataplane is not running".to_owned()))
+        pid(self.dataplane.as_ref(), "the dataplane")
+    }
+
+    /// Process id of control.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn control_pid(&self) -> Result<u32> {
+        pid(self.control.as_ref(), "control")
+    }
+
+    /// Version, wait mode and the engines of an interface, for people.
+    ///
+    /// # Errors
+    /// When the dataplane cannot be asked or does not serve the interface.
+    pub fn engine(&self, interface: &str) -> Result<String> {
+        let DataplaneLink::Synced {
+            status: Some(status),
+            ..
+        } = self.status()?.dataplane
+        else {
+            return Err(Error::Unexpected(
+                "the dataplane tells no status".to_owned(),
+            ));
+        };
+        let port = status.ports.iter().find(|p| p.interface == interface);
+        let port = port.ok_or_else(|| {
+            Error::Unexpected(format!("the dataplane does not serve {interface}"))
+        })?;
+        Ok(format!(
+            "podway {}, {} wait, {} worker(s); {interface}: {} XDP, {} in, {} out",
+            status.version,
+            status.wait,
+            status.workers.len(),
+            port.xdp_mode,
+            port.ingress,
+            port.egress
+        ))
+    }
+
+    /// Packets that were redirected to the dataplane or received by it, and then lost: by ring or
+    /// by drop reason, without zeros.
+    ///
+    /// # Errors
+    /// As [`Agent::counters`].
+    pub fn lost(&self) -> Result<BTreeMap<String, u64>> {
+        let counters = self.counters()?;
+        let rings = counters.ports.values().flat_map(|port| {
+            [
+                ("rx_dropped", port.rx_dropped),
+                ("rx_ring_full", port.rx_ring_full),
+            ]
+        });
+        let mut lost: BTreeMap<String, u64> = counters.drops;
+        for (name, count) in rings {
+            *lost.entry(name.to_owned()).or_default() += count;
+        }
+        lost.retain(|_, count| *count > 0);
+        Ok(lost)
     }
 
     /// Sends a signal to the dataplane: STOP makes it hang, CONT goes on.
@@ -250,12 +306,13 @@ impl Agent {
             "node-name = \"{}\"\ntunnel = \"{tunnel}\"\nuplink = \"{UPLINK}\"\n\
              underlay-address = \"{}\"\nauto-direct-node-routes = true\n\
              ipv4-native-routing-cidr = \"10.0.0.0/16\"\n\n\
-             [dataplane]\nworkers = {}\nwait = \"{}\"\ningress = \"{}\"\n",
+             [dataplane]\nworkers = {}\nwait = \"{}\"\ningress = \"{}\"\ncores = {:?}\n",
             self.node.name,
             self.node.underlay,
             self.options.workers,
             self.options.wait,
-            self.options.ingress
+            self.options.ingress,
+            self.options.cores
         );
         if let Some(frames) = self.options.frames {
             text += &format!("frames = {frames}\n");
@@ -318,6 +375,12 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+fn pid(child: Option<&Child>, what: &str) -> Result<u32> {
+    child
+        .map(Child::id)
+        .ok_or_else(|| Error::Unexpected(format!("{what} is not running")))
 }
 
 fn unexpected(what: &str, response: &Response) -> Error {

@@ -36,6 +36,8 @@ pub struct Options {
     pub wait: WaitMode,
     /// How workers receive from ports.
     pub ingress: IngressChoice,
+    /// The CPU of each worker, in order; empty: not pinned.
+    pub cores: Vec<usize>,
     /// Whether the daemons outlive this process.
     pub detached: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Options {
             frames: None,
             wait: WaitMode::Adaptive,
             ingress: IngressChoice::Auto,
+            cores: Vec::new(),
             detached: false,
         }
     }

@@ -3,8 +3,8 @@
 use podway_bench::cleanup;
 use podway_bench::contender::{Contender, InCharge};
 use podway_bench::iperf::Iperf;
-use podway_bench::link::longest_frame;
-use podway_bench::topology::{Cluster, ClusterSpec, UPLINK};
+use podway_bench::topology::{Cluster, ClusterSpec};
+use podway_bench::watch::Watch;
 use std::collections::BTreeSet;
 
 use crate::support::{ping_all, spec};
@@ -25,15 +25,13 @@ fn carries(spec: ClusterSpec, contender: Contender) {
     }
     let (client, server) = (cluster.pod(0, 0), cluster.pod(1, 0));
     for run in [Iperf::tcp(1), Iperf::tcp(1).reversed()] {
-        let measured = run
-            .measure(&cluster, &client.netns, &server.netns, server.ipv4.into())
-            .unwrap();
-        assert!(measured.throughput.bits_per_second > 1e8, "{measured:?}");
-        assert!(measured.average_frame > 1000, "{measured:?}");
-        assert!(
-            measured.average_frame <= longest_frame(1500),
-            "{measured:?}"
-        );
+        let watch = Watch::begin(&cluster, &in_charge).unwrap();
+        let target = server.ipv4.into();
+        let throughput = run.run(&client.netns, &server.netns, target).unwrap();
+        let observed = watch.end().unwrap();
+        assert!(throughput.bits_per_second > 1e8, "{throughput:?}");
+        assert!(observed.average_frame > 1000, "{observed:?}");
+        assert_eq!(observed.faults, Vec::<String>::new());
     }
     in_charge.take_away(&cluster).unwrap();
     for node in cluster.nodes() {
@@ -64,20 +62,6 @@ fn native_between_three_nodes_with_finished_checksums_and_two_queues() {
         ..spec()
     };
     carries(spec, Contender::KernelNative);
-}
-
-#[test]
-#[ignore = "needs root; scripts/test runs it"]
-fn a_link_that_carries_super_frames_is_found_out() {
-    let cluster = Cluster::new(spec()).unwrap();
-    for node in cluster.nodes() {
-        let segmentation = ["-K", UPLINK, "tso", "on", "gso", "on"];
-        node.netns.run("ethtool", &segmentation).unwrap();
-    }
-    let (from, to) = (&cluster.nodes()[0], &cluster.nodes()[1]);
-    let lie = Iperf::tcp(1).measure(&cluster, &from.netns, &to.netns, to.underlay.into());
-    let text = lie.unwrap_err().to_string();
-    assert!(text.contains("the figure would be a lie"), "{text}");
 }
 
 #[test]
