@@ -143,7 +143,7 @@ impl Report {
             if std::mem::take(&mut heading) {
                 writeln!(
                     f,
-                    "\n== Targets\n\n{:82}{:>20}{:>22}{:>22}",
+                    "\n== Targets\n\n{:82}{:>20}{:>25}{:>25}",
                     "", "ratio [95 %]", "floor", "goal"
                 )?;
             }
@@ -169,7 +169,7 @@ impl Report {
             };
             writeln!(
                 f,
-                "{:82}{:>20}{:>22}{:>22}",
+                "{:82}{:>20}{:>25}{:>25}",
                 format!("{place}{name}"),
                 with_interval(&ratio),
                 verdict(target.floor),
