@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::ValueEnum;
-use podway_proto::config::WaitMode;
+use podway_proto::config::{IngressChoice, WaitMode};
 use podway_proto::types::Mode;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,8 @@ pub enum Contender {
     KernelNative,
     /// Between pods by Podway in VXLAN mode.
     PodwayVxlan,
+    /// Podway in VXLAN mode that receives by AF_XDP, whatever it would choose.
+    PodwayVxlanAfXdp,
     /// Between pods by Podway in native mode.
     PodwayNative,
     /// Podway in VXLAN mode on the first node only, its worker spinning on a core of its own; the
@@ -82,6 +84,7 @@ impl Contender {
             Self::KernelVxlanNoGro => "kernel VXLAN, GRO off",
             Self::KernelNative => "kernel native",
             Self::PodwayVxlan => "Podway VXLAN",
+            Self::PodwayVxlanAfXdp => "Podway VXLAN, AF_XDP",
             Self::PodwayNative => "Podway native",
             Self::PodwaySpin => "Podway VXLAN, spinning",
             Self::OvsAfxdp => "OVS afxdp",
@@ -103,6 +106,7 @@ impl Contender {
             Self::KernelVxlan
             | Self::KernelVxlanNoGro
             | Self::PodwayVxlan
+            | Self::PodwayVxlanAfXdp
             | Self::PodwaySpin
             | Self::OvsAfxdp
             | Self::OvsAfxdpNonpmd
@@ -128,7 +132,7 @@ impl Contender {
     /// With what is missing and what to do.
     pub fn check_installed(self) -> Result<()> {
         let there = match self {
-            Self::PodwayVxlan | Self::PodwayNative | Self::PodwaySpin => {
+            Self::PodwayVxlan | Self::PodwayVxlanAfXdp | Self::PodwayNative | Self::PodwaySpin => {
                 let programs = ["podway", "podway-control", "podway-dataplane"];
                 let mut found = programs.iter().map(|name| program(name));
                 return found.try_for_each(|found| found.map(drop));
@@ -146,9 +150,10 @@ impl Contender {
     }
 
     fn carrier(self, cluster: &Cluster, nodes: &[Node]) -> Result<Box<dyn Carrier>> {
-        let podway = |mode| -> Result<Box<dyn Carrier>> {
+        let podway = |ingress| -> Result<Box<dyn Carrier>> {
             let options = Options {
-                mode,
+                mode: self.mode(),
+                ingress,
                 ..Options::default()
             };
             Ok(Box::new(Podway::start_on(cluster, nodes, &options)?))
@@ -160,7 +165,8 @@ impl Contender {
                 Ok(Box::new(kernel::Vxlan::put(cluster, nodes, Some(false))?))
             }
             Self::KernelNative => Ok(Box::new(kernel::Native::put(cluster, nodes)?)),
-            Self::PodwayVxlan | Self::PodwayNative => podway(self.mode()),
+            Self::PodwayVxlan | Self::PodwayNative => podway(IngressChoice::Auto),
+            Self::PodwayVxlanAfXdp => podway(IngressChoice::AfXdp),
             Self::PodwaySpin => Ok(Box::new(Spinning::put(cluster)?)),
             Self::OvsAfxdp => Ok(Box::new(OpenVSwitch::put(cluster, Ports::Afxdp)?)),
             Self::OvsAfxdpNonpmd => Ok(Box::new(OpenVSwitch::put(cluster, Ports::AfxdpNonpmd)?)),

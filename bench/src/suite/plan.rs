@@ -85,7 +85,7 @@ pub fn plan(size: Size, is_there: impl Fn(Contender) -> bool) -> Vec<Rounds> {
 fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
     use Contender::{
         KernelNative, KernelVxlan, KernelVxlanNoGro, OvsAfxdp, PodwayNative, PodwaySpin,
-        PodwayVxlan, XskRsBaseline,
+        PodwayVxlan, PodwayVxlanAfXdp, XskRsBaseline,
     };
     let all = match (wire, size) {
         (Wire::Pinned, _) => vec![KernelVxlan, PodwaySpin],
@@ -96,6 +96,7 @@ fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
                 KernelVxlanNoGro,
                 PodwayNative,
                 PodwayVxlan,
+                PodwayVxlanAfXdp,
             ];
             [&ours[..], &Contender::PEERS].concat()
         }
