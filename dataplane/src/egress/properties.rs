@@ -25,6 +25,8 @@ struct Step {
     partial: bool,
     corrupt: bool,
     chunk: usize,
+    /// Payload bytes of each segment, as the kernel tells them; 0: it does not.
+    told: u16,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -35,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let flags = prop_oneof![8 => Just(0), 1 => Just(PSH), 1 => Just(CWR), 1 => Just(FIN | PSH)];
     let tos = prop_oneof![9 => Just(0_u8), 1 => Just(3)];
+    let told = prop_oneof![4 => Just(0_u16), 1 => 200..3000_u16, 1 => Just(1000)];
     (
         (0..6_u8, len, flags, tos),
         (
@@ -43,9 +46,10 @@ fn step() -> impl Strategy<Value = Step> {
             prop::bool::weighted(0.05),
         ),
         1400..3500_usize,
+        told,
     )
         .prop_map(
-            |((flow, len, flags, tos), (skip, partial, corrupt), chunk)| Step {
+            |((flow, len, flags, tos), (skip, partial, corrupt), chunk, told)| Step {
                 flow,
                 len,
                 flags,
@@ -53,8 +57,10 @@ fn step() -> impl Strategy<Value = Step> {
                 skip,
                 // A super-frame's checksum is always partial.
                 partial: partial || len >= 2000,
-                corrupt: corrupt && len > 0 && len < 2000 && !partial,
+                corrupt: corrupt && len > 0 && len < 2000 && !partial && told == 0,
                 chunk,
+                // Super-frames of UDP are left to the kernel.
+                told: if flow == 4 { 0 } else { told },
             },
         )
 }
@@ -86,23 +92,33 @@ fn specs(steps: &[Step]) -> Vec<Spec> {
 const MAX_L3: u16 = 1430;
 const MSS_V4: usize = MAX_L3 as usize - 52;
 
-/// The frames that a packet is on the wire.
-fn expected(spec: &Spec, frame: &[u8]) -> Vec<Vec<u8>> {
+/// The frames that a packet is on the wire, whose segments are told to be of `told` bytes.
+fn expected(spec: &Spec, frame: &[u8], told: u16) -> Vec<Vec<u8>> {
     let ip = if spec.v6 { 40 } else { 20 };
+    let room = MAX_L3 - ip - 32;
+    let size = if told == 0 { room } else { told.min(room) };
+    let is_super_frame = !spec.udp && spec.payload.len() > size.into();
+    // Its checksums are made anew.
+    let partial = Spec {
+        partial: true,
+        ..spec.clone()
+    };
+    let partial = is_super_frame.then(|| partial.build());
+    let frame = partial.as_deref().unwrap_or(frame);
     let mut vnet = VnetHeader::default();
     if spec.partial || looks_partial(frame) {
         vnet.flags = VnetHeader::NEEDS_CSUM;
         vnet.csum_start = 14 + ip;
         vnet.csum_offset = if spec.udp { 6 } else { 16 };
     }
-    if frame.len() > usize::from(MAX_L3) + 14 {
+    if is_super_frame {
         vnet.gso_type = if spec.v6 {
             VnetHeader::GSO_TCPV6
         } else {
             VnetHeader::GSO_TCPV4
         };
         vnet.hdr_len = 14 + ip + 32;
-        vnet.gso_size = MAX_L3 - ip - 32;
+        vnet.gso_size = size;
     }
     segment(frame, &vnet)
 }
@@ -135,13 +151,15 @@ fn check_limits(out: &[Out]) {
     }
 }
 
-/// Pushes all, flushing when full, and returns the messages and how many packets they say.
-fn run(to: &NextHop, steps: &[Step], frames: &[Vec<u8>]) -> (Vec<Out>, u32) {
+/// Pushes all, flushing when full, and returns the messages and how many packets they say. With
+/// `whole`, super-frames go into tunnels whole.
+fn run(to: &NextHop, whole: bool, steps: &[Step], frames: &[Vec<u8>]) -> (Vec<Out>, u32) {
     let mut rig = Rig::new();
+    rig.gather.send_tunnels_whole(whole);
     let memory = rig.gather.memory();
     let mut out = Vec::new();
     for (step, frame) in steps.iter().zip(frames) {
-        rig.chunk = step.chunk;
+        (rig.chunk, rig.segment) = (step.chunk, step.told);
         let mut pushed = rig.push(to, MAX_L3, frame);
         if pushed == Pushed::Full {
             let some = rig.flush();
@@ -174,7 +192,11 @@ proptest! {
     /// Whatever was joined, concatenated or cut: on the wire each flow is, byte by byte and in
     /// order, what the kernel would have sent had it got the packets one by one.
     #[test]
-    fn each_flow_leaves_as_it_came(steps in vec(step(), 1..80), to in 0..4_usize) {
+    fn each_flow_leaves_as_it_came(
+        steps in vec(step(), 1..80),
+        to in 0..4_usize,
+        whole in any::<bool>(),
+    ) {
         let to = &destinations()[to];
         let specs = specs(&steps);
         let frames: Vec<_> = specs
@@ -188,12 +210,15 @@ proptest! {
                 frame
             })
             .collect();
-        let (out, packets) = run(to, &steps, &frames);
+        let (out, packets) = run(to, whole, &steps, &frames);
         prop_assert_eq!(packets as usize, steps.len());
         for message in &out {
             prop_assert!(message.packets == 0 || message.joined < message.packets);
+            prop_assert!(message.tunnel.is_none() || whole);
+            prop_assert!(message.cut == 0 || !whole);
         }
-        let sent = specs.iter().zip(&frames).flat_map(|(spec, frame)| expected(spec, frame));
+        let sent = specs.iter().zip(&frames).zip(&steps);
+        let sent = sent.flat_map(|((spec, frame), step)| expected(spec, frame, step.told));
         let seen = out.iter().flat_map(wire).map(|frame| match to.kind {
             NextHopKind::Tunnel(_) => inner_frame(&frame),
             _ => frame,
@@ -253,13 +278,15 @@ proptest! {
         protocol in prop_oneof![Just(6_u8), Just(17), any::<u8>()],
         max in any::<u16>(),
         partial in any::<bool>(),
-        to in 0..4_usize,
+        (to, whole) in (0..4_usize, any::<bool>()),
         v6 in any::<bool>(),
+        told in prop_oneof![Just(0), 1..100_u16, any::<u16>()],
     ) {
         let to = &destinations()[to];
         let frame = Spec { v6, ..Spec::tcp(1, 1, &payload(2000)) }.build();
         let mut rig = Rig::new();
-        rig.chunk = 700;
+        rig.gather.send_tunnels_whole(whole);
+        (rig.chunk, rig.segment) = (700, told);
         let mut gathered = 0;
         for (l3, l4, payload) in offsets {
             let scale = |n: u16| if small { n % 128 } else { n };

@@ -7,7 +7,7 @@ use podway_proto::types::{MacAddr, Vni};
 
 use super::{Gather, Message, Pushed};
 use crate::fib::{L2Rewrite, NextHop, NextHopKind, PortId};
-use crate::packet::Packet;
+use crate::packet::{Offload, Packet};
 pub(super) use crate::testing::kernel::{Out, decap, segment, wire};
 pub(super) use crate::testing::packets::*;
 use crate::tunnel::OuterHeader;
@@ -47,6 +47,9 @@ pub(super) struct Rig {
     pub(super) chunk: usize,
     /// Bytes free before the head.
     pub(super) headroom: usize,
+    /// Payload bytes of each segment of the packets pushed next, as the kernel tells them; 0: it
+    /// tells nothing.
+    pub(super) segment: u16,
 }
 
 impl Rig {
@@ -59,7 +62,15 @@ impl Rig {
             gather: Gather::new(),
             chunk: 3500,
             headroom: 256,
+            segment: 0,
         }
+    }
+
+    /// One whose super-frames go into tunnels whole.
+    pub(super) fn whole() -> Self {
+        let mut rig = Self::new();
+        rig.gather.send_tunnels_whole(true);
+        rig
     }
 
     /// Pushes a frame, which `adapt` may give another `Send` than its headers make.
@@ -76,7 +87,13 @@ impl Rig {
             assert!(to.set_data(self.headroom, bytes.len()));
             self.region.bytes_mut(to).copy_from_slice(bytes);
         }
-        let mut packet = Packet::new(&self.region, &mut frames).unwrap();
+        let told = Offload {
+            segment: self.segment,
+            ..Offload::default()
+        };
+        let mut packet = Packet::new(&self.region, &mut frames)
+            .unwrap()
+            .with_offload((self.segment > 0).then_some(told));
         let headers = parse::parse(packet.head(), 14, packet.len()).unwrap();
         let mut send = Send {
             next_hop,

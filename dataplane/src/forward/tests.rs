@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::fib::NextHop;
+use crate::packet::Offload;
+use crate::testing::kernel::wire;
 use crate::testing::node::Node;
 use crate::testing::packets::{
     Offsets, Spec, finish, fold, fragment, get16, icmp, l4_checksum_is_right, payload, pseudo,
@@ -407,6 +409,193 @@ fn an_unfinished_checksum_is_known_where_it_may_come() {
                 let verdict = node.forward(REAL_WIRE, &frame);
                 assert_eq!(verdict.unwrap_err(), DropReason::PartialChecksum);
             }
+        }
+    }
+}
+
+/// What the kernel says counts on every port, and no more is guessed.
+#[test]
+fn an_unfinished_checksum_is_what_the_kernel_says() {
+    let told = |unfinished| {
+        Some(Offload {
+            unfinished,
+            checksum: 16,
+            ..Offload::default()
+        })
+    };
+    for v6 in [false, true] {
+        let l4 = if v6 { 54 } else { 34 };
+        for (port, from, to) in [
+            (POD, (ME, 1), (NATIVE, 1)),
+            (UPLINK, (NATIVE, 1), (ME, 1)),
+            (REAL_WIRE, (NATIVE, 1), (ME, 1)),
+        ] {
+            for spec in [tcp(v6, from, to), udp(v6, from, to)] {
+                // One finished checksum in 65536 looks unfinished.
+                for partial in [false, true] {
+                    let frame = Spec {
+                        partial,
+                        ..spec.clone()
+                    };
+                    for unfinished in [Some(l4), None] {
+                        let mut node = node();
+                        node.offload = told(unfinished);
+                        let sent = node.forward(port, &frame.build()).unwrap();
+                        assert_eq!(sent.send.partial_checksum, unfinished.is_some());
+                        assert_eq!(sent.bytes[l4.into()..], frame.build()[l4.into()..]);
+                    }
+                }
+            }
+        }
+        // In a tunnel it is the inner packet's; one of the outer headers goes with them.
+        for (from, outer, outer_l4) in [(VXLAN_V4, 50, 34), (VXLAN_V6, 70, 54)] {
+            let inner = tcp(v6, (from, 1), (ME, 1)).build();
+            let frame = tunnelled(from, 0xb8, &inner);
+            for (unfinished, expected) in [
+                (Some(outer + l4), true),
+                (Some(outer_l4), false),
+                (None, false),
+            ] {
+                let mut node = node();
+                node.offload = told(unfinished);
+                let sent = node.forward(REAL_WIRE, &frame).unwrap();
+                assert_eq!(sent.send.partial_checksum, expected, "{unfinished:?}");
+                assert_eq!(sent.bytes[l4.into()..], inner[l4.into()..]);
+            }
+        }
+    }
+}
+
+/// The outer checksum of a pod's own tunnel is made for an inner one that the device finishes.
+#[test]
+fn a_checksum_inside_a_pod_s_own_tunnel_is_finished() {
+    for v6 in [false, true] {
+        for inner in [tcp(v6, (9, 1), (9, 2)), udp(v6, (9, 1), (9, 2))] {
+            let wrap = |inner: &[u8]| {
+                let mut outer = Spec {
+                    dport: 8472,
+                    ..udp(v6, (ME, 1), (NATIVE, 1))
+                };
+                outer.payload = [&[8, 0, 0, 0, 0, 0, 7, 0], inner].concat();
+                outer.build()
+            };
+            let finished = wrap(&inner.build());
+            let in_front = finished.len() - inner.build().len();
+            let at = Offsets::of(&finished[in_front..]);
+            let mut frame = finished.clone();
+            let partial = Spec {
+                partial: true,
+                ..inner
+            };
+            frame[in_front..].copy_from_slice(&partial.build());
+            let narrow = |n: usize| u16::try_from(n).unwrap();
+            for chunk in [3500, 160] {
+                let mut node = node();
+                node.chunk = chunk;
+                node.offload = Some(Offload {
+                    segment: 0,
+                    unfinished: Some(narrow(in_front + at.l4)),
+                    checksum: narrow(at.checksum - at.l4),
+                });
+                let sent = node.forward(POD, &frame).unwrap();
+                assert!(!sent.send.partial_checksum);
+                let l4 = Offsets::of(&finished).l4;
+                assert_eq!(sent.bytes[l4..], finished[l4..]);
+                verify(&sent.bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_super_frame_is_cut_to_what_fits_and_only_tcp_is() {
+    for v6 in [false, true] {
+        let ip = if v6 { 40 } else { 20 };
+        let l4 = 14 + ip;
+        let node = |segment, in_front: u16| {
+            let mut node = node();
+            node.offload = Some(Offload {
+                segment,
+                unfinished: Some(in_front + l4),
+                checksum: 16,
+            });
+            node
+        };
+        let of = |spec: Spec| Spec {
+            payload: payload(9000),
+            partial: true,
+            ..spec
+        };
+        let cut = |port, frame: &[u8], segment, in_front: u16| {
+            let mut node = node(segment, in_front);
+            node.receive(port, frame).unwrap();
+            let out = node.flush();
+            out.iter()
+                .flat_map(wire)
+                .map(|frame| frame.len() - 14)
+                .max()
+        };
+        for (to, max, outer) in [
+            (NARROW, 1400, 0),
+            (NATIVE, 1500, 0),
+            (VXLAN_V4, 1450, 50),
+            (VXLAN_V6, 1430, 70),
+        ] {
+            let segments = of(tcp(v6, (ME, 1), (to, 1))).build();
+            let headers = usize::from(ip) + 32;
+            for (segment, longest) in [
+                (0, max),
+                (500, headers + 500),
+                (max - headers, max),
+                (max - headers + 1, max),
+                (60_000, max),
+            ] {
+                let longest = Some(longest + outer);
+                let segment = u16::try_from(segment).unwrap();
+                assert_eq!(cut(POD, &segments, segment, 0), longest, "{segment}");
+            }
+            let datagrams = of(udp(v6, (ME, 1), (to, 1))).build();
+            for segment in [0, 1, 1000, 9000, u16::MAX] {
+                let verdict = node(segment, 0).receive(POD, &datagrams);
+                assert_eq!(verdict, Err(DropReason::TooBig), "{segment}");
+            }
+        }
+        // From a tunnel to a pod of 1500 bytes: not larger than what the tunnel carries.
+        let outer = tunnelled(VXLAN_V4, 0xb8, &of(tcp(v6, (VXLAN_V4, 1), (ME, 1))).build());
+        assert_eq!(cut(REAL_WIRE, &outer, 1400, 50), Some(1450));
+    }
+    // Nobody cuts a fragment.
+    let segment = Spec {
+        payload: payload(3000),
+        ..tcp(false, (ME, 1), (NATIVE, 1))
+    };
+    let mut node = node();
+    node.offload = Some(Offload {
+        segment: 1400,
+        ..Offload::default()
+    });
+    let verdict = node.receive(POD, &fragment(segment.build(), 0, true));
+    assert_eq!(verdict, Err(DropReason::TooBig));
+}
+
+/// A device that has joined segments has verified them, and leaves the first one's checksum.
+#[test]
+fn a_joined_super_frame_needs_no_checksum_of_its_own() {
+    for v6 in [false, true] {
+        let spec = Spec {
+            payload: payload(9000),
+            ..tcp(v6, (NATIVE, 1), (ME, 1))
+        };
+        let mut frame = spec.build();
+        *frame.last_mut().unwrap() ^= 1;
+        for (segment, verdict) in [(1400, Ok(false)), (0, Err(DropReason::BadChecksum))] {
+            let mut node = node();
+            node.offload = Some(Offload {
+                segment,
+                ..Offload::default()
+            });
+            let sent = node.forward(REAL_WIRE, &frame);
+            assert_eq!(sent.map(|sent| sent.send.partial_checksum), verdict);
         }
     }
 }

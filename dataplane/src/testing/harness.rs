@@ -18,12 +18,15 @@ use super::plan::{
 };
 use crate::egress::VnetHeader;
 use crate::fib::{NextHopKind, PortId};
-use crate::packet::{MAX_CHAIN, Packet};
+use crate::packet::{MAX_CHAIN, Offload, Packet};
 use crate::verdict::{DropReason, Send};
 use crate::wire::parse::parse;
 
 /// The node that all happens on.
 const ME: u8 = 1;
+
+/// Bytes of a packet's chunks.
+const ANY_CHUNKS: [usize; 8] = [3500, 1500, 700, 128, 66, 54, 33, 2];
 
 /// Frames of one input.
 const MAX_FRAMES: usize = 100;
@@ -63,15 +66,20 @@ impl<'i> Input<'i> {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// How frames lie in their chunks.
-    fn layout(&mut self, node: &mut Node) {
-        node.chunk = self.one_of(&[3500, 1500, 700, 128, 66, 54, 33, 2]);
-        node.headroom = self.one_of(&[256, 0, 7, 8]);
+    /// How frames lie in chunks of one of these sizes, and in the top bit whether super-frames go
+    /// into tunnels whole.
+    fn layout(&mut self, node: &mut Node, chunks: &[usize]) {
+        node.chunk = self.one_of(chunks);
+        let byte = self.byte();
+        node.headroom = [256, 0, 7, 8][usize::from(byte) % 4];
+        node.send_tunnels_whole(byte & 0x80 != 0);
+        node.offload = None;
     }
 
-    /// A frame: a byte of [`repair`] modes, how many bytes follow, and how long the frame is, if
-    /// it is longer than those.
-    fn frame(&mut self, node: &Node) -> Vec<u8> {
+    /// A frame: a byte of modes, how many bytes follow, and how long the frame is, if it is longer
+    /// than those. With [`TOLD`] among the modes, the kernel says something of it: the size of
+    /// segments comes last.
+    fn frame(&mut self, node: &mut Node) -> Vec<u8> {
         let (modes, count, len) = (self.byte(), self.number(), self.number());
         let mut frame = self.take(count).to_vec();
         let longest = (MAX_CHAIN * node.chunk).min(65_535 + 14);
@@ -80,7 +88,54 @@ impl<'i> Input<'i> {
             frame.extend(payload(len.min(longest) - frame.len()));
         }
         repair(&mut frame, modes);
+        node.offload = (modes & TOLD != 0).then(|| {
+            let segment = likely_segment(self.number(), frame.len());
+            Offload {
+                segment,
+                ..unfinished(&frame)
+            }
+        });
         frame
+    }
+}
+
+/// The size of segments in `len` bytes: not so small that there is no room for their headers.
+fn likely_segment(segment: usize, len: usize) -> u16 {
+    match segment {
+        0 => 0,
+        _ => u16::try_from(segment.max(len / 128 + 1)).unwrap_or(u16::MAX),
+    }
+}
+
+/// What the kernel says of a checksum: where one is unfinished, or nothing.
+fn unfinished(frame: &[u8]) -> Offload {
+    let partial =
+        |frame: &[u8]| has_headers(frame) && ip_len_is_right(frame) && looks_partial(frame);
+    let told = |in_front, frame| {
+        let at = Offsets::of(frame);
+        Offload {
+            segment: 0,
+            unfinished: u16::try_from(in_front + at.l4).ok(),
+            checksum: u16::try_from(at.checksum - at.l4).unwrap_or(0),
+        }
+    };
+    if !has_headers(frame) {
+        return Offload::default();
+    }
+    let in_front = Offsets::of(frame).payload + 8;
+    match frame.get(in_front..) {
+        Some(inner) if partial(inner) => told(in_front, inner),
+        _ if partial(frame) => told(0, frame),
+        _ => Offload::default(),
+    }
+}
+
+/// Whether [`Offsets`] and what reads by them find their bytes.
+fn has_headers(frame: &[u8]) -> bool {
+    match frame.get(12..15) {
+        Some([0x08, 0x00, 0x45]) => frame.len() >= 54,
+        Some([0x86, 0xdd, _]) => frame.len() >= 74,
+        _ => false,
     }
 }
 
@@ -93,14 +148,12 @@ const PARTIAL: u8 = 4;
 /// Mode of [`repair`]: in a tunnel, the same for the inner frame.
 const REPAIR_INNER: u8 = 8;
 
+/// Mode: the kernel says what it knows of segments and checksum.
+const TOLD: u8 = 16;
+
 /// Makes true in a frame what random changes nearly always make false.
 fn repair(frame: &mut [u8], modes: u8) {
-    let whole = |frame: &[u8]| match frame.get(12..15) {
-        Some([0x08, 0x00, 0x45]) => frame.len() >= 54,
-        Some([0x86, 0xdd, _]) => frame.len() >= 74,
-        _ => false,
-    };
-    if !whole(frame) {
+    if !has_headers(frame) {
         return;
     }
     let at = Offsets::of(frame);
@@ -130,7 +183,7 @@ fn repair(frame: &mut [u8], modes: u8) {
 pub fn forward(input: &[u8]) {
     with_node(|node| {
         let mut input = Input(input);
-        input.layout(node);
+        input.layout(node, &ANY_CHUNKS);
         let mut gathered = 0;
         let mut all_sound = true;
         for _ in 0..MAX_FRAMES {
@@ -188,21 +241,45 @@ fn check_sent(port: PortId, came: &[u8], send: &Send<'_>, packet: &Packet<'_>) {
     let is_from = |outer: &usize| {
         let came = came.get(*outer..*outer + left.len());
         came.is_some_and(|came| {
-            changed(came) == changed(&left) && hop_limit(came) == hop_limit(&left) + 1
+            let mut came = came.to_vec();
+            finish_inside(&mut came, packet.offload(), headers.l4.into());
+            changed(&came) == changed(&left) && hop_limit(&came) == hop_limit(&left) + 1
         })
     };
     assert!(outer_lens.iter().any(is_from), "bytes have changed");
 
     let tcp = headers.protocol == 6 && !headers.fragment;
+    let longest = match packet.segment() {
+        Some(segment) => u32::from(headers.payload - headers.l3 + segment),
+        None => u32::MAX,
+    };
     assert!(
-        tcp || headers.l3_len <= u32::from(send.max_l3_len),
+        tcp || headers.l3_len.min(longest) <= u32::from(send.max_l3_len),
         "too big"
     );
     assert!(send.max_l3_len <= send.next_hop.mtu);
     if is_uplink(port) {
         assert_eq!(send.next_hop.kind, NextHopKind::Pod, "sent on");
     }
-    assert!(!send.partial_checksum || port != REAL_WIRE);
+    match packet.offload() {
+        Some(told) => {
+            assert_eq!(send.partial_checksum, told.unfinished == Some(headers.l4));
+        }
+        None => assert!(!send.partial_checksum || port != REAL_WIRE),
+    }
+}
+
+/// Finishes the checksum that the kernel says is not, unless it is that of the packet itself, whose
+/// L4 header begins at `l4`: that one is left to whoever sends it.
+fn finish_inside(frame: &mut [u8], told: Option<Offload>, l4: usize) {
+    let Some(told) = told else { return };
+    let Some(start) = told.unfinished.map(usize::from) else {
+        return;
+    };
+    let field = start + usize::from(told.checksum);
+    if start != l4 && field + 2 <= frame.len() {
+        finish(frame, start, field);
+    }
 }
 
 /// Whether the L4 checksum is right, or unfinished, or there is none.
@@ -253,7 +330,7 @@ fn is_tunnel(frame: &[u8]) -> bool {
 pub fn decap(input: &[u8]) {
     with_node(|node| {
         let mut input = Input(input);
-        input.layout(node);
+        input.layout(node, &ANY_CHUNKS);
         let frame = input.frame(node);
         let (overhead, left) = match node.decap(&frame) {
             Ok((0, left)) => return assert_eq!(left, frame, "no tunnel, but changed"),
@@ -335,7 +412,8 @@ fn combined(inner: u8, outer: u8) -> Option<u8> {
 
 /// Packets of a few flows through gathering.
 ///
-/// Input: two bytes of layout, one of destination; then four for each packet (see [`Flows::next`]).
+/// Input: two bytes of layout, one of destination; then four or six for each packet (see
+/// [`Flows::next`]).
 ///
 /// Rules: as for [`forward`], and on the wire each flow is, byte by byte and in order, what it was
 /// when it came, super-frames cut as the kernel cuts them. Ids that stand still may go on.
@@ -343,8 +421,7 @@ pub fn gather(input: &[u8]) {
     with_node(|node| {
         let mut input = Input(input);
         // Small chunks would not hold the headers.
-        node.chunk = input.one_of(&[3500, 1500, 700, 128]);
-        node.headroom = input.one_of(&[256, 0, 7, 8]);
+        input.layout(node, &ANY_CHUNKS[..4]);
         let (port, from, to, max) = input.one_of(&[
             (POD, (ME, 1), (ME, 2), 1500),
             (POD, (ME, 1), (NATIVE, 1), 1500),
@@ -363,9 +440,10 @@ pub fn gather(input: &[u8]) {
             if input.0.is_empty() {
                 break;
             }
-            let frame = flows.next(&mut input, node.chunk);
+            let (frame, told) = flows.next(&mut input, node.chunk);
+            node.offload = told;
             assert_eq!(node.receive(port, &frame), Ok(()));
-            expected.extend(on_the_wire(&frame, max));
+            expected.extend(on_the_wire(&frame, told, max));
             count += 1;
         }
         let out = node.flush();
@@ -394,9 +472,10 @@ struct Flows {
 }
 
 impl Flows {
-    /// The next packet: a byte for the flow, one for its length, one for its TCP flags, and one for
-    /// whatever else may differ.
-    fn next(&mut self, input: &mut Input<'_>, chunk: usize) -> Vec<u8> {
+    /// The next packet, and what the kernel says of it: a byte for the flow, one for its length, one
+    /// for its TCP flags, one for whatever else may differ, and two for the size of segments if
+    /// that is told.
+    fn next(&mut self, input: &mut Input<'_>, chunk: usize) -> (Vec<u8>, Option<Offload>) {
         let flow = input.byte();
         let len = match usize::from(input.byte()) {
             len @ 0..200 => len * 7,
@@ -426,6 +505,13 @@ impl Flows {
         // 1430 bytes less the headers of IPv6 and TCP with timestamps.
         let big = len > 1358;
         let bit = |n: u8| odd >> n & 1;
+        // Bits 7 and 6 of the flow.
+        let (told, told_segment) = (flow & 128 != 0, flow & 64 != 0);
+        let segment = if told && told_segment {
+            likely_segment(input.number(), len)
+        } else {
+            0
+        };
         place.0 = place.0.wrapping_add(bit(0).into());
         let spec = Spec {
             udp,
@@ -456,34 +542,53 @@ impl Flows {
         place.1 = place
             .1
             .wrapping_add(if flow & 16 == 0 { segments } else { 0 });
+        // Super-frames of UDP are left to the kernel.
+        let segment = if udp { 0 } else { segment };
         let mut frame = spec.build();
-        if bit(7) == 1 && !spec.partial && len > 0 {
+        // A device verifies what it joins.
+        if bit(7) == 1 && !spec.partial && len > 0 && segment == 0 {
             *frame.last_mut().unwrap() ^= 0x10;
         }
-        frame
+        let l4 = if v6 { 54 } else { 34 };
+        let offload = Offload {
+            segment,
+            unfinished: spec.partial.then_some(l4),
+            checksum: if udp { 6 } else { 16 },
+        };
+        (frame, told.then_some(offload))
     }
 }
 
 /// The frames that a packet is on the wire.
-fn on_the_wire(frame: &[u8], max: u16) -> Vec<Vec<u8>> {
+fn on_the_wire(frame: &[u8], told: Option<Offload>, max: u16) -> Vec<Vec<u8>> {
     let at = Offsets::of(frame);
     let narrow = |n: usize| u16::try_from(n).unwrap();
+    let room = max - narrow(at.payload - 14);
+    let size = match told {
+        Some(Offload { segment: 1.., .. }) => told.map_or(room, |told| told.segment.min(room)),
+        _ => room,
+    };
+    let is_super_frame = frame.len() - at.payload > size.into();
+    let unfinished = told.map_or_else(|| looks_partial(frame), |told| told.unfinished.is_some());
+    let mut frame = frame.to_vec();
     let mut vnet = VnetHeader::default();
-    if looks_partial(frame) {
+    if unfinished || is_super_frame {
+        let pseudo = fold(pseudo(&frame, frame.len() - at.l4));
+        put16(&mut frame, at.checksum, pseudo);
         vnet.flags = VnetHeader::NEEDS_CSUM;
         vnet.csum_start = narrow(at.l4);
         vnet.csum_offset = narrow(at.checksum - at.l4);
     }
-    if frame.len() > 14 + usize::from(max) {
+    if is_super_frame {
         vnet.gso_type = if at.v6 {
             VnetHeader::GSO_TCPV6
         } else {
             VnetHeader::GSO_TCPV4
         };
         vnet.hdr_len = narrow(at.payload);
-        vnet.gso_size = max - narrow(at.payload - 14);
+        vnet.gso_size = size;
     }
-    segment(frame, &vnet)
+    segment(&frame, &vnet)
 }
 
 /// Frames in order, flow by flow, without what routers change and without ids that say nothing.

@@ -5,8 +5,11 @@ use super::packets::{
     l4_checksum_is_right, narrow, pseudo, put16, tos,
 };
 use crate::egress::message::Source;
-use crate::egress::{Message, Piece, VnetHeader};
+use crate::egress::{Message, Piece, TunnelLayers, VnetHeader};
 use crate::xsk::{Frame, Region};
+
+/// Length in bytes of a VXLAN header.
+const VXLAN_LEN: usize = 8;
 
 /// A message as it came out, with its bytes.
 #[derive(Debug)]
@@ -14,6 +17,7 @@ pub(crate) struct Out {
     pub(crate) ifindex: u32,
     pub(crate) ethertype: u16,
     pub(crate) vnet: VnetHeader,
+    pub(crate) tunnel: Option<TunnelLayers>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) packets: u32,
     pub(crate) joined: u32,
@@ -43,6 +47,7 @@ impl Out {
             ifindex: message.ifindex,
             ethertype: message.ethertype,
             vnet: message.vnet,
+            tunnel: message.tunnel,
             bytes,
             packets: message.packets,
             joined: message.joined,
@@ -78,7 +83,53 @@ fn read_region<'f>(
 /// The frames that the kernel puts on the wire for a message: segmentation and checksums by
 /// net/core/{skbuff,gso}.c, net/ipv4/{tcp,udp}_offload.c and include/linux/virtio_net.h.
 pub(crate) fn wire(out: &Out) -> Vec<Vec<u8>> {
-    segment(&out.bytes, &out.vnet)
+    match out.tunnel {
+        None => segment(&out.bytes, &out.vnet),
+        Some(tunnel) => segment_tunnelled(&out.bytes, &out.vnet, tunnel),
+    }
+}
+
+/// As [`segment`], of a super-frame in a tunnel (`virtio_net_hdr_tnl_to_skb` of
+/// include/linux/virtio_net.h, `__skb_udp_tunnel_segment` of net/ipv4/udp_offload.c): the inner
+/// packet is cut, and each segment gets the outer headers with finished lengths and checksums.
+fn segment_tunnelled(bytes: &[u8], vnet: &VnetHeader, tunnel: TunnelLayers) -> Vec<Vec<u8>> {
+    let at = Offsets::of(bytes);
+    let in_front = at.payload + VXLAN_LEN;
+    assert_eq!(usize::from(tunnel.outer_transport), at.l4);
+    assert_eq!(usize::from(tunnel.inner_network), in_front + 14);
+    assert!(ip_len_is_right(bytes) && ip_checksum_is_right(bytes));
+    assert_eq!(usize::from(get16(bytes, at.l4 + 4)), bytes.len() - at.l4);
+    assert_eq!(
+        get16(bytes, at.checksum),
+        fold(pseudo(bytes, bytes.len() - at.l4))
+    );
+    let (outer, inner) = bytes.split_at(in_front);
+    let inner_vnet = VnetHeader {
+        hdr_len: vnet.hdr_len - narrow(in_front),
+        csum_start: vnet.csum_start - narrow(in_front),
+        ..*vnet
+    };
+    assert_ne!(vnet.gso_type, VnetHeader::GSO_NONE, "no super-frame");
+    let wrap = |(n, inner): (usize, Vec<u8>)| {
+        let mut frame = [outer, &inner].concat();
+        if !at.v6 {
+            put16(&mut frame, 18, get16(bytes, 18).wrapping_add(narrow(n)));
+        }
+        finish_datagram(&mut frame, &at);
+        frame
+    };
+    let segments = segment(inner, &inner_vnet);
+    segments.into_iter().enumerate().map(wrap).collect()
+}
+
+/// Writes lengths and checksums of a UDP datagram that ends where its frame ends.
+fn finish_datagram(frame: &mut [u8], at: &Offsets) {
+    let len = frame.len() - at.l4;
+    put16(frame, at.l4 + 4, narrow(len));
+    fix_ip(frame);
+    let pseudo = fold(pseudo(frame, len));
+    put16(frame, at.checksum, pseudo);
+    finish(frame, at.l4, at.checksum);
 }
 
 /// As [`wire`], of bytes and metadata.
@@ -127,14 +178,13 @@ pub(crate) fn segment(bytes: &[u8], vnet: &VnetHeader) -> Vec<Vec<u8>> {
             if n + 1 < count {
                 frame[at.l4 + 13] &= !(FIN | PSH);
             }
+            fix_ip(&mut frame);
+            let pseudo = fold(pseudo(&frame, frame.len() - at.l4));
+            put16(&mut frame, at.checksum, pseudo);
+            finish(&mut frame, at.l4, at.checksum);
         } else {
-            let len = narrow(frame.len() - at.l4);
-            put16(&mut frame, at.l4 + 4, len);
+            finish_datagram(&mut frame, &at);
         }
-        fix_ip(&mut frame);
-        let pseudo = fold(pseudo(&frame, frame.len() - at.l4));
-        put16(&mut frame, at.checksum, pseudo);
-        finish(&mut frame, at.l4, at.checksum);
         frames.push(frame);
     }
     frames

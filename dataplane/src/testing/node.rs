@@ -6,7 +6,7 @@ use super::kernel::Out;
 use crate::egress::{Gather, Message, Pushed};
 use crate::fib::{PortId, Tables};
 use crate::forward::forward;
-use crate::packet::{MAX_CHAIN, Packet};
+use crate::packet::{MAX_CHAIN, Offload, Packet};
 use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
 use crate::xsk::{CHUNK_SIZE, Frame, Region};
@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) chunk: usize,
     /// Bytes free before the head.
     pub(crate) headroom: usize,
+    /// What the kernel says of the packets that come next.
+    pub(crate) offload: Option<Offload>,
 }
 
 /// A frame and where its data was put.
@@ -64,7 +66,13 @@ impl Node {
             sent: Vec::new(),
             chunk: 3500,
             headroom: 256,
+            offload: None,
         }
+    }
+
+    /// Says whether super-frames go into tunnels whole.
+    pub(crate) fn send_tunnels_whole(&mut self, whole: bool) {
+        self.gather.send_tunnels_whole(whole);
     }
 
     /// Forwards a frame and does not send it.
@@ -103,10 +111,11 @@ impl Node {
             free,
             chunk,
             headroom,
+            offload,
             ..
         } = self;
         let mut frames = place(region, free, frame, *chunk, *headroom);
-        let result = in_packet(region, &mut frames, |packet| work(packet, tables));
+        let result = in_packet(region, &mut frames, *offload, |packet| work(packet, tables));
         check_guards(region, &mut frames);
         free.extend(frames.into_iter().map(|held| held.frame));
         result
@@ -141,9 +150,10 @@ impl Node {
             held,
             free,
             sent,
+            offload,
             ..
         } = self;
-        let pushed = in_packet(region, &mut frames, |packet| {
+        let pushed = in_packet(region, &mut frames, *offload, |packet| {
             let send = match forward(packet, from, tables) {
                 Verdict::Send(send) => send,
                 Verdict::Drop(reason) => return Err(reason),
@@ -228,6 +238,7 @@ fn bytes(packet: &Packet<'_>) -> Vec<u8> {
 fn in_packet<R>(
     region: &Region,
     held: &mut Vec<Held>,
+    offload: Option<Offload>,
     work: impl FnOnce(&mut Packet<'_>) -> R,
 ) -> R {
     let places: Vec<_> = held
@@ -235,7 +246,8 @@ fn in_packet<R>(
         .map(|held| (held.start, held.len, held.head))
         .collect();
     let mut frames: Vec<_> = held.drain(..).map(|held| held.frame).collect();
-    let result = work(&mut Packet::new(region, &mut frames).expect("there is a frame"));
+    let packet = Packet::new(region, &mut frames).expect("there is a frame");
+    let result = work(&mut packet.with_offload(offload));
     let put_back = |(frame, (start, len, head))| Held {
         frame,
         start,

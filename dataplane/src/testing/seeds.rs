@@ -125,6 +125,10 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         };
         let super_frame = [&[2, 0, 0], &*encode(7, &spec.build(), 20_000)].concat();
         seeds.push(("forward", format!("super_frame_to_{to}"), super_frame));
+        // The kernel tells segments of 1000 bytes, and super-frames go into tunnels whole.
+        let frame = encode(23, &spec.build(), 20_000);
+        let told = [&[2, 0x80, 0], &*frame, &[3, 232]].concat();
+        seeds.push(("forward", format!("told_to_{to}"), told));
     }
     let joined = (0..8_u16).flat_map(|n| {
         let data = payload(1000);
@@ -151,6 +155,21 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
             0, 220, 0, 0, 0, 20, 7, 0, 7, 30, 0, 32, 0, 140, 0, 4, 0, 140, 0, 128,
         ]);
         seeds.push(("gather", format!("bulk_to_{to}"), input));
+
+        // Segments and super-frames with what the kernel says: segments of 1000 bytes, or of 300,
+        // or none; and one flow of which it says nothing.
+        let mut input = vec![0, 0x80, to];
+        for flow in [0xc0, 0xc1, 0xc2, 0xc7, 0x80, 0x01] {
+            for len in [140, 230, 140, 140] {
+                input.extend([flow, len, 0, 0]);
+                match flow {
+                    0xc2 => input.extend([1, 44]),
+                    0xc0.. => input.extend([3, 232]),
+                    _ => {}
+                }
+            }
+        }
+        seeds.push(("gather", format!("told_to_{to}"), input));
     }
     seeds
 }
