@@ -231,8 +231,8 @@ impl Measure {
             }
             // Generator and sink alone, each, and with the node.
             Self::PacketCost(_) => 3 * packets::duration(seconds),
-            // A binary search has eight or nine trials.
-            Self::Lossless(_) => 9 * packets::duration(seconds),
+            // A binary search has eight or nine trials, each up to three times.
+            Self::Lossless(_) => 27 * packets::duration(seconds),
             Self::Idle => IDLE_TIME,
         }
     }

@@ -115,10 +115,12 @@ impl Load {
 fn judge(found: &Found) -> Outcome {
     let rate = found.packets_per_second();
     match &found.limit {
-        Limit::Generator(refusal) => Outcome::Refused(format!(
-            "{refusal}; the node takes at least {:.0} packets per second",
-            rate.unwrap_or(0.0)
-        )),
+        Limit::Generator(refusal) => Outcome::Refused(match rate {
+            Some(rate) => {
+                format!("{refusal}; the node takes at least {rate:.0} packets per second")
+            }
+            None => refusal.to_string(),
+        }),
         // Not even the lowest rate without loss.
         Limit::Loss | Limit::Highest => Outcome::Values(Values::from([(
             Metric::PacketsPerSecond,
