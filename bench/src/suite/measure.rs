@@ -327,6 +327,10 @@ impl Measure {
             return Ok(Outcome::Refused(observed.faults.join("; ")));
         }
         Ok(match made {
+            // A stalled connection has no ratio to anything.
+            Made::Sent(Throughput { bytes: 0, .. }) => {
+                Outcome::Refused("nothing arrived".to_owned())
+            }
             Made::Sent(throughput) => Outcome::Values(transfer(&throughput, &observed, seconds)),
             Made::Outcome(outcome) => outcome,
         })
