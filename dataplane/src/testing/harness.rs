@@ -250,7 +250,7 @@ fn check_sent(port: PortId, came: &[u8], send: &Send<'_>, packet: &Packet<'_>) {
 
     let tcp = headers.protocol == 6 && !headers.fragment;
     let longest = match packet.segment() {
-        Some(segment) => u32::from(headers.payload - headers.l3 + segment),
+        Some(segment) => u32::from(headers.payload - headers.l3) + u32::from(segment),
         None => u32::MAX,
     };
     assert!(

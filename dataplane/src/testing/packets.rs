@@ -249,11 +249,11 @@ pub(crate) fn ip_checksum_is_right(frame: &[u8]) -> bool {
 /// Whether the IP length is the frame's.
 pub(crate) fn ip_len_is_right(frame: &[u8]) -> bool {
     let ends = if frame[12] == 0x86 {
-        54 + get16(frame, 18)
+        54 + usize::from(get16(frame, 18))
     } else {
-        14 + get16(frame, 16)
+        14 + usize::from(get16(frame, 16))
     };
-    usize::from(ends) == frame.len()
+    ends == frame.len()
 }
 
 /// Checks lengths and all checksums, with etherparse as the judge.
