@@ -225,8 +225,10 @@ pub struct FramePool {
 }
 
 impl FramePool {
-    /// A pool of `frames`, all of which it counts as made for its worker.
-    pub fn new(frames: Vec<Frame>) -> Self {
+    /// A pool of `frames`, all of which it counts as made for its worker. The first is given out
+    /// first.
+    pub fn new(mut frames: Vec<Frame>) -> Self {
+        frames.reverse();
         Self {
             made: frames.len(),
             free: frames,
