@@ -40,7 +40,7 @@ pub struct Worker {
     pub waiter: Waiter,
     /// What it counts.
     pub sheet: Arc<Sheet>,
-    /// Tells the XDP program that it is alive.
+    /// Tells the programs on the ports that it is alive.
     pub heartbeat: Heartbeat,
     /// How the API thread reaches it.
     pub link: Arc<Link>,
