@@ -17,6 +17,7 @@ use super::packet_gso::{SendError, classify};
 use super::sources::Sources;
 use crate::packet::MAX_CHAIN;
 use crate::tap::{Tap, TapHeader};
+use crate::wire::EtherType;
 use crate::xsk::Region;
 
 /// Sends by a TAP.
@@ -44,7 +45,7 @@ impl TapGso {
         headers: &[u8],
     ) -> Result<(), SendError> {
         let sources = Sources::new(region, headers);
-        let header = header(message.vnet, tunnel);
+        let header = header(message.vnet, EtherType(message.ethertype), tunnel);
         let mut iovecs = [libc::iovec {
             iov_base: std::ptr::from_ref(&header).cast_mut().cast(),
             iov_len: TapHeader::LEN,
@@ -70,10 +71,10 @@ impl TapGso {
     }
 }
 
-/// The type of the tunnel is that of the outer IP header: over IPv4 the UDP header is 34 bytes in.
-fn header(vnet: VnetHeader, tunnel: TunnelLayers) -> TapHeader {
-    let over = match tunnel.outer_transport {
-        34 => TapHeader::GSO_UDP_TUNNEL_IPV4,
+/// The type of the tunnel is that of the outer IP header.
+fn header(vnet: VnetHeader, outer: EtherType, tunnel: TunnelLayers) -> TapHeader {
+    let over = match outer {
+        EtherType::IPV4 => TapHeader::GSO_UDP_TUNNEL_IPV4,
         _ => TapHeader::GSO_UDP_TUNNEL_IPV6,
     };
     let vnet = VnetHeader {
@@ -90,7 +91,9 @@ mod tests {
 
     #[test]
     fn the_type_tells_the_tunnel() {
-        for (outer_transport, over) in [(34, 0x20), (54, 0x40)] {
+        for (outer, outer_transport, over) in
+            [(EtherType::IPV4, 34, 0x20), (EtherType::IPV6, 54, 0x40)]
+        {
             let tunnel = TunnelLayers {
                 outer_transport,
                 inner_network: outer_transport + 30,
@@ -100,7 +103,7 @@ mod tests {
                 gso_type: VnetHeader::GSO_TCPV4 | VnetHeader::GSO_ECN,
                 ..VnetHeader::default()
             };
-            let header = header(vnet, tunnel);
+            let header = header(vnet, outer, tunnel);
             assert_eq!(header.vnet.gso_type, 0x81 | over);
             assert_eq!(header.vnet.flags, 9);
         }

@@ -57,6 +57,9 @@ impl TapIngress {
             let tag = first.and_then(<[u8]>::first_chunk).copied();
             // What else the kernel sends by the device is nobody's packet.
             let Some(slot) = tag.and_then(tagged_port) else {
+                for frame in self.chain.iter_mut().take(used) {
+                    frame.set_data(0, CHUNK_SIZE);
+                }
                 continue;
             };
             let offload = offload(&TapHeader::parse(header).vnet);
@@ -64,18 +67,19 @@ impl TapIngress {
         }
     }
 
-    /// Makes the chain whole; false when the pool has too few frames.
+    /// Makes the chain whole; false when the pool has too few frames. Each frame offers all
+    /// of its bytes, the first one less the headroom.
     #[inline]
     fn provide(&mut self, pool: &mut FramePool) -> bool {
         while self.chain.len() < CHAIN {
-            match pool.get() {
-                Some(frame) => self.chain.push(frame),
-                None => return false,
-            }
+            let Some(mut frame) = pool.get() else {
+                return false;
+            };
+            frame.set_data(0, CHUNK_SIZE);
+            self.chain.push(frame);
         }
-        for (number, frame) in self.chain.iter_mut().enumerate() {
-            let start = if number == 0 { HEADROOM } else { 0 };
-            frame.set_data(start, CHUNK_SIZE - start);
+        if let Some(head) = self.chain.first_mut() {
+            head.set_data(HEADROOM, CHUNK_SIZE - HEADROOM);
         }
         true
     }

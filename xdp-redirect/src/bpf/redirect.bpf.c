@@ -720,7 +720,7 @@ int podway_transmit(struct __sk_buff *skb)
 	__u32 slot;
 
 	if ((void *)(eth + 1) > end || eth->h_source[0] != tag[0] || eth->h_source[1] != tag[1] ||
-	    eth->h_source[2] != tag[2])
+	    eth->h_source[2] != tag[2] || eth->h_source[3] != tag[3])
 		return TC_ACT_SHOT;
 	slot = eth->h_source[4] << 8 | eth->h_source[5];
 	out = bpf_map_lookup_elem(&exits, &slot);
