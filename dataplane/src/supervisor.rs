@@ -4,6 +4,7 @@
 //! tables, then what may enter the XDP maps. So a packet is redirected only while the tables know
 //! its destination.
 
+mod devices;
 mod ports;
 mod report;
 
@@ -14,22 +15,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use podway_proto::config::IngressChoice;
 use podway_proto::dataplane::{Change, Refused};
 use podway_proto::types::{LocalNode, Vni};
 use podway_proto::{ErrorBody, ErrorCode};
-use podway_xdp_redirect::{AttachError, Redirect, TcxAttachment};
+use podway_xdp_redirect::{AttachError, Redirect};
 
 use crate::config::Config;
 use crate::counters::Sheet;
 use crate::egress::{Egress, PacketGso, TapGso};
-use crate::fib::{Build, Fib, PortId, Publisher, Tables, XdpWrites};
-use crate::ingress::{Ingress, TapIngress};
-use crate::tap::{Tap, TapError};
+use crate::fib::{Build, Fib, Publisher, Tables, XdpWrites};
+use crate::tap::TapError;
 use crate::wait::{Waiter, Waker};
-use crate::worker::{Command, Link, Queues, Reply, ServedQueue, Worker};
+use crate::worker::{Command, Link, Queues, Reply, Worker};
 use crate::xsk::{Frame, FramePool, Region, Umem};
 
+use devices::{WorkerDevices, make_devices};
 use ports::AttachedPort;
 
 /// How long a worker may take to answer; it looks at its commands once a round.
@@ -78,15 +78,7 @@ struct WorkerHandle {
     waker: Waker,
     sheet: Arc<Sheet>,
     thread: Option<JoinHandle<()>>,
-    tap: Option<WorkerTap>,
-}
-
-/// A worker's TAP.
-#[derive(Debug)]
-struct WorkerTap {
-    tap: Arc<Tap>,
-    /// The program that sends what the worker writes there.
-    _transmitter: TcxAttachment,
+    devices: Option<WorkerDevices>,
 }
 
 #[derive(Debug, Default)]
@@ -121,8 +113,8 @@ pub enum StartError {
     #[error(transparent)]
     Tap(#[from] TapError),
     /// Workers are to have TAPs, and the program on one cannot be attached.
-    #[error("the worker's TAP: {0}")]
-    Transmitter(#[from] AttachError),
+    #[error("the worker's devices: {0}")]
+    Device(#[from] AttachError),
     /// Something else that the system refuses.
     #[error("cannot {step}: {source}")]
     System {
@@ -150,11 +142,11 @@ impl Supervisor {
             .map_err(step("map memory for the frames (lower dataplane.frames)"))?;
         let umem = Umem::new(Arc::clone(&region))?;
         let (publisher, readers) = Publisher::new(Tables::default(), config.workers.len());
-        let (taps, no_tap) = make_taps(&config, &redirect)?;
-        let mut taps = taps.into_iter();
+        let (devices, no_tap) = make_devices(&config, &redirect)?;
+        let mut devices = devices.into_iter();
         let mut workers = Vec::new();
         for (number, (&cpu, tables)) in (0..).zip(config.workers.iter().zip(readers)) {
-            let tap = taps.next();
+            let devices = devices.next();
             let left = frames.len().saturating_sub(config.frames as usize);
             let waiter =
                 Waiter::new(config.wait, config.spin).map_err(step("make an epoll set"))?;
@@ -167,7 +159,7 @@ impl Supervisor {
                 tables,
                 egress: Egress::new(
                     PacketGso::new()?,
-                    tap.as_ref().map(|tap| TapGso::new(Arc::clone(&tap.tap))),
+                    devices.as_ref().map(|devices| TapGso::new(devices.tap())),
                 ),
                 waiter,
                 sheet: Arc::clone(&sheet),
@@ -194,7 +186,7 @@ impl Supervisor {
                 waker,
                 sheet,
                 thread: Some(thread),
-                tap,
+                devices,
             });
         }
         let mut supervisor = Self {
@@ -216,40 +208,10 @@ impl Supervisor {
             lost_before: 0,
             no_tap,
         };
-        supervisor
-            .serve_taps()
-            .map_err(|error| step("serve a TAP")(io::Error::other(error.to_string())))?;
+        supervisor.serve_devices().map_err(|error| {
+            step("serve a worker's devices")(io::Error::other(error.to_string()))
+        })?;
         Ok(supervisor)
-    }
-
-    /// Hands each worker its TAP.
-    fn serve_taps(&mut self) -> Result<(), ErrorBody> {
-        for worker in (0..).take(self.workers.len()) {
-            let Some(tap) = self.tap_of(worker) else {
-                continue;
-            };
-            let ifindex = tap.ifindex();
-            let served = Box::new(ServedQueue {
-                port: PortId::NONE,
-                queue: 0,
-                ingress: Ingress::Tap(TapIngress::new(tap)),
-                active: false,
-            });
-            match self.ask(worker, Command::Attach(served))? {
-                Reply::Attached(..) => {}
-                Reply::Refused(_, error) => return Err(system(error)),
-                _ => return Err(system("a worker gave the wrong answer to an attachment")),
-            }
-            self.redirect
-                .set_tap(worker.into(), ifindex)
-                .map_err(system)?;
-        }
-        Ok(())
-    }
-
-    fn tap_of(&self, worker: u16) -> Option<Arc<Tap>> {
-        let tap = self.workers.get(usize::from(worker))?.tap.as_ref()?;
-        Some(Arc::clone(&tap.tap))
     }
 
     /// Carries out changes in order; a refused one does not stop those after it. The tables are
@@ -539,33 +501,6 @@ impl Supervisor {
                 tracing::error!("a worker ended by a panic");
             }
         }
-    }
-}
-
-/// A TAP for each worker; none of them, and why, where `auto` may do without.
-fn make_taps(
-    config: &Config,
-    redirect: &Redirect,
-) -> Result<(Vec<WorkerTap>, Option<String>), StartError> {
-    let make = |number| -> Result<WorkerTap, StartError> {
-        let tap = Tap::open(number)?;
-        let transmitter = redirect.attach_transmitter(tap.ifindex())?;
-        Ok(WorkerTap {
-            tap: Arc::new(tap),
-            _transmitter: transmitter,
-        })
-    };
-    let all = || (0..).take(config.workers.len()).map(make).collect();
-    match config.ingress {
-        IngressChoice::AfXdp => Ok((Vec::new(), Some("set by dataplane.ingress".to_owned()))),
-        IngressChoice::Tap => Ok((all()?, None)),
-        IngressChoice::Auto => match all() {
-            Ok(taps) => Ok((taps, None)),
-            Err(error) => {
-                tracing::info!(%error, "ports are received by AF_XDP alone");
-                Ok((Vec::new(), Some(error.to_string())))
-            }
-        },
     }
 }
 

@@ -100,7 +100,20 @@ impl Tap {
     /// [`TapError`] names the step: a kernel before 6.17 has no offloads inside UDP tunnels, a
     /// process without `CAP_NET_ADMIN` may make no device.
     pub fn open(number: u16) -> Result<Self, TapError> {
-        let name = format!("podway.tap{number}");
+        Self::named(format!("podway.tap{number}"))
+    }
+
+    /// Makes the ring device of worker `number` and brings it up. Nobody reads or writes it: the
+    /// tcx programs of the ports redirect to its ingress, where an AF_XDP socket takes what is
+    /// lone packets and needs no header.
+    ///
+    /// # Errors
+    /// As of [`Tap::open`].
+    pub fn open_for_ring(number: u16) -> Result<Self, TapError> {
+        Self::named(format!("podway.ring{number}"))
+    }
+
+    fn named(name: String) -> Result<Self, TapError> {
         let failed = |(step, source)| TapError {
             name: name.clone(),
             step,
@@ -124,7 +137,8 @@ impl Tap {
         self.ifindex
     }
 
-    /// Packets that were redirected to the device and found its queue full, since it was made.
+    /// Packets that were redirected to the device and found its queue full, or a ring device's
+    /// ingress the CPU's backlog, since it was made.
     pub fn dropped(&self) -> u64 {
         // The directory of this thread's network namespace.
         let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
@@ -145,14 +159,18 @@ impl AsFd for Tap {
     }
 }
 
-/// The column of dropped sent packets of an interface in `/proc/net/dev`.
+/// The columns of dropped packets of an interface in `/proc/net/dev`, in both directions.
 fn dropped(table: &str, name: &str) -> u64 {
     let line = table
         .lines()
         .find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'));
-    // Eight columns of receiving, then bytes, packets, errors, drops of sending.
-    let column = line.and_then(|line| line.split_whitespace().nth(11));
-    column.and_then(|count| count.parse().ok()).unwrap_or(0)
+    // Bytes, packets, errors, drops and four more of receiving, then the same of sending.
+    let columns = line
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(3)
+        .step_by(8);
+    columns.filter_map(|count| count.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]
@@ -174,12 +192,12 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_read_from_the_column_of_sending() {
+    fn drops_are_read_from_the_columns_of_both_directions() {
         let table = "Inter-|   Receive  |  Transmit\n face |bytes ...\n\
             lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n\
-            podway.tap1: 1 2 3 4 5 6 7 8 9 10 11 99 13 14 15 16\n\
-            podway.tap10: 1 2 3 4 5 6 7 8 9 10 11 77 13 14 15 16\n";
-        assert_eq!(dropped(table, "podway.tap1"), 99);
+            podway.tap1: 1 2 3 40 5 6 7 8 9 10 11 99 13 14 15 16\n\
+            podway.tap10: 1 2 3 0 5 6 7 8 9 10 11 77 13 14 15 16\n";
+        assert_eq!(dropped(table, "podway.tap1"), 139);
         assert_eq!(dropped(table, "podway.tap10"), 77);
         assert_eq!(dropped(table, "podway.tap2"), 0);
     }

@@ -2,7 +2,8 @@
 //!
 //! A busy worker looks only at the queues that gave packets in the round before, and asks the
 //! kernel every few rounds which others have become ready; so that idle ports cost
-//! nothing. A worker with nothing to do asks at once, and blocks as its [`WaitMode`] says.
+//! nothing. A worker with nothing to do asks at once, and blocks as its [`WaitMode`] says; while an
+//! adaptive one spins, it gives its core to everybody who wants it.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -114,6 +115,10 @@ impl Waiter {
                 WaitMode::Adaptive => now.saturating_sub(self.last_packet) >= self.spin,
                 WaitMode::Sleep => true,
             };
+        if !busy && !block && self.mode == WaitMode::Adaptive {
+            // Whoever is to act on what was just sent may be waiting for this very core.
+            rustix::thread::sched_yield();
+        }
         self.look(block, ready);
         block
     }

@@ -22,7 +22,12 @@ use crate::xsk::{Frame, FramePool, Region};
 /// Queues that a worker keeps frames for: a full node has 110 pods and an uplink of some queues.
 const EXPECTED_QUEUES: usize = 128;
 
-/// Bursts that empty a TAP's queue of 1000 packets, also when they are super-frames.
+/// The queues of [`PortId::NONE`], which stand for many ports: the worker's TAP and its ring device.
+pub const TAP_QUEUE: u32 = 0;
+/// See [`TAP_QUEUE`].
+pub const RING_QUEUE: u32 = 1;
+
+/// Bursts that empty a TAP's queue of 1000 packets, also when they are super-frames, or a ring.
 const DRAIN_BURSTS: usize = 128;
 
 /// What a worker is made of.
@@ -62,10 +67,10 @@ pub struct Queues {
     burst: Burst,
 }
 
-/// One queue of a port, or the TAP that stands for many, as its worker serves it.
+/// One queue of a port, or of what stands for many, as its worker serves it.
 #[derive(Debug)]
 pub struct ServedQueue {
-    /// The port; [`PortId::NONE`] for a TAP.
+    /// The port; [`PortId::NONE`] for a TAP or a ring device.
     pub port: PortId,
     /// The queue's number on its interface.
     pub queue: u32,
@@ -82,7 +87,7 @@ pub enum Command {
     Attach(Box<ServedQueue>),
     /// Forward what a queue still holds and give it up. Answer: [`Reply::Detached`].
     Detach(PortId, u32),
-    /// Forward what the TAP holds. Answer: [`Reply::Drained`].
+    /// Forward what TAP and ring device hold. Answer: [`Reply::Drained`].
     Drain,
     /// Lend up to this many frames, to be posted to a new queue. Answer: [`Reply::Lent`].
     Lend(usize),
@@ -97,7 +102,7 @@ pub enum Command {
 pub enum Reply {
     /// Frames that stay this worker's own.
     Lent(Vec<Frame>),
-    /// What the TAP held at the time of the command is forwarded.
+    /// What TAP and ring device held at the time of the command is forwarded.
     Drained,
     /// The queue is being served.
     Attached(PortId, u32),
@@ -208,7 +213,8 @@ impl Worker {
                 Command::Attach(queue) => self.attach(queue),
                 Command::Detach(port, queue) => self.detach(port, queue),
                 Command::Drain => {
-                    if let Some(slot) = self.slot_of(PortId::NONE, 0) {
+                    for slot in [TAP_QUEUE, RING_QUEUE].map(|q| self.slot_of(PortId::NONE, q)) {
+                        let Some(slot) = slot else { continue };
                         // Other ports may keep it busy: bounded by what its queue holds.
                         let _ = (0..DRAIN_BURSTS).find(|_| self.serve(slot) == 0);
                     }

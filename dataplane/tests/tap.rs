@@ -356,7 +356,7 @@ impl Reader {
             mtu: 1500,
         };
         redirect.set_port(ifindex, &port).unwrap();
-        redirect.set_tap(0, tap.ifindex()).unwrap();
+        redirect.set_devices(0, tap.ifindex(), 0).unwrap();
         let heartbeat = redirect.heartbeat(0).unwrap();
         redirect.open_gate();
         let classifier = redirect.attach_classifier(ifindex).unwrap();

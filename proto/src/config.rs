@@ -98,7 +98,7 @@ impl Default for DataplaneConfig {
             workers: 1,
             cores: Vec::new(),
             wait: WaitMode::Adaptive,
-            spin_microseconds: 20,
+            spin_microseconds: 50,
             frames: 8192,
             ring_size: 2048,
             ingress: IngressChoice::Auto,

@@ -117,6 +117,12 @@ pub struct TcxAttachment {
     _link: Link,
 }
 
+/// The XDP program on a ring device. Dropping it detaches, as does the end of the process.
+#[derive(Debug)]
+pub struct RingAttachment {
+    _link: Link,
+}
+
 /// The XDP program on an interface. Dropping it detaches, as does the end of the process.
 #[derive(Debug)]
 pub struct Attachment {
@@ -207,6 +213,23 @@ impl Redirect {
     /// See [`AttachError`].
     pub fn attach_transmitter(&self, ifindex: u32) -> Result<TcxAttachment, AttachError> {
         tcx(self.transmit.as_fd(), ifindex)
+    }
+
+    /// Attaches to a ring device, in generic mode, the program that gives its packets to the
+    /// socket of the worker.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach_deliverer(&self, ifindex: u32) -> Result<RingAttachment, AttachError> {
+        let interface = interface_name(ifindex).ok_or(AttachError::NoDevice { ifindex })?;
+        let flags = libbpf_sys::XDP_FLAGS_SKB_MODE;
+        match create_link(self.deliver.as_fd(), ifindex, libbpf_sys::BPF_XDP, flags) {
+            Ok(link) => Ok(RingAttachment { _link: link }),
+            Err(error) => {
+                let reason = refusal(ifindex, &interface, XdpMode::Generic, &error)?;
+                Err(AttachError::Refused { interface, reason })
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The programs that hand packets to workers, and their loader.
 //!
-//! An XDP program hands them to AF_XDP sockets, a tcx program by the same rules to TAPs. One
+//! An XDP program hands them to AF_XDP sockets, a tcx program by the same rules to the devices of
+//! the workers: TCP to a TAP, everything else to a ring device with an AF_XDP socket of its own. One
 //! program serves every port and finds the role of each by its interface index in a map.
 //! `bpf/redirect.bpf.c` opens with the decision tree, and `bpf/shared.h` holds what both sides
 //! agree on.
@@ -33,7 +34,9 @@ mod maps;
 mod memory;
 mod stats;
 
-pub use attach::{AttachError, Attachment, ModeChoice, TcxAttachment, XdpMode, offers_zero_copy};
+pub use attach::{
+    AttachError, Attachment, ModeChoice, RingAttachment, TcxAttachment, XdpMode, offers_zero_copy,
+};
 pub use error::Error;
 pub use layout::{
     MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT, port_tag, tagged_port,

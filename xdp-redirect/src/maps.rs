@@ -13,7 +13,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use crate::error::{Error, in_range};
 use crate::layout::{
-    Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, exit, route,
+    Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, devices, exit, route,
 };
 use crate::load::Redirect;
 use crate::memory::Heartbeat;
@@ -148,16 +148,33 @@ impl Redirect {
         )
     }
 
-    /// Says by which TAP a worker receives: its interface index.
+    /// Says by which devices a worker receives what the classifier redirects: the interface index
+    /// of its TAP, and that of its ring device; 0 for none, then all goes to the TAP.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Map`].
-    pub fn set_tap(&self, worker: u32, ifindex: u32) -> Result<(), Error> {
+    pub fn set_devices(&self, worker: u32, tap: u32, ring: u32) -> Result<(), Error> {
         in_range("worker", worker.into(), (MAX_WORKERS - 1).into())?;
-        let (key, value) = (worker.to_ne_bytes(), ifindex.to_ne_bytes());
-        set(&self.maps.taps, "taps", &key, &value, || {
+        let (key, value) = (worker.to_ne_bytes(), devices(tap, ring));
+        set(&self.maps.devices, "devices_of", &key, &value, || {
             format!("worker {worker}")
         })
+    }
+
+    /// Puts the AF_XDP socket of a worker's ring device in place. Bind it first.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Map`] when the descriptor is no AF_XDP socket.
+    pub fn set_ring_socket(&self, worker: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        in_range("worker", worker.into(), (MAX_WORKERS - 1).into())?;
+        let (key, value) = (worker.to_ne_bytes(), socket.as_raw_fd().to_ne_bytes());
+        set(
+            &self.maps.ring_sockets,
+            "ring_sockets",
+            &key,
+            &value,
+            || format!("worker {worker}"),
+        )
     }
 
     /// Says which interface a slot's packets leave by when they are written to a TAP, and its MAC.

@@ -73,7 +73,10 @@ impl Network {
         for agent in network.podway.agents() {
             let programs = link::programs(&agent.node().netns).unwrap();
             let ports = agent.node().pods.len() + 1;
-            let on_ports = programs.iter().filter(|(name, _)| !name.contains("tap"));
+            // The others are on the workers' own devices.
+            let on_ports = programs
+                .iter()
+                .filter(|(name, _)| !name.starts_with("podway."));
             assert_eq!(on_ports.count(), ports, "one program on each port");
             network
                 .programs

@@ -1,8 +1,9 @@
 //! Ingress: from a queue to a burst of packets.
 //!
-//! [`RingIngress`] takes descriptors from an AF_XDP socket, the engine of zero-copy drivers.
-//! [`TapIngress`] reads what the tcx programs of all other ports redirect to the worker's TAP. A
-//! burst owns its frames until they are recycled, after the messages made of them were sent.
+//! [`RingIngress`] takes descriptors from an AF_XDP socket: that of a port whose driver needs no
+//! copy, or that of the worker's ring device, to which the tcx programs of all other ports redirect
+//! lone packets. [`TapIngress`] reads TCP, super-frames and all, which they redirect to the worker's
+//! TAP. A burst owns its frames until they are recycled, after the messages made of them were sent.
 
 mod ring;
 mod tap;
@@ -18,10 +19,6 @@ use crate::xsk::{Frame, FramePool, Region};
 
 /// Most packets of a burst.
 pub const BURST: usize = 64;
-
-/// Most frames of a burst, but for those of its last packet: a few super-frames, little enough to
-/// stay in the cache until the messages made of them are sent.
-const BURST_FRAMES: usize = 256;
 
 /// Where a worker's packets come from.
 #[derive(Debug)]
@@ -55,7 +52,7 @@ impl Ingress {
         region: &Region,
     ) {
         match self {
-            Self::Ring(ring) => ring.receive(port, burst),
+            Self::Ring(ring) => ring.receive(port, burst, region),
             Self::Tap(tap) => tap.receive(burst, pool, region),
         }
     }

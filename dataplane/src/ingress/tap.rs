@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use podway_xdp_redirect::tagged_port;
 
-use super::{BURST, BURST_FRAMES, Burst};
+use super::{BURST, Burst};
 use crate::egress::VnetHeader;
 use crate::fib::PortId;
 use crate::packet::Offload;
@@ -16,6 +16,9 @@ use crate::xsk::{CHUNK_SIZE, Frame, FramePool, Region};
 
 /// Bytes left free in the first frame, for headers.
 const HEADROOM: usize = 256;
+/// Most frames of a burst, but for those of its last packet: two super-frames. Little enough to stay
+/// in the cache until the messages made of them are sent, and other queues wait for no longer.
+const BURST_FRAMES: usize = 32;
 /// Frames that hold the longest frame: 65535 bytes of IP, an Ethernet header, and the headroom.
 const CHAIN: usize = 17;
 

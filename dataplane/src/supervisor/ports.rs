@@ -17,7 +17,7 @@ use crate::fib::{PortFacts, PortId};
 use crate::ingress::{Ingress, LEAST_POSTED, RingIngress};
 use crate::sys::interface::Interface;
 use crate::worker::{Command, Reply, ServedQueue};
-use crate::xsk::{BindMode, FramePool, QueueConfig, StatsHandle, XskError};
+use crate::xsk::{BindMode, FramePool, Queue, QueueConfig, StatsHandle, XskError};
 
 /// Entries of a pod's rings at most: small memory stays hot, and a pod's burst is a few
 /// super-frames.
@@ -200,41 +200,11 @@ impl Supervisor {
     ) -> Result<(), ErrorBody> {
         let is_uplink = self.ports.get(name).is_some_and(|port| !is_pod(&port.role));
         let worker = self.worker_of(id, queue);
-        let Reply::Lent(frames) = self.ask(worker, Command::Lend(LEAST_POSTED))? else {
-            return Err(system(
-                "a worker gave the wrong answer to a request for frames",
-            ));
-        };
-        if frames.len() < LEAST_POSTED {
-            self.give_back(worker, frames);
-            let message = format!(
-                "worker {worker} has no frames left for {name}; raise dataplane.frames in the \
-                 configuration and restart podway-dataplane"
-            );
-            return Err(ErrorBody::new(ErrorCode::Busy, message));
-        }
-        let mut pool = FramePool::new(frames);
         let ring_size = match is_uplink {
             true => self.config.ring_size,
             false => self.config.ring_size.min(POD_RING_SIZE),
         };
-        let config = QueueConfig {
-            rx_size: ring_size,
-            fill_size: ring_size,
-            tx_size: None,
-            completion_size: 2,
-            // Before the bind, as some zero-copy drivers demand.
-            posted: LEAST_POSTED,
-            try_zero_copy: true,
-            busy_retry: BUSY_RETRY,
-        };
-        let opened = self
-            .umem
-            .open_queue(interface.ifindex, queue, &config, &mut pool);
-        let left: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
-        self.give_back(worker, left);
-        let opened = opened.map_err(|error| xsk_error(&error))?;
-
+        let opened = self.open_socket(worker, interface.ifindex, queue, ring_size)?;
         let attached = AttachedQueue {
             worker,
             socket: Some(AttachedSocket {
@@ -253,26 +223,68 @@ impl Supervisor {
             return Err(system(error));
         }
         let ingress = Ingress::Ring(RingIngress::new(opened, ring_size, is_uplink));
-        let served = Box::new(ServedQueue {
+        let served = ServedQueue {
             port: id,
             queue,
             ingress,
             active: false,
-        });
-        match self.ask(worker, Command::Attach(served))? {
-            Reply::Attached(..) => {}
-            Reply::Refused(served, error) => {
-                self.give_back(worker, served.ingress.close());
-                return Err(system(format!(
-                    "cannot wait for {name} queue {queue}: {error}"
-                )));
-            }
-            _ => return Err(system("a worker gave the wrong answer to an attachment")),
-        }
+        };
+        self.serve(worker, served)?;
         if let Some(port) = self.ports.get_mut(name) {
             port.queues.push(attached);
         }
         Ok(())
+    }
+
+    /// Opens the socket of a queue with frames of its worker's.
+    pub(super) fn open_socket(
+        &mut self,
+        worker: u16,
+        ifindex: u32,
+        queue: u32,
+        ring_size: u32,
+    ) -> Result<Queue, ErrorBody> {
+        let Reply::Lent(frames) = self.ask(worker, Command::Lend(LEAST_POSTED))? else {
+            return Err(system(
+                "a worker gave the wrong answer to a request for frames",
+            ));
+        };
+        if frames.len() < LEAST_POSTED {
+            self.give_back(worker, frames);
+            let message = format!(
+                "worker {worker} has no frames left for another queue; raise dataplane.frames in \
+                 the configuration and restart podway-dataplane"
+            );
+            return Err(ErrorBody::new(ErrorCode::Busy, message));
+        }
+        let mut pool = FramePool::new(frames);
+        let config = QueueConfig {
+            rx_size: ring_size,
+            fill_size: ring_size,
+            tx_size: None,
+            completion_size: 2,
+            // Before the bind, as some zero-copy drivers demand.
+            posted: LEAST_POSTED,
+            try_zero_copy: true,
+            busy_retry: BUSY_RETRY,
+        };
+        let opened = self.umem.open_queue(ifindex, queue, &config, &mut pool);
+        let left: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
+        self.give_back(worker, left);
+        opened.map_err(|error| xsk_error(&error))
+    }
+
+    /// Hands a queue to its worker.
+    pub(super) fn serve(&mut self, worker: u16, served: ServedQueue) -> Result<(), ErrorBody> {
+        match self.ask(worker, Command::Attach(Box::new(served)))? {
+            Reply::Attached(..) => Ok(()),
+            Reply::Refused(served, error) => {
+                let queue = served.queue;
+                self.give_back(worker, served.ingress.close());
+                Err(system(format!("cannot wait for queue {queue}: {error}")))
+            }
+            _ => Err(system("a worker gave the wrong answer to an attachment")),
+        }
     }
 
     /// Gives a port that stays as it is other addresses, another pod MAC or other settings.

@@ -7,6 +7,7 @@ use podway_proto::dataplane::{
     Books, Counters, PortCounters, PortStatus, Status, TableStatus, WorkerCounters, WorkerStatus,
 };
 
+use super::devices::WorkerDevices;
 use super::ports::{AttachedPort, Program, is_pod};
 use super::{Supervisor, system};
 use crate::counters::{Counter, PortSheet, Sheet};
@@ -90,8 +91,8 @@ impl Supervisor {
                 .redirected;
         }
         let lost_now: u64 = self.ports.values().map(lost).map(|(a, b)| a + b).sum();
-        let taps = self.workers.iter().filter_map(|worker| worker.tap.as_ref());
-        let lost_by_taps: u64 = taps.map(|tap| tap.tap.dropped()).sum();
+        let devices = self.workers.iter().filter_map(|w| w.devices.as_ref());
+        let lost_by_devices: u64 = devices.map(WorkerDevices::lost).sum();
         Ok(Books {
             frames_made: sum(|s| s.frames_made.get()),
             frames_pooled: sum(|s| s.frames_pooled.get()),
@@ -101,7 +102,7 @@ impl Supervisor {
             packets_sent: sum(|s| s.totals().1),
             packets_dropped: sum(|s| DropReason::ALL.iter().map(|&r| s.dropped(r)).sum()),
             xdp_redirected,
-            xdp_lost: self.lost_before + lost_now + lost_by_taps,
+            xdp_lost: self.lost_before + lost_now + lost_by_devices,
         })
     }
 
@@ -185,7 +186,7 @@ fn port_status(name: &str, port: &AttachedPort, no_tap: Option<&str>) -> PortSta
     let zero_copy = sockets().all(|socket| socket.mode == BindMode::ZeroCopy);
     let why_copy = sockets().find_map(|socket| socket.reason.clone());
     let (ingress, ingress_reason) = match (by_tap, zero_copy) {
-        (true, _) => ("tap", None),
+        (true, _) => ("tap for tcp, af-xdp for the rest", None),
         (false, true) => ("af-xdp zero-copy", None),
         (false, false) => {
             let reasons = [no_tap.map(|why| format!("no TAP: {why}")), why_copy];

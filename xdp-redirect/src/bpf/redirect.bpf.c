@@ -5,9 +5,10 @@
  * each doubt is decided for the kernel.
  *
  * One decision, two ways in: `podway_redirect` runs as XDP and redirects to the AF_XDP socket of
- * the queue; `podway_classify` runs at tcx ingress and redirects to the TAP of the worker, which
- * keeps the offloads that XDP loses. `podway_transmit` runs on the TAPs and sends what workers
- * write there out of the port that they name.
+ * the queue; `podway_classify` runs at tcx ingress and redirects TCP to the TAP of the worker, which
+ * keeps the offloads that XDP loses, and everything else to its ring device, where `podway_deliver`
+ * gives it to an AF_XDP socket. `podway_transmit` runs on the TAPs and sends what workers write
+ * there out of the port that they name.
  *
  *   is the interface a port?                       no -> unknown_port
  *   is the gate open?                              no -> gate_closed
@@ -123,13 +124,21 @@ struct {
 	__type(value, __u32); /* socket */
 } sockets SEC(".maps");
 
-/* Where `podway_classify` redirects to, by worker: the interface index of its TAP; 0: none. */
+/* Where `podway_classify` redirects to, by worker. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_WORKERS);
 	__type(key, __u32);
-	__type(value, __u32);
-} taps SEC(".maps");
+	__type(value, struct devices);
+} devices_of SEC(".maps");
+
+/* The sockets of the workers' ring devices, by worker. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, MAX_WORKERS);
+	__type(key, __u32);
+	__type(value, __u32); /* socket */
+} ring_sockets SEC(".maps");
 
 /* Where `podway_transmit` sends to, by slot. */
 struct {
@@ -243,6 +252,7 @@ struct ip {
 	bool v6;
 	bool super_frame; /* larger than the port's MTU, or a GSO packet */
 	bool fragment;   /* IPv4 only: an IPv6 fragment shows as its protocol */
+	bool in_unfinished; /* in a tunnel whose own UDP checksum looks unfinished */
 	__u8 protocol;
 	__u8 hops;       /* TTL or hop limit */
 };
@@ -471,6 +481,28 @@ static __always_inline int check_pod(const struct ip *ip, __u32 ifindex)
 	return OURS;
 }
 
+/* Whether a UDP checksum is the folded sum of the pseudo-header, as of a packet not yet finished. */
+static __always_inline bool looks_unfinished(const struct ip *ip, void *end)
+{
+	struct udphdr *udp = ip->payload;
+	__u64 sum;
+
+	if (ip->protocol != IPPROTO_UDP || ip->fragment || (void *)(udp + 1) > end)
+		return false;
+	sum = bpf_htons(IPPROTO_UDP) + udp->len;
+	if (ip->v6) {
+		for (int i = 0; i < 4; i++)
+			sum += (__u64)ip->source.v6.s6_addr32[i] + ip->destination.v6.s6_addr32[i];
+	} else {
+		sum += (__u64)ip->source.v4 + ip->destination.v4;
+	}
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return udp->check == sum;
+}
+
 /* Replaces the outer packet, which is for this node, by the one inside its VXLAN header. */
 static __always_inline int open_tunnel(struct ip *ip, const struct config *cfg, void *end)
 {
@@ -503,6 +535,7 @@ static __always_inline int open_tunnel(struct ip *ip, const struct config *cfg, 
 	outer = (ip->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(*udp) +
 		sizeof(*vxlan) + sizeof(*eth);
 	ip->available -= outer;
+	ip->in_unfinished = looks_unfinished(ip, end);
 	cause = read_ip(ip, eth->h_proto, eth + 1, end);
 	if (cause != OURS)
 		return cause;
@@ -551,11 +584,11 @@ struct frame {
 	bool gso;       /* a super-frame, whatever its size; XDP does not know */
 };
 
+/* Finds whose the frame is, and its innermost IP header. */
 static __always_inline int classify(const struct frame *frame, const struct port *port,
-				    const struct config *cfg)
+				    const struct config *cfg, struct ip *ip)
 {
 	struct ethhdr *eth = frame->data;
-	struct ip ip = {};
 	int cause;
 
 	if ((void *)(eth + 1) > frame->end)
@@ -564,16 +597,16 @@ static __always_inline int classify(const struct frame *frame, const struct port
 		return PASS_NOT_FOR_US;
 	if (frame->length > MAX_FRAME)
 		return PASS_OVERSIZE;
-	ip.available = frame->length - ETH_HLEN;
-	ip.super_frame = frame->gso || ip.available > port->mtu;
-	cause = read_ip(&ip, eth->h_proto, eth + 1, frame->end);
+	ip->available = frame->length - ETH_HLEN;
+	ip->super_frame = frame->gso || ip->available > port->mtu;
+	cause = read_ip(ip, eth->h_proto, eth + 1, frame->end);
 	if (cause != OURS)
 		return cause;
-	cause = port->role == ROLE_POD ? check_pod(&ip, frame->ifindex)
-				       : check_uplink(&ip, cfg, frame->end);
+	cause = port->role == ROLE_POD ? check_pod(ip, frame->ifindex)
+				       : check_uplink(ip, cfg, frame->end);
 	if (cause != OURS)
 		return cause;
-	return check_forward(&ip, frame->end);
+	return check_forward(ip, frame->end);
 }
 
 /* The worker that serves a port's queue, if it has beaten lately; NULL otherwise. */
@@ -607,27 +640,84 @@ static __always_inline int to_socket(struct xdp_md *ctx, const struct port *port
 }
 
 /*
- * Finds the TAP of the packet's worker and writes the port into the packet, in place of its own
- * destination MAC, which has done its duty.
+ * Whether the kernel still has to finish a checksum of the packet, whichever (CHECKSUM_PARTIAL). No
+ * helper tells; but bpf_l4_csum_replace() leaves the "checksum" of such a packet alone when it
+ * stands for no pseudo-header (inet_proto_csum_replace4 in net/core/utils.c) and changes every
+ * other one. What it is tried on are the first bytes of the destination MAC, which is the port's
+ * and will be written anew.
  */
-static __always_inline int to_tap(struct __sk_buff *skb, const struct port *port, __u32 *tap)
+static __always_inline bool is_unfinished(struct __sk_buff *skb, const struct port *port)
+{
+	struct ethhdr *eth;
+
+	if (bpf_l4_csum_replace(skb, 0, 0, 1, sizeof(__be16)))
+		return true;
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return true;
+	return eth->h_dest[0] == port->mac[0] && eth->h_dest[1] == port->mac[1];
+}
+
+/*
+ * Whether a packet can do without the header that a TAP gives it. TCP cannot, since its super-frames
+ * have a segment size, and all of a flow goes one way. Of the others the dataplane must know which
+ * checksum is unfinished, and a packet has one at most: that of the tunnel that ends here, which
+ * nobody needs; or that of its own UDP header, which looks so. That of a tunnel inside the pod looks
+ * otherwise (but one in 65536, which the receiver drops).
+ */
+static __always_inline bool is_plain(struct __sk_buff *skb, const struct frame *frame,
+				     const struct port *port, const struct ip *ip)
+{
+	bool known;
+
+	if (ip->protocol == IPPROTO_TCP)
+		return false;
+	known = ip->in_unfinished || looks_unfinished(ip, frame->end);
+	return known || !is_unfinished(skb, port);
+}
+
+/* A device that a packet is redirected to. */
+struct way {
+	__u32 ifindex;
+	__u64 flags;
+};
+
+/*
+ * Finds the device by which the packet's worker receives it. Writes the port into the packet in
+ * place of its own destination MAC, which has done its duty; and, for a ring device, the worker in
+ * place of its source.
+ */
+static __always_inline int to_worker(struct __sk_buff *skb, const struct port *port,
+				     const struct frame *frame, const struct ip *ip,
+				     struct way *way)
 {
 	/* The kernel keeps a recorded rx queue plus one. */
 	__u32 queue = skb->queue_mapping ? skb->queue_mapping - 1 : 0;
-	__u8 tag[ETH_ALEN] = PORT_TAG(port->slot);
-	__u32 *worker, *ifindex;
+	__u32 written = ETH_ALEN;
+	struct devices *devices;
+	__u32 *worker;
 
 	if (queue >= port->queues)
 		queue = 0;
 	worker = living_worker(port->xsk_base + queue);
 	if (!worker)
 		return PASS_WORKER_STALLED;
-	ifindex = bpf_map_lookup_elem(&taps, worker);
-	if (!ifindex || !*ifindex)
+	devices = bpf_map_lookup_elem(&devices_of, worker);
+	if (!devices || !devices->tap)
 		return PASS_NO_SOCKET;
-	*tap = *ifindex;
+	way->ifindex = devices->tap;
+	if (devices->ring && is_plain(skb, frame, port, ip)) {
+		way->ifindex = devices->ring;
+		way->flags = BPF_F_INGRESS;
+		/* The device has one queue. */
+		skb->queue_mapping = 0;
+		written = 2 * ETH_ALEN;
+	}
+
+	const __u8 macs[2][ETH_ALEN] = { PORT_TAG(port->slot), PORT_TAG(*worker) };
+
 	/* Fails for want of memory only. */
-	if (bpf_skb_store_bytes(skb, 0, tag, sizeof(tag), 0))
+	if (bpf_skb_store_bytes(skb, 0, macs, written, 0))
 		return PASS_NO_SOCKET;
 	return OURS;
 }
@@ -667,11 +757,12 @@ int podway_redirect(struct xdp_md *ctx)
 		.ifindex = ctx->ingress_ifindex,
 	};
 	struct config *cfg;
+	struct ip ip = {};
 	struct port *port;
 	int cause = enter(frame.ifindex, &port, &cfg);
 
 	if (cause == OURS)
-		cause = classify(&frame, port, cfg);
+		cause = classify(&frame, port, cfg, &ip);
 	if (cause == OURS)
 		cause = to_socket(ctx, port);
 	count(port, cause);
@@ -688,8 +779,9 @@ int podway_classify(struct __sk_buff *skb)
 	};
 	__u32 headers = skb->len < MAX_HEADERS ? skb->len : MAX_HEADERS;
 	struct config *cfg;
+	struct ip ip = {};
 	struct port *port;
-	__u32 tap = 0;
+	struct way way = {};
 	int cause = enter(frame.ifindex, &port, &cfg);
 
 	if (cause == OURS) {
@@ -701,12 +793,23 @@ int podway_classify(struct __sk_buff *skb)
 			bpf_skb_pull_data(skb, headers);
 		frame.data = (void *)(long)skb->data;
 		frame.end = (void *)(long)skb->data_end;
-		cause = skb->vlan_present ? PASS_NOT_IP : classify(&frame, port, cfg);
+		cause = skb->vlan_present ? PASS_NOT_IP : classify(&frame, port, cfg, &ip);
 	}
 	if (cause == OURS)
-		cause = to_tap(skb, port, &tap);
+		cause = to_worker(skb, port, &frame, &ip, &way);
 	count(port, cause);
-	return cause == OURS ? bpf_redirect(tap, 0) : TC_ACT_UNSPEC;
+	return cause == OURS ? bpf_redirect(way.ifindex, way.flags) : TC_ACT_UNSPEC;
+}
+
+/* On the ring devices, to which `podway_classify` redirects: the source MAC names the worker. */
+SEC("xdp.frags")
+int podway_deliver(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return XDP_DROP;
+	return bpf_redirect_map(&ring_sockets, eth->h_source[4] << 8 | eth->h_source[5], XDP_DROP);
 }
 
 /* The source MAC names the exit, and becomes that interface's own. */

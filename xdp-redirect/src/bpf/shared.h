@@ -95,10 +95,16 @@ struct port {
 };
 
 /*
- * A port in place of a MAC address, on the way between a port and a TAP: a locally administered
- * address that says "pw", and the slot in network byte order.
+ * A port in place of a MAC address, on the way between a port and a TAP or ring device: a locally
+ * administered address that says "pw", and the slot in network byte order. Or a worker's number.
  */
 #define PORT_TAG(slot) { 0x02, 0x70, 0x77, 0, (slot) >> 8 & 0xff, (slot) & 0xff }
+
+/* `devices_of`, indexed by worker: interface indexes; 0: none. */
+struct devices {
+	__u32 tap;
+	__u32 ring; /* none: all packets go to the TAP */
+};
 
 /* `exits`, indexed by slot. */
 struct exit {

@@ -144,6 +144,7 @@ pub(crate) fn run(
         ..Default::default()
     };
     match prog_run(program, packet, &context, &mut []) {
+        1 => Action::Drop,
         2 => Action::Pass,
         4 => Action::Redirect,
         other => panic!("the program answered {other} to {packet:02x?}"),
