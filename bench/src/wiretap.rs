@@ -1,10 +1,16 @@
+#![allow(
+    unsafe_code,
+    reason = "nothing safe binds a packet socket to an interface or gives it a filter"
+)]
 //! A look at some of the frames that leave the uplinks while something is measured.
 //!
 //! It is taken where the sending node's kernel hands a frame to the device: after software has
 //! segmented it and finished its checksums, if it does. So what is seen is what the wire gets.
 //! Frames that an AF_XDP socket sends do not come by there.
 
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,14 +18,14 @@ use std::time::{Duration, Instant};
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice, ip_number};
+use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use podway_proto::config::Config;
-use podway_proto::types::MacAddr;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
 use crate::netns::join;
 use crate::topology::{Cluster, UPLINK};
-use crate::{Error, Result, link};
+use crate::{Error, Result};
 
 /// Frames of each uplink that are looked at. Each costs a copy, so they are few: the look is over
 /// in a millisecond or so of a bulk transfer.
@@ -72,21 +78,17 @@ pub struct Wiretap {
 
 impl Wiretap {
     /// Begins to look at what leaves the uplinks of all nodes.
-    ///
-    /// # Errors
-    /// When an uplink has no MAC.
-    pub fn on(cluster: &Cluster) -> Result<Self> {
+    pub fn on(cluster: &Cluster) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tap = Self {
             stop: Arc::clone(&stop),
             threads: Vec::new(),
         };
         for node in cluster.nodes() {
-            let (mac, stop) = (link::mac(&node.netns, UPLINK)?, Arc::clone(&stop));
-            tap.threads
-                .push(node.netns.thread(move || look(mac, &stop)));
+            let stop = Arc::clone(&stop);
+            tap.threads.push(node.netns.thread(move || look(&stop)));
         }
-        Ok(tap)
+        tap
     }
 
     /// Ends the look.
@@ -107,35 +109,92 @@ impl Drop for Wiretap {
     }
 }
 
-/// Looks at frames from `mac` until there were enough of them or `stop` is set.
-fn look(mac: MacAddr, stop: &AtomicBool) -> Result<Seen> {
+/// Looks at frames that leave the uplink until there were enough of them or `stop` is set.
+fn look(stop: &AtomicBool) -> Result<Seen> {
     let (begin, mut seen) = (Instant::now(), Seen::default());
     while begin.elapsed() < DELAY && !stop.load(Ordering::Relaxed) {
         std::thread::sleep(TICK);
     }
-    let failed = |errno: rustix::io::Errno| Error::io("look at frames")(errno.into());
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        flags,
-        Some(eth::ALL),
-    )
-    .map_err(failed)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).map_err(failed)?;
+    let failed = Error::io("look at frames");
+    let socket = hear_departures(UPLINK).map_err(failed)?;
     let vxlan_port = Config::default().vxlan_port;
     let mut buffer = vec![0; BUFFER];
     while seen.frames < SAMPLE && !stop.load(Ordering::Relaxed) {
         match recv(&socket, &mut buffer[..], RecvFlags::TRUNC) {
-            // It hears all interfaces of the node; the source tells what the uplink sends.
-            Ok((held, length)) if buffer.get(6..12) == Some(&mac.0) => {
-                seen.add(&buffer[..held], length as u64, vxlan_port);
-            }
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(failed(errno)),
+            Ok((held, length)) => seen.add(&buffer[..held], length as u64, vxlan_port),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("look at frames")(errno.into())),
         }
     }
     Ok(seen)
+}
+
+/// A packet socket that hears what an interface of this thread's network namespace sends. What it
+/// receives is kept from the socket by a filter: a node that only receives would otherwise have
+/// each packet copied for nobody.
+fn hear_departures(interface: &str) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(TICK))?;
+    let statement = |code: u32, jt, jf, k| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt,
+        jf,
+        k,
+    };
+    let packet_type = libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE;
+    let mut filter = [
+        statement(BPF_LD | BPF_W | BPF_ABS, 0, 0, packet_type.cast_unsigned()),
+        statement(
+            BPF_JMP | BPF_JEQ | BPF_K,
+            0,
+            1,
+            libc::PACKET_OUTGOING.into(),
+        ),
+        statement(BPF_RET | BPF_K, 0, 0, u32::MAX),
+        statement(BPF_RET | BPF_K, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).unwrap_or(0),
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: option value and length are those of `program`, whose filter lives until the kernel
+    // has copied it, within this call.
+    let attached = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length_of(&program),
+        )
+    };
+    if attached < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let index = rustix::net::netdevice::name_to_index(&socket, interface)?;
+    // SAFETY: all bytes zero is a valid address of this type.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let narrow = |constant| u16::try_from(constant).unwrap_or(0);
+    address.sll_family = narrow(libc::AF_PACKET);
+    address.sll_protocol = narrow(libc::ETH_P_ALL).to_be();
+    address.sll_ifindex = index.cast_signed();
+    // SAFETY: address and length are those of `address`.
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            length_of(&address),
+        )
+    };
+    if bound < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+fn length_of<T>(value: &T) -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of_val(value)).unwrap_or(0)
 }
 
 /// Whether the TCP or UDP checksums of a frame are right, those of a frame in a VXLAN tunnel

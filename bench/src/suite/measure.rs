@@ -11,7 +11,7 @@ use super::packets::{self, Load};
 use crate::contender::{Carrier, Contender, InCharge};
 use crate::generator::cost::Own;
 use crate::iperf::{Congestion, Iperf, Protocol, Throughput};
-use crate::latency::Latency;
+use crate::latency::{Latency, RoundTrips};
 use crate::netns::{Netns, join};
 use crate::ping::{Ping, percentiles};
 use crate::topology::Cluster;
@@ -20,11 +20,14 @@ use crate::{Error, Result, cpu};
 
 /// Echo requests of [`Measure::Ping`].
 const PINGS: u16 = 100;
-/// Requests of [`Measure::Latency`], and the pause before each: time enough to fall asleep.
-const ALONE: u32 = 2000;
+/// Requests of [`Measure::Latency`] for each second of a transfer, and the pause before each: time
+/// enough to fall asleep.
+const ALONE: u32 = 2500;
 const PAUSE: Duration = Duration::from_micros(200);
 /// Requests beside a bulk transfer, without a pause; they are done before it ends.
 const BESIDE_BULK: u32 = 1000;
+/// Answers that a quantile must have beyond it, or it is not told: fewer are chance.
+const BEYOND: f64 = 5.0;
 /// A transfer has left slow start by then.
 const BULK_UNDER_WAY: Duration = Duration::from_millis(500);
 /// How long idle processes are watched.
@@ -225,14 +228,12 @@ impl Measure {
         match self {
             Self::Tcp { .. } | Self::Udp { .. } => Duration::from_secs(u64::from(seconds) + 1),
             Self::Ping => Duration::from_secs(1),
-            Self::Latency { beside_bulk } => {
-                let bulk = u64::from(seconds) + 1;
-                Duration::from_secs(if beside_bulk { bulk } else { 2 })
-            }
+            Self::Latency { beside_bulk: true } => Duration::from_secs(u64::from(seconds) + 1),
+            // Of 300 microseconds each.
+            Self::Latency { beside_bulk: false } => Duration::from_micros(300) * (ALONE * seconds),
             // Generator and sink alone, each, and with the node.
             Self::PacketCost(_) => 3 * packets::duration(seconds),
-            // A binary search has eight or nine trials, each up to three times.
-            Self::Lossless(_) => 27 * packets::duration(seconds),
+            Self::Lossless(_) => packets::SEARCH,
             Self::Idle => IDLE_TIME,
         }
     }
@@ -308,7 +309,10 @@ impl Measure {
             Self::Ping => Made::Outcome(Outcome::Values(pings(from, address)?)),
             Self::Latency { beside_bulk } => {
                 let bulk = beside_bulk.then(|| Iperf::tcp(seconds));
-                Made::Outcome(Outcome::Values(round_trips(from, to, address, bulk)?))
+                let alone = ALONE * seconds;
+                Made::Outcome(Outcome::Values(round_trips(
+                    from, to, address, bulk, alone,
+                )?))
             }
             Self::PacketCost(load) => {
                 let own = own.ok_or_else(|| {
@@ -317,9 +321,7 @@ impl Measure {
                 let values = load.cost(cluster, contender, carrier, own, seconds)?;
                 Made::Outcome(Outcome::Values(values))
             }
-            Self::Lossless(load) => {
-                Made::Outcome(load.lossless(cluster, contender, carrier, seconds)?)
-            }
+            Self::Lossless(load) => Made::Outcome(load.lossless(cluster, contender)?),
             Self::Idle => Made::Outcome(Outcome::Values(idle(carrier)?)),
         };
         let observed = watch.end()?;
@@ -407,9 +409,14 @@ fn pings(from: &Netns, address: IpAddr) -> Result<Values> {
     ]))
 }
 
-/// Requests and responses, beside a transfer or alone.
-#[expect(clippy::cast_precision_loss, reason = "requests, below 2^53")]
-fn round_trips(from: &Netns, to: &Netns, address: IpAddr, bulk: Option<Iperf>) -> Result<Values> {
+/// Requests and responses, beside a transfer or so many `alone`.
+fn round_trips(
+    from: &Netns,
+    to: &Netns,
+    address: IpAddr,
+    bulk: Option<Iperf>,
+    alone: u32,
+) -> Result<Values> {
     let beside = bulk.map(|iperf| {
         let (from, to) = (from.clone(), to.clone());
         std::thread::spawn(move || iperf.run(&from, &to, address))
@@ -424,7 +431,7 @@ fn round_trips(from: &Netns, to: &Netns, address: IpAddr, bulk: Option<Iperf>) -
     } else {
         Latency {
             pause: PAUSE,
-            count: ALONE,
+            count: alone,
             ..Latency::default()
         }
     };
@@ -432,16 +439,24 @@ fn round_trips(from: &Netns, to: &Netns, address: IpAddr, bulk: Option<Iperf>) -
     if let Some(beside) = beside {
         join(beside)?;
     }
-    let trips = trips?;
-    Ok(Values::from([
-        (Metric::RoundTripP50, trips.p50_us),
-        (Metric::RoundTripP99, trips.p99_us),
-        (Metric::RoundTripP999, trips.p999_us),
-        (
-            Metric::LostShare,
-            trips.lost as f64 / (trips.answered + trips.lost).max(1) as f64,
-        ),
-    ]))
+    Ok(quantiles(&trips?))
+}
+
+/// The quantiles that there are answers enough for, and what was lost.
+#[expect(clippy::cast_precision_loss, reason = "requests, below 2^53")]
+fn quantiles(trips: &RoundTrips) -> Values {
+    let (answered, lost) = (trips.answered as f64, trips.lost as f64);
+    let all = [
+        (Metric::RoundTripP50, 0.5, trips.p50_us),
+        (Metric::RoundTripP99, 0.01, trips.p99_us),
+        (Metric::RoundTripP999, 0.001, trips.p999_us),
+    ];
+    let told = all
+        .into_iter()
+        .filter(|(_, beyond, _)| answered * beyond >= BEYOND);
+    let mut values: Values = told.map(|(metric, _, time)| (metric, time)).collect();
+    values.insert(Metric::LostShare, lost / (answered + lost).max(1.0));
+    values
 }
 
 /// CPU use and memory of a contender's processes; nothing where the kernel carries.
@@ -503,6 +518,31 @@ mod tests {
             reverse: true,
         };
         assert_eq!(measure.to_string(), "TCP, 4 streams, bbr, reverse");
+    }
+
+    #[test]
+    fn a_quantile_is_told_with_five_answers_beyond_it() {
+        let trips = |answered| RoundTrips {
+            answered,
+            lost: 0,
+            min_us: 1.0,
+            p50_us: 2.0,
+            p99_us: 3.0,
+            p999_us: 4.0,
+            max_us: 5.0,
+        };
+        let told = |answered| {
+            let values = quantiles(&trips(answered));
+            [
+                Metric::RoundTripP50,
+                Metric::RoundTripP99,
+                Metric::RoundTripP999,
+            ]
+            .map(|metric| values.get(&metric).copied())
+        };
+        assert_eq!(told(499), [Some(2.0), None, None]);
+        assert_eq!(told(500), [Some(2.0), Some(3.0), None]);
+        assert_eq!(told(5000), [Some(2.0), Some(3.0), Some(4.0)]);
     }
 
     #[test]

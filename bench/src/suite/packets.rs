@@ -11,7 +11,7 @@ use super::measure::{Metric, Outcome, Values};
 use crate::Result;
 use crate::contender::{Carrier, Contender};
 use crate::generator::cost::{Cost, Own};
-use crate::generator::receive::set_rps;
+use crate::generator::receive::{set_rps, set_threaded};
 use crate::generator::rig::{Interface, Path, Rig};
 use crate::generator::search::{Found, Limit, Search};
 use crate::topology::Cluster;
@@ -21,7 +21,11 @@ const BOTH_CPUS: u32 = 0b11;
 /// Rates of interest of the search, in packets per second.
 const RATES: std::ops::RangeInclusive<u64> = 5_000..=2_000_000;
 /// How close the search comes to the answer, as a part of it.
-const RESOLUTION: f64 = 0.05;
+const RESOLUTION: f64 = 0.1;
+/// Length of a trial of the search: the generator is a real-time thread for no longer.
+const TRIAL: Duration = Duration::from_millis(800);
+/// About how long a search takes: some eight trials, of which a few are made again.
+pub(super) const SEARCH: Duration = Duration::from_secs(12);
 
 /// Which way the packets go through the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,22 +94,17 @@ impl Load {
         ]))
     }
 
-    /// The highest rate without loss.
-    pub(super) fn lossless(
-        self,
-        cluster: &Cluster,
-        contender: Contender,
-        carrier: &dyn Carrier,
-        seconds: u32,
-    ) -> Result<Outcome> {
+    /// The highest rate without loss. What the entry receives is worked on by a thread of the
+    /// kernel's, for every contender: on the generator's CPU it would spoil the pace.
+    pub(super) fn lossless(self, cluster: &Cluster, contender: Contender) -> Result<Outcome> {
         let rig = Rig::set_up(self.path(cluster, contender)?)?;
-        let _spread = Spread::over_cpus(&rig.path().entry, carrier)?;
+        let _threaded = Threaded::set(&rig.path().entry)?;
         let search = Search {
             lowest: *RATES.start(),
             highest: *RATES.end(),
             resolution: RESOLUTION,
             tolerance: 0.0,
-            trial: duration(seconds),
+            trial: TRIAL,
         };
         Ok(judge(&search.on(&rig)?))
     }
@@ -151,6 +150,24 @@ impl<'i> Spread<'i> {
 impl Drop for Spread<'_> {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.0.map(|entry| set_rps(entry, 0)) {
+            eprintln!("podway-bench: {error}");
+        }
+    }
+}
+
+/// Receipt of an interface by a thread, until dropped.
+struct Threaded<'i>(&'i Interface);
+
+impl<'i> Threaded<'i> {
+    fn set(entry: &'i Interface) -> Result<Self> {
+        set_threaded(entry, true)?;
+        Ok(Self(entry))
+    }
+}
+
+impl Drop for Threaded<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = set_threaded(self.0, false) {
             eprintln!("podway-bench: {error}");
         }
     }

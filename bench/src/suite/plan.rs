@@ -34,8 +34,8 @@ impl Size {
     /// Interleaved rounds.
     pub fn rounds(self) -> u32 {
         match self {
-            Self::Quick => 3,
-            Self::Medium => 5,
+            // Of three, two runs would differ by chance in one ratio of ten.
+            Self::Quick | Self::Medium => 5,
             Self::Full => 11,
         }
     }
@@ -50,7 +50,8 @@ impl Size {
     }
 }
 
-/// Payloads of datagrams in bytes: the smallest that matter, and nearly an MTU.
+/// Payloads of datagrams, and lengths of packets, in bytes: the smallest that matter, and nearly an
+/// MTU.
 const LENGTHS: [u16; 2] = [64, 1400];
 
 /// What a size measures, wire by wire, of the contenders that are there. The first wire has it
@@ -85,7 +86,7 @@ pub fn plan(size: Size, is_there: impl Fn(Contender) -> bool) -> Vec<Rounds> {
 fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
     use Contender::{
         KernelNative, KernelVxlan, KernelVxlanNoGro, OvsAfxdp, PodwayNative, PodwaySpin,
-        PodwayVxlan, PodwayVxlanAfXdp, XskRsBaseline,
+        PodwayVxlan, PodwayVxlanAfXdp,
     };
     let all = match (wire, size) {
         (Wire::Pinned, _) => vec![KernelVxlan, PodwaySpin],
@@ -106,7 +107,6 @@ fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
             PodwayNative,
             PodwayVxlan,
             OvsAfxdp,
-            XskRsBaseline,
         ],
         (_, Size::Quick) => vec![KernelVxlan, PodwayVxlan],
     };
@@ -115,55 +115,73 @@ fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
 }
 
 fn measures(wire: Wire, size: Size) -> Vec<Measure> {
-    let mut measures = vec![Measure::TCP];
-    if size != Size::Quick {
-        measures.push(reverse(Measure::TCP));
+    let alone = Measure::Latency { beside_bulk: false };
+    if size == Size::Quick {
+        return match wire {
+            Wire::True => {
+                let beside = Measure::Latency { beside_bulk: true };
+                [vec![Measure::TCP, beside, alone], packets(size)].concat()
+            }
+            Wire::Pinned => vec![alone],
+            _ => vec![Measure::TCP],
+        };
     }
-    if wire == Wire::True && size != Size::Quick {
+    let mut measures = vec![Measure::TCP, reverse(Measure::TCP)];
+    if wire == Wire::True {
         let further = [Measure::tcp(4), Measure::tcp(8)];
         measures.extend(further.into_iter().flat_map(|m| [m, reverse(m)]));
-        measures.extend([1, 4, 8].map(|streams| Measure::Tcp {
+        let by_bbr: &[u8] = if size == Size::Full { &[1, 4, 8] } else { &[1] };
+        measures.extend(by_bbr.iter().map(|&streams| Measure::Tcp {
             streams,
             congestion: Congestion::Bbr,
             reverse: false,
         }));
-    }
-    if wire == Wire::True {
         measures.extend(LENGTHS.map(|length| Measure::Udp { length }));
         measures.extend([Measure::Idle, Measure::Latency { beside_bulk: true }]);
         measures.extend(packets(size));
     }
     if matches!(wire, Wire::True | Wire::Pinned) {
-        measures.push(Measure::Latency { beside_bulk: false });
+        measures.push(alone);
     }
     measures
 }
 
 /// What a size measures with the generator.
 fn packets(size: Size) -> Vec<Measure> {
-    let (sizes, flows): (&[u16], &[u16]) = match size {
-        Size::Quick => (&[64, 1400], &[16]),
-        Size::Medium => (&[64, 1400], &[1, 256]),
-        Size::Full => (&[64, 512, 1400], &[1, 16, 256, 10_000]),
-    };
-    let loads: Vec<Load> = [Direction::Out, Direction::In]
-        .iter()
-        .flat_map(|direction| sizes.iter().map(move |size| (*direction, *size)))
-        .flat_map(|(direction, size)| {
-            flows.iter().map(move |flows| Load {
-                direction,
-                size,
-                flows: *flows,
+    use Direction::{In, Out};
+    let of = |directions: &[Direction], sizes: &[u16], flows: &[u16]| -> Vec<Load> {
+        let sized = directions
+            .iter()
+            .flat_map(|&direction| sizes.iter().map(move |&size| (direction, size)));
+        sized
+            .flat_map(|(direction, size)| {
+                flows.iter().map(move |&flows| Load {
+                    direction,
+                    size,
+                    flows,
+                })
             })
-        })
-        .collect();
-    let costs = loads.iter().map(|load| Measure::PacketCost(*load));
-    // The search takes ten times as long: of one number of flows, and where there is no limit.
-    let searched = loads
-        .iter()
-        .filter(|load| size == Size::Full && Some(&load.flows) == flows.first());
-    let searches = searched.map(|load| Measure::Lossless(*load));
-    costs.chain(searches).collect()
+            .collect()
+    };
+    let both = [Out, In];
+    let (costs, searches) = match size {
+        Size::Quick => (
+            [of(&both, &[64], &[16]), of(&[Out], &[1400], &[16])].concat(),
+            vec![],
+        ),
+        Size::Medium => (
+            [of(&both, &LENGTHS, &[16]), of(&both, &[64], &[256])].concat(),
+            of(&both, &[64], &[16]),
+        ),
+        Size::Full => (
+            of(&both, &[64, 512, 1400], &[1, 16, 256, 10_000]),
+            of(&both, &[64, 512, 1400], &[16]),
+        ),
+    };
+    let costs = costs.into_iter().map(Measure::PacketCost);
+    costs
+        .chain(searches.into_iter().map(Measure::Lossless))
+        .collect()
 }
 
 fn reverse(measure: Measure) -> Measure {

@@ -50,7 +50,7 @@ impl fmt::Display for Verdict {
 
 /// All targets, in the order of the table.
 pub fn targets() -> Vec<Target> {
-    use Contender::{KernelNative, KernelVxlan, PodwayNative, PodwayVxlan};
+    use Contender::{KernelNative, KernelVxlan, PodwayNative, PodwaySpin, PodwayVxlan};
     let tcp = |contender, against: &[Contender], floor, goal| Target {
         wire: Wire::True,
         measure: Measure::TCP,
@@ -79,6 +79,42 @@ pub fn targets() -> Vec<Target> {
             ..tcp(PodwayVxlan, &[KernelVxlan], 1.8, 1.0)
         },
     ]);
+    let alone = Measure::Latency { beside_bulk: false };
+    let beside = Measure::Latency { beside_bulk: true };
+    targets.extend(
+        [
+            (
+                Wire::Pinned,
+                alone,
+                Metric::RoundTripP50,
+                PodwaySpin,
+                1.0,
+                0.7,
+            ),
+            (
+                Wire::True,
+                alone,
+                Metric::RoundTripP50,
+                PodwayVxlan,
+                2.5,
+                1.2,
+            ),
+            (
+                Wire::True,
+                beside,
+                Metric::RoundTripP99,
+                PodwayVxlan,
+                1.2,
+                0.7,
+            ),
+        ]
+        .map(|(wire, measure, metric, contender, floor, goal)| Target {
+            wire,
+            measure,
+            metric,
+            ..tcp(contender, &[KernelVxlan], floor, goal)
+        }),
+    );
     // 64 bytes; every number of flows that a size measures.
     targets.extend(
         [Direction::Out, Direction::In]
