@@ -162,10 +162,10 @@ impl Report {
                 };
                 format!("{sign} {bound:.2} {}", target.verdict(&ratio, bound))
             };
-            let place = if target.wire == Wire::True {
-                ""
-            } else {
-                "virtual wire: "
+            let place = match target.wire {
+                Wire::True => "",
+                Wire::Pinned => "pinned: ",
+                _ => "virtual wire: ",
             };
             writeln!(
                 f,
