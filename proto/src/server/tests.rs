@@ -12,6 +12,10 @@ use crate::codec::MAX_LINE;
 
 const FIRST: usize = 10;
 
+/// The umask is the process's, and binding changes it: what one test makes must not fall under that
+/// of another.
+static UMASK: Mutex<()> = Mutex::new(());
+
 /// A server whose clients' state is the number of lines that were taken.
 struct Bench {
     poll: Poll,
@@ -21,9 +25,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        // The umask is the process's: what one test makes must not fall under that of another.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _turn = ONE_AT_A_TIME.lock();
+        let _turn = UMASK.lock();
         let directory = tempfile::tempdir().unwrap();
         let poll = Poll::new().unwrap();
         let path = directory.path().join("run").join("test.sock");
@@ -116,7 +118,10 @@ fn the_directory_and_the_socket_are_for_the_group() {
 fn a_second_daemon_is_refused_and_a_stale_socket_is_replaced() {
     let bench = Bench::new();
     let path = bench.socket();
-    let bind = || LineServer::<()>::bind(&path, bench.poll.registry(), 0);
+    let bind = || {
+        let _turn = UMASK.lock();
+        LineServer::<()>::bind(&path, bench.poll.registry(), 0)
+    };
     assert_eq!(
         bind().unwrap_err().to_string(),
         format!(
@@ -142,7 +147,9 @@ fn a_daemon_that_is_ending_is_waited_for() {
         std::thread::sleep(10 * BUSY_PAUSE);
         drop(server);
     });
+    let turn = UMASK.lock();
     LineServer::<()>::bind(&path, bench.poll.registry(), 0).unwrap();
+    drop(turn);
     ending.join().unwrap();
 }
 
