@@ -4,6 +4,7 @@
 //! another contender, so that none always follows the same one.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -193,6 +194,10 @@ fn interrupted<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
     }
 }
 
+/// How long pods may take to reach each other: neighbours that the contender before could not
+/// resolve are tried again after a second or two.
+const REACH_LIMIT: Duration = Duration::from_secs(5);
+
 /// Every pod (or node) must reach every other before anything is measured.
 fn reach(cluster: &Cluster, contender: Contender) -> Result<()> {
     let ends: Vec<(&Netns, std::net::IpAddr)> = cluster
@@ -206,18 +211,20 @@ fn reach(cluster: &Cluster, contender: Contender) -> Result<()> {
             }
         })
         .collect();
+    let ping = Ping {
+        count: 2,
+        ..Ping::default()
+    };
     for (from, own) in &ends {
         for (_, target) in ends.iter().filter(|(_, target)| target != own) {
-            let replies = Ping {
-                count: 2,
-                ..Ping::default()
-            }
-            .run(from, *target)?;
-            if replies.received == 0 {
-                return Err(Error::Unexpected(format!(
-                    "{}: {own} does not reach {target}",
-                    contender.label()
-                )));
+            let deadline = Instant::now() + REACH_LIMIT;
+            while ping.run(from, *target)?.received == 0 {
+                if Instant::now() > deadline {
+                    return Err(Error::Unexpected(format!(
+                        "{}: {own} does not reach {target}",
+                        contender.label()
+                    )));
+                }
             }
         }
     }
