@@ -36,7 +36,8 @@ use ports::AttachedPort;
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a change waits for the workers to adopt new tables before it is answered.
 const ADOPTION_LIMIT: Duration = Duration::from_millis(20);
-/// How long packets that were redirected before the gate closed may take through the workers.
+/// How long packets that were redirected before the gate closed may take through the CPUs' backlogs
+/// and the workers.
 const DRAIN: Duration = Duration::from_millis(10);
 
 /// A running dataplane.
@@ -54,7 +55,7 @@ pub struct Supervisor {
     told_local: Option<LocalNode>,
     workers: Vec<WorkerHandle>,
     ports: BTreeMap<String, AttachedPort>,
-    /// Why workers have no TAP, when they have none.
+    /// Why workers have no devices of their own, when they have none.
     no_tap: Option<String>,
     /// What the XDP program holds of the local node.
     local: XdpLocal,

@@ -7,6 +7,9 @@
 //! (Linux 6.17: `TUN_F_UDP_TUNNEL_GSO`, `virtio_net_hdr_tnl_to_skb` in linux/virtio_net.h); nobody
 //! reads its payload.
 //!
+//! Only TCP needs that, and few others; a second device of this kind, the ring device, is there for
+//! its ingress, where an AF_XDP socket takes everything else.
+//!
 //! The device has no address and nothing is routed to it. It goes with the process.
 
 use std::fs;
@@ -137,12 +140,21 @@ impl Tap {
         self.ifindex
     }
 
-    /// Packets that were redirected to the device and found its queue full, or a ring device's
-    /// ingress the CPU's backlog, since it was made.
+    /// Packets that were redirected to the device and found its queue full, since it was made.
     pub fn dropped(&self) -> u64 {
+        self.column(SENDING_DROPPED)
+    }
+
+    /// Packets that were redirected to the ingress of a ring device and found the CPU's backlog
+    /// full, since it was made.
+    pub fn dropped_at_ingress(&self) -> u64 {
+        self.column(RECEIVING_DROPPED)
+    }
+
+    fn column(&self, number: usize) -> u64 {
         // The directory of this thread's network namespace.
         let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-        dropped(&table, &self.name)
+        column(&table, &self.name, number)
     }
 
     /// Reads one frame, header first, into `parts`. Gives its length in bytes, the header's
@@ -159,18 +171,18 @@ impl AsFd for Tap {
     }
 }
 
-/// The columns of dropped packets of an interface in `/proc/net/dev`, in both directions.
-fn dropped(table: &str, name: &str) -> u64 {
+/// Columns of `/proc/net/dev`: bytes, packets, errors, drops and four more of receiving, then the
+/// same of sending.
+const RECEIVING_DROPPED: usize = 3;
+const SENDING_DROPPED: usize = 11;
+
+/// A column of an interface in `/proc/net/dev`.
+fn column(table: &str, name: &str, number: usize) -> u64 {
     let line = table
         .lines()
         .find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'));
-    // Bytes, packets, errors, drops and four more of receiving, then the same of sending.
-    let columns = line
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(3)
-        .step_by(8);
-    columns.filter_map(|count| count.parse::<u64>().ok()).sum()
+    let count = line.and_then(|line| line.split_whitespace().nth(number));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -192,13 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_read_from_the_columns_of_both_directions() {
+    fn drops_are_read_from_the_columns_of_each_direction() {
         let table = "Inter-|   Receive  |  Transmit\n face |bytes ...\n\
             lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n\
             podway.tap1: 1 2 3 40 5 6 7 8 9 10 11 99 13 14 15 16\n\
             podway.tap10: 1 2 3 0 5 6 7 8 9 10 11 77 13 14 15 16\n";
-        assert_eq!(dropped(table, "podway.tap1"), 139);
-        assert_eq!(dropped(table, "podway.tap10"), 77);
-        assert_eq!(dropped(table, "podway.tap2"), 0);
+        assert_eq!(column(table, "podway.tap1", SENDING_DROPPED), 99);
+        assert_eq!(column(table, "podway.tap1", RECEIVING_DROPPED), 40);
+        assert_eq!(column(table, "podway.tap10", SENDING_DROPPED), 77);
+        assert_eq!(column(table, "podway.tap2", SENDING_DROPPED), 0);
     }
 }

@@ -3,7 +3,7 @@
 //! A busy worker looks only at the queues that gave packets in the round before, and asks the
 //! kernel every few rounds which others have become ready; so that idle ports cost
 //! nothing. A worker with nothing to do asks at once, and blocks as its [`WaitMode`] says; while an
-//! adaptive one spins, it gives its core to everybody who wants it.
+//! adaptive one spins, it offers its core to everybody who wants it.
 
 use std::io;
 use std::mem::MaybeUninit;

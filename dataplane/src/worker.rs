@@ -27,8 +27,9 @@ pub const TAP_QUEUE: u32 = 0;
 /// See [`TAP_QUEUE`].
 pub const RING_QUEUE: u32 = 1;
 
-/// Bursts that empty a TAP's queue of 1000 packets, also when they are super-frames, or a ring.
-const DRAIN_BURSTS: usize = 128;
+/// Bursts that empty a TAP's queue of 1000 packets, also when they are super-frames, of which a
+/// burst takes two; and the largest ring, 16384 frames by 64.
+const DRAIN_BURSTS: usize = 512;
 
 /// What a worker is made of.
 #[derive(Debug)]

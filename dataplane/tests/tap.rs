@@ -408,6 +408,178 @@ impl Reader {
     }
 }
 
+/// The worker whose devices these are, in place of a MAC address.
+const WORKER_TAG: [u8; 6] = [2, 0x70, 0x77, 0, 0, 0];
+
+/// A ring device of worker 0 without the program that gives packets to a socket, so that all of
+/// them are strays, which go on to the TAP with the worker as their source.
+struct Strays {
+    device: Tap,
+    _program: TcxAttachment,
+}
+
+impl Strays {
+    fn beside(reader: &Reader) -> Self {
+        let device = Tap::open_for_ring(0).unwrap();
+        let program = reader.redirect.attach_stray(device.ifindex()).unwrap();
+        let devices = (reader.tap.ifindex(), device.ifindex());
+        reader
+            .redirect
+            .set_devices(0, devices.0, devices.1)
+            .unwrap();
+        Self {
+            device,
+            _program: program,
+        }
+    }
+
+    fn close(self) {
+        assert_eq!(self.device.dropped_at_ingress(), 0);
+    }
+}
+
+/// Asserts that a packet goes by the ring device or not, and is the same afterwards.
+fn check_way(
+    reader: &mut Reader,
+    what: &str,
+    by_ring: bool,
+    far: u32,
+    (bytes, vnet): (Vec<u8>, VnetHeader),
+) {
+    let read = reader.read(1, || {
+        assert_eq!(Sender::new().send(far, &bytes, vnet), Ok(()));
+    });
+    let [read] = &read[..] else {
+        panic!("{what}: {} packets", read.len());
+    };
+    assert_eq!(read.bytes[6..12] == WORKER_TAG, by_ring, "{what}");
+    assert_eq!(read.bytes[12..], bytes[12..], "{what}");
+    let unfinished = (vnet.flags != 0).then_some(vnet.csum_start);
+    assert_eq!(read.offload.unwrap().unfinished, unfinished, "{what}");
+}
+
+/// `inner` in a tunnel from `from` to `to`, its UDP checksum finished.
+fn in_tunnel(from: [u8; 4], to: [u8; 4], macs: [MacAddr; 2], inner: &[u8]) -> Vec<u8> {
+    let vxlan = [8, 0, 0, 0, 0, 0, u8::try_from(VNI).unwrap(), 0];
+    let mut bytes = Vec::new();
+    etherparse::PacketBuilder::ethernet2(macs[0].0, macs[1].0)
+        .ipv4(from, to, 64)
+        .udp(50_000, VXLAN_PORT)
+        .write(&mut bytes, &[&vxlan, inner].concat())
+        .unwrap();
+    bytes
+}
+
+const UDP_CHECKSUM: u16 = 6;
+
+fn partial(csum_start: u16) -> VnetHeader {
+    VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        csum_start,
+        csum_offset: UDP_CHECKSUM,
+        ..VnetHeader::default()
+    }
+}
+
+#[test]
+fn a_pods_packets_go_by_the_device_that_can_tell_their_checksum() {
+    in_namespace(|| {
+        let pair = Pair::new(1);
+        let mut reader = Reader::new(0, pair.near, POD, PORT_MAC, Role::Pod);
+        let strays = Strays::beside(&reader);
+        for pod in ["10.0.0.1", "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd"] {
+            reader.redirect.add_pod(address(pod), pair.near).unwrap();
+        }
+        for prefix in ["10.0.1.0/24", "fe00::/8"] {
+            let prefix = prefix.parse().unwrap();
+            reader.redirect.add_prefix(prefix, 1450).unwrap();
+        }
+        let finished = udp(9, b"a datagram");
+        let mut own = finished.clone();
+        unfinish(&mut own, false, 40, 17);
+        let mut own6 = Vec::new();
+        etherparse::PacketBuilder::ethernet2(POD_MAC.0, PORT_MAC.0)
+            .ipv6([0xfd; 16], [0xfe; 16], 64)
+            .udp(9, 9)
+            .write(&mut own6, b"a datagram")
+            .unwrap();
+        unfinish(&mut own6, true, 60, 17);
+        // The pod has a tunnel, and leaves the checksum inside to us.
+        let mut inner = finished.clone();
+        unfinish(&mut inner, false, 40, 17);
+        let inside = in_tunnel([10, 0, 0, 1], [10, 0, 1, 1], [POD_MAC, PORT_MAC], &inner);
+        let without = {
+            let mut bytes = inside.clone();
+            bytes[40..42].fill(0);
+            bytes
+        };
+        let plain = VnetHeader::default();
+        for (what, by_ring, packet) in [
+            ("a finished checksum", true, (finished, plain)),
+            ("its own checksum unfinished", true, (own, partial(34))),
+            (
+                "its own checksum unfinished, IPv6",
+                true,
+                (own6, partial(54)),
+            ),
+            (
+                "that in its tunnel unfinished",
+                false,
+                (inside, partial(84)),
+            ),
+            (
+                "the same, the tunnel has none",
+                false,
+                (without, partial(84)),
+            ),
+            ("TCP", false, tcp_super_frame(false, 2000, 1000)),
+        ] {
+            check_way(&mut reader, what, by_ring, pair.far, packet);
+        }
+        strays.close();
+        reader.close();
+    });
+}
+
+#[test]
+fn an_uplinks_packets_go_by_the_device_that_can_tell_their_checksum() {
+    in_namespace(|| {
+        let pair = Pair::new(1);
+        let mut reader = Reader::new(0, pair.near, UPLINK, UPLINK_MAC, Role::Uplink);
+        let strays = Strays::beside(&reader);
+        reader.redirect.set_vxlan_port(VXLAN_PORT);
+        reader.redirect.add_vni(VNI).unwrap();
+        reader.redirect.add_local(underlay(false).0).unwrap();
+        let pod = address("10.0.1.1");
+        reader.redirect.add_pod(pod, u32::MAX).unwrap();
+        reader.redirect.add_prefix(pod.into(), 1500).unwrap();
+        let inner = udp(9, b"a datagram");
+        let mut unfinished = inner.clone();
+        unfinish(&mut unfinished, false, 40, 17);
+        let tunnelled = |inner: &[u8]| {
+            let macs = [OTHER_UPLINK_MAC, UPLINK_MAC];
+            in_tunnel([192, 0, 2, 2], [192, 0, 2, 1], macs, inner)
+        };
+        let finished = tunnelled(&inner);
+        let mut outer = finished.clone();
+        unfinish(&mut outer, false, 40, 17);
+        let plain = VnetHeader::default();
+        for (what, by_ring, packet) in [
+            ("all is finished", true, (finished, plain)),
+            ("the tunnel's checksum is not", true, (outer, partial(34))),
+            (
+                "the datagram's checksum is not",
+                false,
+                (tunnelled(&unfinished), partial(84)),
+            ),
+        ] {
+            check_way(&mut reader, what, by_ring, pair.far, packet);
+        }
+        strays.close();
+        reader.close();
+    });
+}
+
 /// A packet as it is read: the port is where the port's own MAC was.
 fn tagged(port: PortId, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[..6].copy_from_slice(&port_tag(port.0));

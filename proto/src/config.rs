@@ -114,7 +114,7 @@ impl Default for DataplaneConfig {
 pub enum WaitMode {
     /// Never blocks; for cores that nobody else uses.
     Spin,
-    /// Spins a short time after the last packet, then blocks.
+    /// Spins a short time after the last packet, yielding its core meanwhile, then blocks.
     Adaptive,
     /// Always blocks.
     Sleep,
@@ -134,10 +134,10 @@ impl std::fmt::Display for WaitMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IngressChoice {
-    /// By AF_XDP where the driver needs no copy; elsewhere by TAP if the kernel has its offloads
-    /// inside UDP tunnels (Linux 6.17), else by AF_XDP with a copy.
+    /// By AF_XDP where the driver needs no copy; elsewhere by the worker's TAP and ring device if
+    /// the kernel has the TAP's offloads inside UDP tunnels (Linux 6.17), else by AF_XDP with a copy.
     Auto,
-    /// By TAP, or not at all.
+    /// By TAP and ring device, or not at all.
     Tap,
     /// By AF_XDP.
     AfXdp,

@@ -40,6 +40,7 @@ pub struct Redirect {
     pub(crate) classify: OwnedFd,
     pub(crate) transmit: OwnedFd,
     pub(crate) deliver: OwnedFd,
+    pub(crate) stray: OwnedFd,
     pub(crate) maps: Maps,
     pub(crate) config: Mapping<ConfigMemory>,
     pub(crate) heartbeats: Arc<Mapping<HeartbeatMemory>>,
@@ -109,6 +110,7 @@ impl Redirect {
             classify: keep(loaded.progs.podway_classify.as_fd())?,
             transmit: keep(loaded.progs.podway_transmit.as_fd())?,
             deliver: keep(loaded.progs.podway_deliver.as_fd())?,
+            stray: keep(loaded.progs.podway_stray.as_fd())?,
             maps: Maps {
                 ports: MapHandle::try_from(&maps.ports)?,
                 queue_workers: MapHandle::try_from(&maps.queue_workers)?,

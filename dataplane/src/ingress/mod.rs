@@ -27,9 +27,9 @@ pub const BURST: usize = 64;
     reason = "a queue is made once and never copied; a box would cost a cache miss a burst"
 )]
 pub enum Ingress {
-    /// One queue of one port.
+    /// One queue of one port, or the ring device of many.
     Ring(RingIngress),
-    /// All queues of many ports.
+    /// The TAP of many ports.
     Tap(TapIngress),
 }
 
@@ -42,7 +42,8 @@ impl Ingress {
         }
     }
 
-    /// Moves what has arrived into `burst`, at most [`BURST`] packets. `port` is that of a ring.
+    /// Moves what has arrived into `burst`, at most [`BURST`] packets. `port` is that of a queue;
+    /// [`PortId::NONE`] where each packet names its own.
     #[inline]
     pub fn receive(
         &mut self,

@@ -2,9 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{BURST, Burst};
 use podway_xdp_redirect::tagged_port;
 
+use super::{BURST, Burst};
 use crate::fib::PortId;
 use crate::packet::MAX_CHAIN;
 use crate::xsk::{Frame, FramePool, Queue, Region};
@@ -12,6 +12,10 @@ use crate::xsk::{Frame, FramePool, Queue, Region};
 /// Frames that every queue has posted, however many there are: one super-frame and a burst of
 /// small packets. With 110 pods this is what a port costs in memory.
 pub const LEAST_POSTED: usize = 32;
+
+/// Most frames of a burst, but for those of its last packet: a few super-frames, little enough to
+/// stay in the cache until the messages made of them are sent.
+const BURST_FRAMES: usize = 256;
 
 /// Receives from one queue.
 #[derive(Debug)]
@@ -51,8 +55,7 @@ impl RingIngress {
     /// which stands for many ports ([`PortId::NONE`]), each packet names its own.
     #[inline]
     pub fn receive(&mut self, port: PortId, burst: &mut Burst, region: &Region) {
-        // A few super-frames, or a burst of packets that take a frame each.
-        let mut room = BURST;
+        let mut room = BURST_FRAMES;
         while burst.len() < BURST && room > 0 {
             // Frames are taken one packet at a time, so that a burst ends between packets.
             let taken = self.queue.rx.receive(1, |frame, more| {

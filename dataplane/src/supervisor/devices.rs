@@ -1,8 +1,9 @@
 //! The devices of a worker: its TAP and its ring device.
 //!
-//! The tcx programs of the ports redirect TCP to the TAP, whose header tells what is known of
-//! super-frames and checksums, and everything else to the ring device, of which an AF_XDP socket
-//! takes it without a system call for each packet.
+//! The tcx programs of the ports redirect to the TAP what needs its header, which tells the segments
+//! of super-frames and where a checksum is unfinished: all of TCP, and few others. Everything else
+//! they redirect to the ring device, of which an AF_XDP socket takes it without a system call for
+//! each packet.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(super) struct WorkerDevices {
     /// The program that sends what the worker writes to the TAP.
     _transmitter: TcxAttachment,
     ring: Tap,
-    /// The program that gives the packets of the ring device to its socket.
+    /// The programs that give the packets of the ring device to its socket.
     _deliverer: RingAttachment,
     /// Of that socket, once it is there.
     statistics: Option<StatsHandle>,
@@ -53,7 +54,7 @@ impl WorkerDevices {
     pub(super) fn lost(&self) -> u64 {
         let statistics = self.statistics.as_ref().and_then(StatsHandle::read);
         let by_socket = statistics.map_or(0, |s| s.rx_dropped + s.rx_ring_full);
-        self.tap.dropped() + self.ring.dropped() + by_socket
+        self.tap.dropped() + self.ring.dropped_at_ingress() + by_socket
     }
 }
 

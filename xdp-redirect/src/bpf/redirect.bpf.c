@@ -7,7 +7,7 @@
  * One decision, two ways in: `podway_redirect` runs as XDP and redirects to the AF_XDP socket of
  * the queue; `podway_classify` runs at tcx ingress and redirects TCP to the TAP of the worker, which
  * keeps the offloads that XDP loses, and everything else to its ring device, where `podway_deliver`
- * gives it to an AF_XDP socket. `podway_transmit` runs on the TAPs and sends what workers write
+ * gives it to an AF_XDP socket and `podway_stray` finds what XDP did not see. `podway_transmit` runs on the TAPs and sends what workers write
  * there out of the port that they name.
  *
  *   is the interface a port?                       no -> unknown_port
@@ -662,8 +662,9 @@ static __always_inline bool is_unfinished(struct __sk_buff *skb, const struct po
  * Whether a packet can do without the header that a TAP gives it. TCP cannot, since its super-frames
  * have a segment size, and all of a flow goes one way. Of the others the dataplane must know which
  * checksum is unfinished, and a packet has one at most: that of the tunnel that ends here, which
- * nobody needs; or that of its own UDP header, which looks so. That of a tunnel inside the pod looks
- * otherwise (but one in 65536, which the receiver drops).
+ * nobody needs; or, from a pod, that of its own UDP header, which looks so. That of a tunnel inside
+ * the pod looks otherwise (but one in 65536, which the receiver drops). From an uplink the dataplane
+ * does not trust looks, so that the TAP has to tell.
  */
 static __always_inline bool is_plain(struct __sk_buff *skb, const struct frame *frame,
 				     const struct port *port, const struct ip *ip)
@@ -672,7 +673,8 @@ static __always_inline bool is_plain(struct __sk_buff *skb, const struct frame *
 
 	if (ip->protocol == IPPROTO_TCP)
 		return false;
-	known = ip->in_unfinished || looks_unfinished(ip, frame->end);
+	known = ip->in_unfinished ||
+		(port->role == ROLE_POD && looks_unfinished(ip, frame->end));
 	return known || !is_unfinished(skb, port);
 }
 
@@ -801,15 +803,50 @@ int podway_classify(struct __sk_buff *skb)
 	return cause == OURS ? bpf_redirect(way.ifindex, way.flags) : TC_ACT_UNSPEC;
 }
 
+/* The number in a tag (PORT_TAG); negative, as no key of a map is, when the address is none. */
+static __always_inline int tagged(const __u8 *mac)
+{
+	const __u8 tag[ETH_ALEN] = PORT_TAG(0);
+
+	if (mac[0] != tag[0] || mac[1] != tag[1] || mac[2] != tag[2] || mac[3] != tag[3])
+		return -1;
+	return mac[4] << 8 | mac[5];
+}
+
 /* On the ring devices, to which `podway_classify` redirects: the source MAC names the worker. */
 SEC("xdp.frags")
 int podway_deliver(struct xdp_md *ctx)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
+	int worker;
 
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
-	return bpf_redirect_map(&ring_sockets, eth->h_source[4] << 8 | eth->h_source[5], XDP_DROP);
+	worker = tagged(eth->h_source);
+	if (worker < 0)
+		return XDP_DROP;
+	return bpf_redirect_map(&ring_sockets, worker, XDP_DROP);
+}
+
+/*
+ * Behind `podway_deliver`: generic XDP does not see packets that tc had redirected before, by its
+ * mirred action or at egress (skb_is_redirected() in net/core/dev.c), as of pods that are virtual
+ * machines. They go to the TAP of the worker that they name.
+ */
+SEC("tcx/ingress")
+int podway_stray(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct devices *devices;
+	int worker;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	worker = tagged(eth->h_source);
+	devices = bpf_map_lookup_elem(&devices_of, &worker);
+	if (!devices || !devices->tap)
+		return TC_ACT_SHOT;
+	return bpf_redirect(devices->tap, 0);
 }
 
 /* The source MAC names the exit, and becomes that interface's own. */
@@ -818,14 +855,12 @@ int podway_transmit(struct __sk_buff *skb)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
-	const __u8 tag[ETH_ALEN] = PORT_TAG(0);
 	struct exit *out;
-	__u32 slot;
+	int slot;
 
-	if ((void *)(eth + 1) > end || eth->h_source[0] != tag[0] || eth->h_source[1] != tag[1] ||
-	    eth->h_source[2] != tag[2] || eth->h_source[3] != tag[3])
+	if ((void *)(eth + 1) > end)
 		return TC_ACT_SHOT;
-	slot = eth->h_source[4] << 8 | eth->h_source[5];
+	slot = tagged(eth->h_source);
 	out = bpf_map_lookup_elem(&exits, &slot);
 	if (!out || !out->ifindex)
 		return TC_ACT_SHOT;
