@@ -194,8 +194,7 @@ fn interrupted<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
     }
 }
 
-/// How long pods may take to reach each other: neighbours that the contender before could not
-/// resolve are tried again after a second or two.
+/// How long pods may take to reach each other: one lost pair of pings is no verdict.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
 
 /// Every pod (or node) must reach every other before anything is measured.

@@ -2,8 +2,8 @@
 //!
 //! [`RingIngress`] takes descriptors from an AF_XDP socket: that of a port whose driver needs no
 //! copy, or that of the worker's ring device, to which the tcx programs of all other ports redirect
-//! lone packets. [`TapIngress`] reads TCP, super-frames and all, which they redirect to the worker's
-//! TAP. A burst owns its frames until they are recycled, after the messages made of them were sent.
+//! most lone packets. [`TapIngress`] reads what they redirect to the worker's TAP, TCP above all. A
+//! burst owns its frames until they are recycled, after the messages made of them were sent.
 
 mod ring;
 mod tap;
