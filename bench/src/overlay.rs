@@ -12,7 +12,7 @@ use crate::Result;
 use crate::contender::pod_mtu;
 use crate::netns::wait_until;
 use crate::ping::Ping;
-use crate::topology::{Cluster, POD_INTERFACE};
+use crate::topology::{Cluster, POD_INTERFACE, UPLINK};
 
 /// Neighbours are asked for once a second, on the overlay and then on the underlay.
 const JOIN_DEADLINE: Duration = Duration::from_secs(15);
@@ -30,11 +30,16 @@ pub(crate) fn join_pods(cluster: &Cluster) -> Result<()> {
     each_pod(cluster, "off", &routes)
 }
 
-/// Puts the pods behind their gateways again.
+/// Puts the pods behind their gateways again, when the overlay itself has gone. The nodes forget
+/// each other's MAC address: that of a bridge that had a node's address would be asked in vain
+/// for longer than the next contender is given.
 ///
 /// # Errors
 /// When `ip` or `ethtool` fails.
 pub(crate) fn part_pods(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        node.netns.ip(&[format!("neigh flush dev {UPLINK}")])?;
+    }
     let mut lines = SUBNETS
         .map(|net| format!("route del {net} dev {POD_INTERFACE}"))
         .to_vec();
