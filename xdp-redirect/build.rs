@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use libbpf_cargo::SkeletonBuilder;
 
 const SOURCE: &str = "src/bpf/redirect.bpf.c";
-const SHARED: &str = "src/bpf/shared.h";
+const DIRECTORY: &str = "src/bpf";
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
-    println!("cargo::rerun-if-changed={SHARED}");
+    println!("cargo::rerun-if-changed={DIRECTORY}");
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut clang_args = vec!["-Wall".to_owned(), "-Werror".to_owned()];
     // clang's BPF target does not search the directory where Debian and its kin keep the

@@ -3,7 +3,7 @@
 //! An XDP program hands them to AF_XDP sockets, a tcx program by the same rules to the devices of
 //! the workers: TCP to a TAP, everything else to a ring device with an AF_XDP socket of its own. One
 //! program serves every port and finds the role of each by its interface index in a map.
-//! `bpf/redirect.bpf.c` opens with the decision tree, and `bpf/shared.h` holds what both sides
+//! `bpf/rules.h` opens with the decision tree, and `bpf/shared.h` holds what both sides
 //! agree on.
 //!
 //! | module | job |
