@@ -1,6 +1,6 @@
 #![allow(
     unsafe_code,
-    reason = "nothing safe binds a packet socket to an interface or gives it a filter"
+    reason = "nothing safe binds a packet socket to an interface"
 )]
 //! A look at some of the frames that leave the uplinks while something is measured.
 //!
@@ -22,6 +22,7 @@ use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use podway_proto::config::Config;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
+use socket2::{SockFilter, SockRef};
 
 use crate::netns::join;
 use crate::topology::{Cluster, UPLINK};
@@ -136,14 +137,12 @@ fn hear_departures(interface: &str) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(TICK))?;
-    let statement = |code: u32, jt, jf, k| libc::sock_filter {
-        code: u16::try_from(code).unwrap_or(0),
-        jt,
-        jf,
-        k,
+    let statement = |code: u32, jt, jf, k| {
+        let code = u16::try_from(code).unwrap_or(0);
+        SockFilter::new(code, jt, jf, k)
     };
     let packet_type = libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE;
-    let mut filter = [
+    let filter = [
         statement(BPF_LD | BPF_W | BPF_ABS, 0, 0, packet_type.cast_unsigned()),
         statement(
             BPF_JMP | BPF_JEQ | BPF_K,
@@ -154,24 +153,7 @@ fn hear_departures(interface: &str) -> io::Result<OwnedFd> {
         statement(BPF_RET | BPF_K, 0, 0, u32::MAX),
         statement(BPF_RET | BPF_K, 0, 0, 0),
     ];
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len()).unwrap_or(0),
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: option value and length are those of `program`, whose filter lives until the kernel
-    // has copied it, within this call.
-    let attached = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            length_of(&program),
-        )
-    };
-    if attached < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    SockRef::from(&socket).attach_filter(&filter)?;
     let index = rustix::net::netdevice::name_to_index(&socket, interface)?;
     // SAFETY: all bytes zero is a valid address of this type.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };

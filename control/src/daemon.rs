@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use mio::net::UnixStream;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use podway_proto::{CONTROL_SOCKET, DATAPLANE_SOCKET, DEFAULT_RUN_DIR};
 use rustix::thread::CapabilitySet;
 
@@ -18,6 +18,7 @@ use crate::kernel;
 use crate::netlink::{Monitor, Requests};
 use crate::node::Node;
 use crate::observed::Observed;
+use crate::path_mtu;
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -25,8 +26,9 @@ use crate::store::Store;
 const SIGNAL: Token = Token(0);
 const MONITOR: Token = Token(1);
 const DATAPLANE: Token = Token(2);
+const ERRORS: Token = Token(3);
 /// The listener's token; the clients' follow.
-const CLIENTS: usize = 3;
+const CLIENTS: usize = 4;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -107,6 +109,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         MONITOR,
         Interest::READABLE,
     )?;
+    let errors = listen_for_errors(registry)?;
     let session = Session::new(args.run_dir.join(DATAPLANE_SOCKET), DATAPLANE);
     let mut signal = stop_signal()?;
     registry.register(&mut signal, SIGNAL, Interest::READABLE)?;
@@ -116,6 +119,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         store,
         Requests::open()?,
         monitor,
+        errors,
         session,
     )?;
     tracing::info!(run_dir = %args.run_dir.display(), node = node.name(), "ready");
@@ -138,18 +142,38 @@ fn run(args: &Args) -> Result<(), Failure> {
                     tracing::info!("stopping; the kernel carries on");
                     return Ok(());
                 }
-                MONITOR | DATAPLANE => {}
+                MONITOR | DATAPLANE | ERRORS => {}
                 client => clients.ready(client, poll.registry()),
             }
         }
         // One round: what the kernel tells, what clients ask, what follows from both.
         node.follow_kernel();
+        node.follow_errors();
         let requests = clients.take_requests();
         for (client, response) in node.handle(requests, poll.registry(), Instant::now()) {
             clients.respond(client, &response);
         }
         more_requests = clients.flush(poll.registry());
     }
+}
+
+/// Begins to listen to routers that say that packets are too large. Without it tunnels still work
+/// where every link carries what the uplink does.
+fn listen_for_errors(registry: &Registry) -> std::io::Result<Option<path_mtu::Errors>> {
+    let errors = match path_mtu::Errors::listen() {
+        Ok(errors) => errors,
+        Err(error) => {
+            tracing::warn!(
+                "cannot listen to ICMP errors: {error}; a link between nodes with a smaller MTU is \
+                 not noticed; give podway-control CAP_NET_RAW"
+            );
+            return Ok(None);
+        }
+    };
+    for fd in errors.fds() {
+        registry.register(&mut SourceFd(&fd), ERRORS, Interest::READABLE)?;
+    }
+    Ok(Some(errors))
 }
 
 /// Refuses to go on where no change of links, routes and neighbours would be let through.
@@ -160,7 +184,7 @@ fn require_net_admin() -> Result<(), Failure> {
     }
     let message = "the capability CAP_NET_ADMIN is missing, and without it the kernel's routes, \
                    neighbours and VXLAN device cannot be changed; run as root, or give the unit \
-                   AmbientCapabilities=CAP_NET_ADMIN";
+                   AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW";
     Err(message.into())
 }
 

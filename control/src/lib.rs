@@ -17,6 +17,7 @@
 //!
 //! - [`settings`]: the configuration file, validated.
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
+//! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop; nothing in it blocks.
 
 pub mod cli;
@@ -27,6 +28,7 @@ pub mod kernel;
 pub mod netlink;
 pub mod node;
 pub mod observed;
+pub mod path_mtu;
 pub mod report;
 pub mod routing;
 pub mod session;

@@ -6,6 +6,7 @@
 //! the dataplane.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mio::Registry;
@@ -16,8 +17,9 @@ use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::facts::Facts;
 use crate::kernel::{self, DEVICE, DeviceWant, Want};
-use crate::netlink::{self, Monitor, Requests};
+use crate::netlink::{self, Lookup, Monitor, Requests};
 use crate::observed::Observed;
+use crate::path_mtu;
 use crate::report;
 use crate::session::{LinkState, Session, Ticket};
 use crate::settings::Settings;
@@ -53,6 +55,11 @@ pub struct Node {
     ways_asked: Option<Instant>,
     /// Whether ways have to be asked again when their period is over.
     ways_stale: bool,
+    /// Errors of routers that packets are too large; `None` where nothing may listen to them.
+    errors: Option<path_mtu::Errors>,
+    /// Ways that have to be asked again, and when: a router has said something of them, or the
+    /// kernel forgets what it was told.
+    doubtful: BTreeMap<IpAddr, Instant>,
     /// Clients that wait for an answer of the dataplane.
     questions: BTreeMap<Ticket, (ClientId, Question)>,
 }
@@ -75,6 +82,7 @@ impl Node {
         store: Store,
         mut requests: Requests,
         monitor: Monitor,
+        errors: Option<path_mtu::Errors>,
         session: Session,
     ) -> Result<Self, netlink::Error> {
         let observed = Observed::from_dump(requests.dump_all()?);
@@ -93,6 +101,8 @@ impl Node {
             changed: true,
             ways_asked: None,
             ways_stale: true,
+            errors,
+            doubtful: BTreeMap::new(),
             questions: BTreeMap::new(),
         })
     }
@@ -108,11 +118,18 @@ impl Node {
             .ways_asked
             .filter(|_| self.ways_stale)
             .map(|at| at + WAYS_PERIOD);
+        let doubtful = self.doubtful.values().min().copied();
         let now = self.changed.then(Instant::now);
-        [self.session.deadline(), self.retry_kernel, ways, now]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.session.deadline(),
+            self.retry_kernel,
+            ways,
+            doubtful,
+            now,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Takes in what the kernel tells.
@@ -226,6 +243,7 @@ impl Node {
 
     /// Brings kernel and dataplane in line if anything has changed.
     fn settle(&mut self, now: Instant) {
+        self.ask_doubtful(now);
         let retry = self.retry_kernel.is_some_and(|at| now >= at);
         let ways_due = self.ways_stale
             && self
@@ -263,8 +281,66 @@ impl Node {
                 continue;
             }
             match self.requests.lookup(address) {
-                Ok(way) => drop(self.ways.insert(address, way)),
+                Ok(way) => drop(self.set_way(address, way)),
                 Err(error) => drop(errors.insert(error.to_string())),
+            }
+        }
+    }
+
+    /// Takes what the kernel says of a way; whether it is something else than before.
+    fn set_way(&mut self, address: IpAddr, way: Option<Lookup>) -> bool {
+        if let Some(expires) = way.as_ref().and_then(|way| way.expires) {
+            // Not before it has gone: told again then without its end, it would stay for good.
+            self.doubt(address, expires + WAYS_PERIOD);
+        }
+        let same = match (self.ways.get(&address), &way) {
+            (Some(Some(old)), Some(new)) => old.agrees(new),
+            (Some(None), None) => true,
+            _ => false,
+        };
+        self.ways.insert(address, way);
+        !same
+    }
+
+    /// Has the way to `address` asked again when `after` is over.
+    fn doubt(&mut self, address: IpAddr, after: Duration) {
+        let at = Instant::now() + after;
+        let due = self.doubtful.entry(address).or_insert(at);
+        *due = at.min(*due);
+    }
+
+    /// Takes in what routers say. The kernel takes it in only after it has given it to us.
+    pub fn follow_errors(&mut self) {
+        let nodes = self.errors.as_mut().map(path_mtu::Errors::drain);
+        for node in nodes.into_iter().flatten() {
+            if self.ways.contains_key(&node) {
+                self.doubt(node, WAYS_PERIOD);
+            }
+        }
+    }
+
+    /// Asks again for the ways of which it is time to. One that cannot be asked for stays what it
+    /// was and is tried again.
+    fn ask_doubtful(&mut self, now: Instant) {
+        let due = self.doubtful.iter().filter(|(_, at)| **at <= now);
+        let due: Vec<IpAddr> = due.map(|(address, _)| *address).collect();
+        for address in due {
+            self.doubtful.remove(&address);
+            if !self.ways.contains_key(&address) {
+                continue;
+            }
+            match self.requests.lookup(address) {
+                Ok(way) => {
+                    let mtu = way.as_ref().and_then(|way| way.mtu);
+                    if self.set_way(address, way) {
+                        tracing::info!(%address, mtu, "the way to a node has changed");
+                        self.changed = true;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    self.doubt(address, RETRY_KERNEL);
+                }
             }
         }
     }

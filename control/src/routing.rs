@@ -215,6 +215,7 @@ mod tests {
             gateway: gateway.map(ip),
             source: None,
             mtu: None,
+            expires: None,
         })
     }
 

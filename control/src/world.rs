@@ -276,6 +276,7 @@ pub(crate) mod tests {
                         gateway: None,
                         source: None,
                         mtu: None,
+                        expires: None,
                     }),
                 )]),
                 learned: LearnedMacs::new(),
@@ -310,6 +311,7 @@ pub(crate) mod tests {
             gateway: Some("192.168.1.254".parse().unwrap()),
             source: Some("192.168.1.7".parse().unwrap()),
             mtu: Some(1400),
+            expires: None,
         };
         fixture.ways.insert(b, Some(way));
         expected.mtu = 1400;

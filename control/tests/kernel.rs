@@ -307,7 +307,7 @@ fn a_missing_capability_is_named() {
             String::from_utf8(output.stderr).unwrap(),
             "podway-control: the capability CAP_NET_ADMIN is missing, and without it the kernel's \
              routes, neighbours and VXLAN device cannot be changed; run as root, or give the unit \
-             AmbientCapabilities=CAP_NET_ADMIN\n"
+             AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW\n"
         );
         assert!(!cluster.run_dir("a").exists(), "it has touched nothing");
     }

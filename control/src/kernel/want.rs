@@ -326,6 +326,7 @@ mod tests {
             gateway: Some(ip("192.168.1.254")),
             source: None,
             mtu: None,
+            expires: None,
         };
         fixture.ways.insert(ip("192.168.1.2"), Some(router));
         let want = Want::of(&fixture.world(), Some(DEVICE));

@@ -11,6 +11,7 @@ mod socket;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use podway_proto::types::MacAddr;
@@ -129,8 +130,22 @@ pub struct Lookup {
     pub gateway: Option<IpAddr>,
     /// The source that the kernel would choose.
     pub source: Option<IpAddr>,
-    /// The route's own MTU in bytes, if it has one.
+    /// The MTU in bytes that the route was given or the kernel has learned, if any.
     pub mtu: Option<u32>,
+    /// How much longer the kernel keeps what it has learned.
+    pub expires: Option<Duration>,
+}
+
+impl Lookup {
+    /// Whether both say the same, now.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let Self { expires, .. } = *self;
+        *self
+            == Self {
+                expires,
+                ..other.clone()
+            }
+    }
 }
 
 /// A request that the kernel refused, or a failure of the socket.

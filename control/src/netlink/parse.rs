@@ -1,6 +1,7 @@
 //! Messages of the kernel to the types of this module.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -19,6 +20,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use podway_proto::types::MacAddr;
 
 use super::{Address, FdbEntry, Link, LinkKind, Lookup, Neighbor, PROTOCOL, Route, Vxlan};
+
+/// Unit of times in answers: the kernel's `USER_HZ` is 100 on all platforms that Podway runs on.
+const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// A change that the kernel told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,12 +303,18 @@ pub(super) fn lookup(message: &RouteMessage) -> Option<Lookup> {
         gateway: None,
         source: None,
         mtu: None,
+        expires: None,
     };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => found.link = *index,
             RouteAttribute::Gateway(address) => found.gateway = route_address(address),
             RouteAttribute::Via(via) => found.gateway = via_address(via),
+            // A signed number to the kernel: below zero for what has just expired.
+            RouteAttribute::CacheInfo(info) if info.expires != 0 => {
+                let ticks = info.expires.cast_signed().max(0).cast_unsigned();
+                found.expires = Some(CLOCK_TICK * ticks);
+            }
             RouteAttribute::PrefSource(address) => found.source = route_address(address),
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
