@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use podway_proto::config::{Config as File, IngressChoice, WaitMode, XdpModeChoice};
 
+use crate::wire::flow_hash::SourcePorts;
+
 /// What `podway-dataplane` runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -23,6 +25,8 @@ pub struct Config {
     pub ring_size: u32,
     /// How workers receive from ports.
     pub ingress: IngressChoice,
+    /// Outer source ports of tunnels.
+    pub source_ports: SourcePorts,
     /// Where the XDP program runs on pod ports.
     pub pod_xdp_mode: XdpModeChoice,
     /// Where the XDP program runs on uplinks.
@@ -139,6 +143,10 @@ impl Config {
             let remedy = "use up to 100000; for more, set wait = \"spin\"".to_owned();
             return range("spin-microseconds", &section.spin_microseconds, remedy);
         }
+        let Some(source_ports) = SourcePorts::new(section.source_ports) else {
+            let remedy = "use a power of two from 2 to 16384".to_owned();
+            return range("source-ports", &section.source_ports, remedy);
+        };
         Ok(Self {
             run_dir: run_dir.to_owned(),
             workers: (0..usize::from(workers))
@@ -149,6 +157,7 @@ impl Config {
             frames: section.frames,
             ring_size: section.ring_size,
             ingress: section.ingress,
+            source_ports,
             pod_xdp_mode: section.pod_xdp_mode,
             uplink_xdp_mode: section.uplink_xdp_mode,
         })
@@ -207,6 +216,10 @@ mod tests {
             (
                 "spin-microseconds = 100001",
                 "dataplane.spin-microseconds = 100001: use up to",
+            ),
+            (
+                "source-ports = 100",
+                "dataplane.source-ports = 100: use a power of two from 2 to 16384",
             ),
             ("wait = \"often\"", "unknown variant `often`"),
             ("colour = 1", "unknown field `colour`"),

@@ -161,6 +161,7 @@ impl Supervisor {
                 egress: Egress::new(
                     PacketGso::new()?,
                     devices.as_ref().map(|devices| TapGso::new(devices.tap())),
+                    config.source_ports,
                 ),
                 waiter,
                 sheet: Arc::clone(&sheet),

@@ -16,6 +16,7 @@ use podway_dataplane::ingress::{Burst, TapIngress};
 use podway_dataplane::packet::{Offload, Packet};
 use podway_dataplane::tap::Tap;
 use podway_dataplane::verdict::Verdict;
+use podway_dataplane::wire::flow_hash::SourcePorts;
 use podway_dataplane::xsk::{CHUNK_SIZE, Frame, FramePool, Region};
 use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, Path, PortRole, Route, Via};
 use podway_xdp_redirect::{Heartbeat, PortEntry, Redirect, Role, TcxAttachment, port_tag};
@@ -139,7 +140,7 @@ impl Worker {
         });
         let (tap, transmitter) = tap.unzip();
         Self {
-            egress: Egress::new(PacketGso::new().unwrap(), tap),
+            egress: Egress::new(PacketGso::new().unwrap(), tap, SourcePorts::ALL),
             region,
             frames,
             sheet: Sheet::default(),

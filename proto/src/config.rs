@@ -86,6 +86,10 @@ pub struct DataplaneConfig {
     pub ring_size: u32,
     /// How workers receive from ports.
     pub ingress: IngressChoice,
+    /// How many outer source ports flows are spread over, a power of two from 2 to 16384. With fewer
+    /// ports, small packets of more flows leave in one message; networks and nodes that spread
+    /// tunnels by their source port have fewer to spread.
+    pub source_ports: u16,
     /// Where the XDP program runs on pod ports. `native` strips TSO from the pod.
     pub pod_xdp_mode: XdpModeChoice,
     /// Where the XDP program runs on uplinks. `generic` switches GRO off on the interface.
@@ -102,6 +106,7 @@ impl Default for DataplaneConfig {
             frames: 8192,
             ring_size: 2048,
             ingress: IngressChoice::Auto,
+            source_ports: 16384,
             pod_xdp_mode: XdpModeChoice::Generic,
             uplink_xdp_mode: XdpModeChoice::Auto,
         }

@@ -5,6 +5,7 @@ use crate::counters::Sheet;
 use crate::fib::Tables;
 use crate::packet::Packet;
 use crate::verdict::{DropReason, Send};
+use crate::wire::flow_hash::SourcePorts;
 use crate::xsk::Region;
 
 /// Gathering and the engines behind it.
@@ -16,10 +17,12 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// An egress that sends by `socket`, and super-frames in tunnels by `tap` if there is one.
-    pub fn new(socket: PacketGso, tap: Option<TapGso>) -> Self {
+    /// An egress that sends by `socket`, and super-frames in tunnels by `tap` if there is one;
+    /// tunnels have the outer source ports `ports`.
+    pub fn new(socket: PacketGso, tap: Option<TapGso>, ports: SourcePorts) -> Self {
         let mut gather = Gather::new();
         gather.send_tunnels_whole(tap.is_some());
+        gather.set_source_ports(ports);
         Self {
             gather,
             socket,

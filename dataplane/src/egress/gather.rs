@@ -1,8 +1,8 @@
 //! Gathering: the packets of a burst become as few messages as may be.
 //!
-//! Towards pods and native uplinks a packet goes as it is; TCP segments of one flow are joined to
-//! a super-frame ([`super::join`]), and a super-frame stays one, with the size of its segments told
-//! to the kernel. Towards tunnels blocks of equal size are concatenated ([`super::run`]); a
+//! Towards pods and native uplinks a packet goes as it is; TCP segments of one flow, and towards pods
+//! UDP datagrams, are joined to a super-frame ([`super::join`]), and a super-frame stays one, with
+//! the size of its segments told to the kernel. Towards tunnels blocks of equal size are concatenated ([`super::run`]); a
 //! super-frame goes into the tunnel whole where there is a TAP to send it by, and is cut into such
 //! blocks where there is none ([`super::cut`]).
 //!
@@ -24,8 +24,9 @@ use crate::fib::{NextHopKind, Tables};
 use crate::packet::Packet;
 use crate::tunnel::{OuterHeader, encap};
 use crate::verdict::{DropReason, Send};
+use crate::wire::flow_hash::SourcePorts;
 use crate::wire::tcp::flag;
-use crate::wire::{EtherType, Headers, IpVersion, TcpSegment, flow_hash, protocol, udp, vxlan};
+use crate::wire::{EtherType, Headers, IpVersion, TcpSegment, protocol, udp, vxlan};
 
 /// What became of a packet that was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub struct Gather {
     runs: Runs,
     /// Whether a super-frame goes into a tunnel whole.
     whole: bool,
+    source_ports: SourcePorts,
 }
 
 impl Default for Gather {
@@ -73,6 +75,7 @@ impl Gather {
             joins: Joins::new(),
             runs: Runs::new(),
             whole: false,
+            source_ports: SourcePorts::ALL,
         }
     }
 
@@ -80,6 +83,12 @@ impl Gather {
     /// [`Message::tunnel`]. They do not at the start.
     pub fn send_tunnels_whole(&mut self, whole: bool) {
         self.whole = whole;
+    }
+
+    /// Says which outer source ports tunnels have; all at the start. Not while there is something
+    /// to send: a flow would go on in another message, before the one that it is in.
+    pub fn set_source_ports(&mut self, ports: SourcePorts) {
+        self.source_ports = ports;
     }
 
     /// Whether there is nothing to send.
@@ -137,7 +146,7 @@ impl Gather {
         };
         match (&send.next_hop.kind, segment) {
             (NextHopKind::Tunnel(outer), segment) => {
-                let way = way(outer, send, ifindex);
+                let way = self.way(outer, send, ifindex);
                 match segment {
                     None => self.push_block(packet, send, &way),
                     Some(size) if self.whole && fits_tunnel(&way, headers) => {
@@ -156,6 +165,19 @@ impl Gather {
         }
     }
 
+    /// The way into a tunnel. The outer header takes DSCP and ECN from the inner (RFC 2983, uniform
+    /// model; RFC 6040, normal mode).
+    #[inline]
+    fn way<'t>(&self, outer: &'t OuterHeader, send: &Send<'_>, ifindex: u32) -> Way<'t> {
+        Way {
+            port: send.next_hop.port,
+            ifindex,
+            outer,
+            source_port: self.source_ports.of(send.flow_hash),
+            tos: send.headers.tos,
+        }
+    }
+
     /// A packet that goes as it is, alone or joined.
     fn push_packet(&mut self, packet: &Packet<'_>, send: &Send<'_>, ifindex: u32) -> Pushed {
         let Self { drafts, joins, .. } = self;
@@ -163,7 +185,8 @@ impl Gather {
         if !drafts.has_room(1, headers.payload.into()) {
             return self.full();
         }
-        let segment = Segment::of(packet, headers);
+        let to_pod = matches!(send.next_hop.kind, NextHopKind::Pod);
+        let segment = Segment::of(packet, headers).filter(|s| to_pod || !s.is_datagram());
         let run = joins.find(send);
         if let Some(segment) = segment {
             let fits = run.filter(|&run| joins.fits(run, drafts, packet, headers, &segment));
@@ -398,19 +421,6 @@ fn flags_of(packet: &Packet<'_>, headers: &Headers) -> Option<u16> {
 fn make_partial(packet: &mut Packet<'_>, send: &Send<'_>) {
     if !send.partial_checksum {
         super_frame(packet.head_mut(), &send.headers, send.headers.l4_len(), 0);
-    }
-}
-
-/// The way into a tunnel. The outer header takes DSCP and ECN from the inner (RFC 2983, uniform
-/// model; RFC 6040, normal mode).
-#[inline]
-fn way<'t>(outer: &'t OuterHeader, send: &Send<'_>, ifindex: u32) -> Way<'t> {
-    Way {
-        port: send.next_hop.port,
-        ifindex,
-        outer,
-        source_port: flow_hash::source_port(send.flow_hash),
-        tos: send.headers.tos,
     }
 }
 

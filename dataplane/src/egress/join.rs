@@ -1,10 +1,15 @@
-//! Joining TCP segments on their way to pods and native uplinks, by the rules of the kernel's GRO.
+//! Joining TCP segments on their way to pods and native uplinks, and UDP datagrams on their way to
+//! pods, by the rules of the kernel's GRO.
 //!
 //! Rules and their source: `tcp_gro_receive` and `tcp_gro_complete` (net/ipv4/tcp_offload.c),
-//! `inet_gro_receive` (net/ipv4/af_inet.c), `ipv6_gro_receive` (net/ipv6/ip6_offload.c).
+//! `udp_gro_receive_segment` (net/ipv4/udp_offload.c), `inet_gro_receive` (net/ipv4/af_inet.c),
+//! `ipv6_gro_receive` (net/ipv6/ip6_offload.c).
 //! Headers must be equal but for lengths, checksums, the sequence number, which goes on, the IPv4
 //! id, which goes on or stays, and FIN and PSH, which end the run. Other flags are not joined at
-//! all, CWR among them; ECE joins with ECE.
+//! all, CWR among them; ECE joins with ECE. Datagrams are of one size, but for the last, and one
+//! without a checksum is not joined. The kernel takes them apart again before a socket of the pod
+//! sees them, unless that has asked for more at once (`udp_queue_rcv_skb`, `UDP_GRO`). On an uplink
+//! nobody needs to: a virtual wire would carry them to a node that cannot know their size.
 //!
 //! What reads a joined packet trusts it (its checksum is partial), so that each segment's own
 //! checksum is verified before. That reads the payload; the kernel's copy into its socket buffer
@@ -13,11 +18,12 @@
 use super::drafts::{Drafts, MAX_BYTES, MAX_PIECES, Slot};
 use super::message::Piece;
 use super::offload::{header_bytes, lone_vnet, split, super_frame, super_frame_vnet};
+use super::run::MAX_BLOCKS;
 use crate::fib::PortId;
 use crate::packet::{MAX_CHAIN, Packet};
 use crate::verdict::Send;
 use crate::wire::tcp::flag;
-use crate::wire::{Headers, IpVersion, Ipv4Packet, Ipv6Packet, TcpSegment, protocol};
+use crate::wire::{Headers, IpVersion, Ipv4Packet, Ipv6Packet, TcpSegment, UdpDatagram, protocol};
 
 /// Open runs. A burst of 64 packets has few bulk flows; beyond these, one is closed for a new one.
 const MAX_RUNS: usize = 16;
@@ -44,7 +50,8 @@ struct Run {
     flow_hash: u32,
     /// The first segment's.
     headers: Headers,
-    /// Copy of the first segment's header bytes, and the message's first piece.
+    /// Copy of the first segment's header bytes; the message's first piece once there is a second
+    /// segment.
     bytes: Piece,
     /// The first segment's checksum was partial.
     partial: bool,
@@ -52,8 +59,9 @@ struct Run {
     size: u32,
     /// Payload bytes of all.
     payload: u32,
-    segments: u32,
-    next_seq: u32,
+    segments: usize,
+    /// Sequence number of the next segment; `None` of datagrams.
+    next_seq: Option<u32>,
     /// IPv4 id of the last segment.
     id: u16,
     /// By how much the id grows, 0 or 1; known from the second segment on.
@@ -62,11 +70,13 @@ struct Run {
     ending: u16,
 }
 
-/// A segment that may be joined, as far as its own headers say.
+/// A segment or datagram that may be joined, as far as its own headers say.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
-    seq: u32,
+    /// Sequence number; `None` of a datagram.
+    seq: Option<u32>,
     id: u16,
+    /// TCP flags; none of a datagram.
     flags: u16,
     payload: u32,
 }
@@ -76,25 +86,46 @@ impl Segment {
     #[inline]
     pub(super) fn of(packet: &Packet<'_>, headers: &Headers) -> Option<Self> {
         let payload = headers.payload_len();
-        if headers.protocol != protocol::TCP || headers.fragment || payload == 0 {
+        if headers.fragment || payload == 0 {
             return None;
         }
-        let (ip, tcp) = split(header_bytes(packet, headers)?, headers)?;
-        let tcp = TcpSegment::new_checked(tcp).ok()?;
-        let flags = tcp.flags();
-        if flags & !JOINABLE != 0 || flags & flag::ACK == 0 {
-            return None;
-        }
+        let (ip, l4) = split(header_bytes(packet, headers)?, headers)?;
+        let (seq, flags) = match headers.protocol {
+            protocol::TCP => {
+                let tcp = TcpSegment::new_checked(l4).ok()?;
+                let flags = tcp.flags();
+                let may = flags & !JOINABLE == 0 && flags & flag::ACK != 0;
+                (Some(tcp.seq()), may.then_some(flags)?)
+            }
+            protocol::UDP => {
+                let udp = UdpDatagram::new_checked(l4).ok()?;
+                let is_whole = u32::from(udp.len()) == headers.l4_len();
+                (None, (is_whole && udp.checksum() != 0).then_some(0)?)
+            }
+            _ => return None,
+        };
         let id = match headers.version {
             IpVersion::V4 => Ipv4Packet::new_checked(ip).ok()?.ident(),
             IpVersion::V6 => 0,
         };
         Some(Self {
-            seq: tcp.seq(),
+            seq,
             id,
             flags,
             payload,
         })
+    }
+
+    /// Whether it may be joined on its way to a pod only.
+    #[inline]
+    pub(super) fn is_datagram(&self) -> bool {
+        self.seq.is_none()
+    }
+
+    /// Sequence number of what follows it.
+    #[inline]
+    fn next_seq(&self) -> Option<u32> {
+        self.seq.map(|seq| seq.wrapping_add(self.payload))
     }
 
     /// Whether others may follow it.
@@ -138,9 +169,12 @@ impl Joins {
         };
         let room = drafts.message(run.slot).is_some_and(|message| {
             message.bytes as usize + segment.payload as usize <= MAX_BYTES
-                && message.pieces.len() + MAX_CHAIN <= MAX_PIECES
+                && message.pieces.len() + MAX_CHAIN < MAX_PIECES
         });
-        room && segment.seq == run.next_seq
+        // What takes datagrams apart again has a limit, as for those of a tunnel.
+        let is_full = run.next_seq.is_none() && run.segments == MAX_BLOCKS;
+        room && !is_full
+            && segment.seq == run.next_seq
             && segment.payload <= run.size
             && header_bytes(packet, headers).is_some_and(|bytes| {
                 run.follows_id(drafts.header(run.bytes), segment)
@@ -163,6 +197,9 @@ impl Joins {
             return;
         };
         if let Some(message) = drafts.message(run.slot) {
+            if run.segments == 1 {
+                message.replace_front(run.bytes);
+            }
             for piece in packet.pieces(headers.payload.into(), segment.payload as usize) {
                 message.append(piece);
             }
@@ -171,7 +208,7 @@ impl Joins {
         }
         run.id_step = Some(segment.id.wrapping_sub(run.id));
         run.id = segment.id;
-        run.next_seq = segment.seq.wrapping_add(segment.payload);
+        run.next_seq = segment.next_seq();
         run.payload += segment.payload;
         run.segments += 1;
         run.ending = segment.flags & ENDING;
@@ -194,8 +231,7 @@ impl Joins {
         let headers = &send.headers;
         let bytes = drafts.write(header_bytes(packet, headers).unwrap_or_default());
         if let Some(message) = drafts.message(slot) {
-            message.append(bytes);
-            for piece in packet.pieces(headers.payload.into(), segment.payload as usize) {
+            for piece in packet.pieces(0, headers.end()) {
                 message.append(piece);
             }
             message.packets = 1;
@@ -214,7 +250,7 @@ impl Joins {
             size: segment.payload,
             payload: segment.payload,
             segments: 1,
-            next_seq: segment.seq.wrapping_add(segment.payload),
+            next_seq: segment.next_seq(),
             id: segment.id,
             id_step: None,
             ending: 0,
@@ -282,23 +318,27 @@ impl Run {
     }
 }
 
-/// Equal addresses and ports. Both are TCP already.
+/// Equal protocol, addresses and ports.
 #[inline]
 fn same_flow(a: &Headers, b: &Headers) -> bool {
-    a.sport == b.sport && a.dport == b.dport && a.src == b.src && a.dst == b.dst
+    a.sport == b.sport
+        && a.dport == b.dport
+        && a.protocol == b.protocol
+        && a.src == b.src
+        && a.dst == b.dst
 }
 
 /// Whether two segments' header bytes agree in all that joining would lose: link addresses, TOS,
-/// TTL, DF or flow label, acknowledgement number, window, flags other than [`ENDING`] and options.
-/// Addresses and ports are compared by [`same_flow`].
+/// TTL, DF or flow label, and of TCP acknowledgement number, window, flags other than [`ENDING`]
+/// and options. Protocol, addresses and ports are compared by [`same_flow`].
 #[inline]
 fn same_headers(a: &[u8], b: &[u8], a_at: &Headers, b_at: &Headers) -> Option<bool> {
     if (a_at.l3, a_at.l4, a_at.payload) != (b_at.l3, b_at.l4, b_at.payload) {
         return Some(false);
     }
     let l3 = usize::from(a_at.l3);
-    let (a_ip, a_tcp) = split(a, a_at)?;
-    let (b_ip, b_tcp) = split(b, b_at)?;
+    let (a_ip, a_l4) = split(a, a_at)?;
+    let (b_ip, b_l4) = split(b, b_at)?;
     let same_ip = match (a_at.version, b_at.version) {
         (IpVersion::V4, IpVersion::V4) => {
             let a = Ipv4Packet::new_checked(a_ip).ok()?;
@@ -314,15 +354,19 @@ fn same_headers(a: &[u8], b: &[u8], a_at: &Headers, b_at: &Headers) -> Option<bo
         }
         _ => false,
     };
-    let a_tcp = TcpSegment::new_checked(a_tcp).ok()?;
-    let b_tcp = TcpSegment::new_checked(b_tcp).ok()?;
+    let same_l4 = a_at.protocol != protocol::TCP || same_tcp(a_l4, b_l4)?;
+    Some(same_ip && same_l4 && a.get(..l3) == b.get(..l3))
+}
+
+#[inline]
+fn same_tcp(a: &[u8], b: &[u8]) -> Option<bool> {
+    let a = TcpSegment::new_checked(a).ok()?;
+    let b = TcpSegment::new_checked(b).ok()?;
     Some(
-        same_ip
-            && a.get(..l3) == b.get(..l3)
-            && a_tcp.ack() == b_tcp.ack()
-            && a_tcp.window() == b_tcp.window()
-            && a_tcp.flags() | ENDING == b_tcp.flags() | ENDING
-            && a_tcp.options() == b_tcp.options(),
+        a.ack() == b.ack()
+            && a.window() == b.window()
+            && a.flags() | ENDING == b.flags() | ENDING
+            && a.options() == b.options(),
     )
 }
 
@@ -471,6 +515,102 @@ mod tests {
         let mut specs = bulk(true, 4);
         specs[2].flow_label += 1;
         assert_eq!(packets(&to_pod(&specs)), [2, 1, 1]);
+    }
+
+    /// `count` datagrams of 700 bytes with ids that go on.
+    fn datagrams(v6: bool, count: u16) -> Vec<Spec> {
+        let datagram = |n: u16| Spec {
+            v6,
+            id: 65_500_u16.wrapping_add(n),
+            ..Spec::udp(&[n.to_be_bytes()[1]; 700])
+        };
+        (0..count).map(datagram).collect()
+    }
+
+    #[test]
+    fn datagrams_of_one_size_become_a_super_frame() {
+        for v6 in [false, true] {
+            let mut specs = datagrams(v6, 5);
+            specs[4].payload.truncate(699);
+            specs[1].partial = true;
+            let out = to_pod(&specs);
+            let l4 = if v6 { 54 } else { 34 };
+            let expected = VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                gso_type: VnetHeader::GSO_UDP_L4,
+                hdr_len: l4 + 8,
+                gso_size: 700,
+                csum_start: l4,
+                csum_offset: 6,
+            };
+            assert_eq!((out.len(), out[0].vnet), (1, expected));
+            assert_eq!((out[0].packets, out[0].joined, out[0].cut), (5, 4, 0));
+            specs[1].partial = false;
+            assert_eq!(wire(&out[0]), built(&specs));
+        }
+    }
+
+    /// What happens to four datagrams when the third is changed.
+    #[test]
+    fn datagrams_that_differ_are_not_joined() {
+        type Change = fn(&mut Spec);
+        let cases: &[(&str, &[u32], Change)] = &[
+            ("tos", &[2, 1, 1], |s| s.tos = 1),
+            ("ttl", &[2, 1, 1], |s| s.ttl -= 1),
+            ("df", &[2, 1, 1], |s| s.df = false),
+            ("id", &[2, 1, 1], |s| s.id = s.id.wrapping_add(7)),
+            ("empty", &[2, 1, 1], |s| s.payload.clear()),
+            ("shorter", &[3, 1], |s| s.payload.truncate(699)),
+            // The fourth is shorter than the third, and follows it.
+            ("longer", &[2, 2], |s| s.payload.push(1)),
+            // The first two, and the fourth behind them, but for its id.
+            ("other protocol", &[2, 1, 1], |s| s.udp = false),
+        ];
+        for (name, expected, change) in cases {
+            let mut specs = datagrams(false, 4);
+            change(&mut specs[2]);
+            let out = to_pod(&specs);
+            assert_eq!(packets(&out), *expected, "{name}");
+            let frames: Vec<_> = out.iter().flat_map(wire).collect();
+            assert_eq!(frames, built(&specs), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_datagram_whose_checksum_says_nothing_is_not_joined() {
+        let frames = built(&datagrams(false, 4));
+        let wrong = |frame: &mut Vec<u8>| *frame.last_mut().unwrap() ^= 1;
+        let none = |frame: &mut Vec<u8>| put16(frame, 40, 0);
+        // One byte behind the datagram, which its length does not count. The sum stays right.
+        let longer = |frame: &mut Vec<u8>| {
+            let field = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+            let (len, checksum) = (field(38), field(40));
+            put16(frame, 38, len - 1);
+            put16(frame, 40, checksum + 1);
+        };
+        let changes: [fn(&mut Vec<u8>); 3] = [wrong, none, longer];
+        for change in changes {
+            let mut frames = frames.clone();
+            change(&mut frames[1]);
+            let mut rig = Rig::new();
+            for frame in &frames {
+                let pushed = rig.push(&next_hop(3, NextHopKind::Pod), 1450, frame);
+                assert_eq!(pushed, Pushed::Gathered);
+            }
+            let out = rig.flush();
+            assert_eq!(packets(&out), [1, 1, 2]);
+            assert_eq!(out.iter().flat_map(wire).collect::<Vec<_>>(), frames);
+        }
+    }
+
+    #[test]
+    fn a_message_has_128_datagrams_at_most() {
+        let tiny = |n: u16| Spec {
+            id: n,
+            ..Spec::udp(b"x")
+        };
+        let out = to_pod(&(0..200).map(tiny).collect::<Vec<_>>());
+        assert_eq!(packets(&out), [128, 72]);
     }
 
     #[test]

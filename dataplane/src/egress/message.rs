@@ -193,6 +193,15 @@ impl Message {
         };
     }
 
+    /// Puts `piece` in place of as many bytes at the front, which the first piece has.
+    #[inline]
+    pub(super) fn replace_front(&mut self, piece: Piece) {
+        if let Some(first) = self.pieces.first_mut() {
+            *first = first.split_at(piece.len()).1;
+            self.pieces.insert(0, piece);
+        }
+    }
+
     /// Adds `piece` to the end, as a longer last piece where it adjoins that.
     #[inline]
     pub(super) fn append(&mut self, piece: Piece) {
@@ -218,6 +227,20 @@ mod tests {
         assert_eq!(rest.with(first), None);
         assert_eq!(first.with(Piece::of_region(112, 18)), None);
         assert_eq!(piece.split_at(31), (piece, Piece::of_headers(130, 0)));
+    }
+
+    #[test]
+    fn the_front_is_replaced_byte_for_byte() {
+        let mut message = Message::with_capacity(4);
+        message.append(Piece::of_region(256, 142));
+        message.append(Piece::of_region(8192, 10));
+        message.replace_front(Piece::of_headers(7, 42));
+        let expected = [
+            Piece::of_headers(7, 42),
+            Piece::of_region(298, 100),
+            Piece::of_region(8192, 10),
+        ];
+        assert_eq!((&message.pieces[..], message.bytes), (&expected[..], 152));
     }
 
     #[test]

@@ -5,7 +5,9 @@ use super::message::VnetHeader;
 use crate::packet::Packet;
 use crate::verdict::Send;
 use crate::wire::tcp::flag;
-use crate::wire::{Headers, IpVersion, Ipv4Packet, Ipv6Packet, Sum, TcpSegment, protocol};
+use crate::wire::{
+    Headers, IpVersion, Ipv4Packet, Ipv6Packet, Sum, TcpSegment, UdpDatagram, protocol,
+};
 
 /// Whether the L4 checksum is right, or partial, which its sender vouches for.
 #[inline]
@@ -54,12 +56,13 @@ pub(super) fn lone_vnet(headers: &Headers, partial: bool) -> VnetHeader {
     })
 }
 
-/// The metadata of a TCP super-frame, whose first segment has the flags `flags`.
+/// The metadata of a super-frame, whose first segment has the TCP flags `flags`.
 #[inline]
 pub(super) fn super_frame_vnet(headers: &Headers, size: u32, flags: u16) -> VnetHeader {
-    let kind = match headers.version {
-        IpVersion::V4 => VnetHeader::GSO_TCPV4,
-        IpVersion::V6 => VnetHeader::GSO_TCPV6,
+    let kind = match (headers.protocol, headers.version) {
+        (protocol::UDP, _) => VnetHeader::GSO_UDP_L4,
+        (_, IpVersion::V4) => VnetHeader::GSO_TCPV4,
+        (_, IpVersion::V6) => VnetHeader::GSO_TCPV6,
     };
     let ecn = if flags & flag::CWR != 0 {
         VnetHeader::GSO_ECN
@@ -75,17 +78,23 @@ pub(super) fn super_frame_vnet(headers: &Headers, size: u32, flags: u16) -> Vnet
 }
 
 /// Writes into the headers `bytes` (from the frame's start) what a super-frame of `l4_len` bytes
-/// of TCP header and payload has: lengths, the IPv4 checksum, the flags `ending`, and the
-/// pseudo-header's sum in place of the checksum.
+/// of TCP or UDP header and payload has: lengths, the IPv4 checksum, the TCP flags `ending`, and
+/// the pseudo-header's sum in place of the checksum.
 #[inline]
 pub(super) fn super_frame(bytes: &mut [u8], headers: &Headers, l4_len: u32, ending: u16) {
-    let Some((ip, tcp)) = split_mut(bytes, headers) else {
+    let Some((ip, l4)) = split_mut(bytes, headers) else {
         return;
     };
     set_ip_len(ip, headers, l4_len);
-    if let Ok(mut tcp) = TcpSegment::new_checked(tcp) {
+    let pseudo = headers.pseudo_header(l4_len).fold();
+    if headers.protocol == protocol::UDP {
+        if let Ok(mut udp) = UdpDatagram::new_checked(l4) {
+            udp.set_len(u16::try_from(l4_len).unwrap_or(u16::MAX));
+            udp.set_checksum(pseudo);
+        }
+    } else if let Ok(mut tcp) = TcpSegment::new_checked(l4) {
         tcp.set_flags(tcp.flags() | ending);
-        tcp.set_checksum(headers.pseudo_header(l4_len).fold());
+        tcp.set_checksum(pseudo);
     }
 }
 

@@ -60,7 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
                 corrupt: corrupt && len > 0 && len < 2000 && !partial && told == 0,
                 chunk,
                 // Super-frames of UDP are left to the kernel.
-                told: if flow == 4 { 0 } else { told },
+                told: if flow >= 4 { 0 } else { told },
             },
         )
 }
@@ -78,7 +78,7 @@ fn specs(steps: &[Step]) -> Vec<Spec> {
             sport: 40_000 + u16::from(step.flow),
             flags: ACK | step.flags,
             tos: step.tos,
-            udp: step.flow == 4 && step.len < 2000,
+            udp: step.flow >= 4 && step.len < 2000,
             partial: step.partial,
             ..Spec::tcp(*seq, *id, &payload(step.len))
         };

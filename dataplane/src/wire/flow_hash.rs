@@ -30,12 +30,35 @@ pub fn hash(headers: &Headers) -> u32 {
     }
 }
 
-/// The outer source port of a flow: the upper 14 bits of the hash, in the dynamic range 49152 to
-/// 65535 that RFC 7348, section 5, recommends.
-#[inline]
-#[allow(clippy::cast_possible_truncation, reason = "14 bits are left")]
-pub fn source_port(hash: u32) -> u16 {
-    0xc000 | (hash >> 18) as u16
+/// The outer source ports that flows are spread over: a number of them from 49152 on, in the dynamic
+/// range that RFC 7348, section 5, recommends.
+///
+/// With fewer ports, packets of more flows leave in one message; but then networks and nodes that
+/// spread tunnels by their source port have fewer flows to spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourcePorts {
+    /// How far the hash is shifted: its upper bits remain.
+    shift: u32,
+}
+
+impl SourcePorts {
+    /// The whole range: 16384 ports.
+    pub const ALL: Self = Self { shift: 18 };
+
+    /// So many ports; `None` if that is no power of two from 2 to 16384.
+    pub fn new(count: u16) -> Option<Self> {
+        let known = count.is_power_of_two() && (2..=1 << 14).contains(&count);
+        known.then(|| Self {
+            shift: u32::BITS - count.ilog2(),
+        })
+    }
+
+    /// The port of a flow of that hash.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "14 bits are left at most")]
+    pub fn of(self, hash: u32) -> u16 {
+        0xc000 | (hash >> self.shift) as u16
+    }
 }
 
 /// Takes 64 bits in. One to one for a given state, so that flows which differ in one word only
@@ -137,7 +160,7 @@ mod tests {
         for ((src, dst, protocol, sport, dport), value, port) in cases {
             let result = hash(&flow_of(src, dst, protocol, sport, dport));
             assert_eq!(
-                (result, source_port(result)),
+                (result, SourcePorts::ALL.of(result)),
                 (value, port),
                 "{src} {dst} {protocol}"
             );
@@ -161,10 +184,24 @@ mod tests {
 
     #[test]
     fn ports_lie_in_the_dynamic_range() {
-        assert_eq!(source_port(0), 49152);
-        assert_eq!(source_port(0x0003_ffff), 49152);
-        assert_eq!(source_port(0x0004_0000), 49153);
-        assert_eq!(source_port(u32::MAX), 65535);
+        let all = SourcePorts::ALL;
+        assert_eq!(all.of(0), 49152);
+        assert_eq!(all.of(0x0003_ffff), 49152);
+        assert_eq!(all.of(0x0004_0000), 49153);
+        assert_eq!(all.of(u32::MAX), 65535);
+    }
+
+    #[test]
+    fn ports_may_be_fewer() {
+        assert_eq!(SourcePorts::new(16384), Some(SourcePorts::ALL));
+        for count in [0, 1, 3, 100, 32768, 65535] {
+            assert_eq!(SourcePorts::new(count), None, "{count}");
+        }
+        let two = SourcePorts::new(2).unwrap();
+        assert_eq!((two.of(0), two.of(u32::MAX >> 1)), (49152, 49152));
+        assert_eq!((two.of(1 << 31), two.of(u32::MAX)), (49153, 49153));
+        let some = SourcePorts::new(64).unwrap();
+        assert_eq!(some.of(u32::MAX), 49152 + 63);
     }
 
     /// Largest distance of a bucket from the mean, in standard deviations.
@@ -178,7 +215,7 @@ mod tests {
         let mut low = [0; 64];
         let mut high = [0; 64];
         for flow in flows {
-            let port = usize::from(source_port(hash(&flow)));
+            let port = usize::from(SourcePorts::ALL.of(hash(&flow)));
             low[port & 63] += 1;
             high[port >> 8 & 63] += 1;
         }
