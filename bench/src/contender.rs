@@ -26,6 +26,9 @@ pub const VXLAN_OVERHEAD: u16 = 50;
 /// The core that a spinning worker has for itself; everything else runs on core 0.
 pub const OWNED_CORE: usize = 1;
 
+/// Pods of a full node: what the kubelet allows unless it is told otherwise.
+pub const FULL_NODE: u8 = 110;
+
 /// The MTU of pods' routes that an underlay of `uplink_mtu` allows, in bytes.
 pub fn pod_mtu(uplink_mtu: u16, mode: Mode) -> u16 {
     match mode {
@@ -52,6 +55,9 @@ pub enum Contender {
     PodwayVxlan,
     /// Podway in VXLAN mode that receives by AF_XDP, whatever it would choose.
     PodwayVxlanAfXdp,
+    /// Podway in VXLAN mode on nodes that are full: 110 pods have a port, all but those that are
+    /// measured idle.
+    PodwayVxlanFull,
     /// Between pods by Podway in native mode.
     PodwayNative,
     /// Podway in VXLAN mode on the first node only, its worker spinning on a core of its own; the
@@ -85,6 +91,7 @@ impl Contender {
             Self::KernelNative => "kernel native",
             Self::PodwayVxlan => "Podway VXLAN",
             Self::PodwayVxlanAfXdp => "Podway VXLAN, AF_XDP",
+            Self::PodwayVxlanFull => "Podway VXLAN, 110 pods",
             Self::PodwayNative => "Podway native",
             Self::PodwaySpin => "Podway VXLAN, spinning",
             Self::OvsAfxdp => "OVS afxdp",
@@ -107,6 +114,7 @@ impl Contender {
             | Self::KernelVxlanNoGro
             | Self::PodwayVxlan
             | Self::PodwayVxlanAfXdp
+            | Self::PodwayVxlanFull
             | Self::PodwaySpin
             | Self::OvsAfxdp
             | Self::OvsAfxdpNonpmd
@@ -132,7 +140,11 @@ impl Contender {
     /// With what is missing and what to do.
     pub fn check_installed(self) -> Result<()> {
         let there = match self {
-            Self::PodwayVxlan | Self::PodwayVxlanAfXdp | Self::PodwayNative | Self::PodwaySpin => {
+            Self::PodwayVxlan
+            | Self::PodwayVxlanAfXdp
+            | Self::PodwayVxlanFull
+            | Self::PodwayNative
+            | Self::PodwaySpin => {
                 let programs = ["podway", "podway-control", "podway-dataplane"];
                 let mut found = programs.iter().map(|name| program(name));
                 return found.try_for_each(|found| found.map(drop));
@@ -150,10 +162,17 @@ impl Contender {
     }
 
     fn carrier(self, cluster: &Cluster, nodes: &[Node]) -> Result<Box<dyn Carrier>> {
+        let pods = nodes.first().map_or(0, |node| node.pods.len());
         let podway = |ingress| -> Result<Box<dyn Carrier>> {
+            let others = FULL_NODE.saturating_sub(u8::try_from(pods).unwrap_or(u8::MAX));
             let options = Options {
                 mode: self.mode(),
                 ingress,
+                idle_ports: if self == Self::PodwayVxlanFull {
+                    others
+                } else {
+                    0
+                },
                 ..Options::default()
             };
             Ok(Box::new(Podway::start_on(cluster, nodes, &options)?))
@@ -165,7 +184,9 @@ impl Contender {
                 Ok(Box::new(kernel::Vxlan::put(cluster, nodes, Some(false))?))
             }
             Self::KernelNative => Ok(Box::new(kernel::Native::put(cluster, nodes)?)),
-            Self::PodwayVxlan | Self::PodwayNative => podway(IngressChoice::Auto),
+            Self::PodwayVxlan | Self::PodwayVxlanFull | Self::PodwayNative => {
+                podway(IngressChoice::Auto)
+            }
             Self::PodwayVxlanAfXdp => podway(IngressChoice::AfXdp),
             Self::PodwaySpin => Ok(Box::new(Spinning::put(cluster)?)),
             Self::OvsAfxdp => Ok(Box::new(OpenVSwitch::put(cluster, Ports::Afxdp)?)),

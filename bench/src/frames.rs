@@ -1,7 +1,9 @@
+#![allow(unsafe_code, reason = "nothing safe sets UDP_SEGMENT")]
 //! Raw frames and numbered datagrams, for the end-to-end tests.
 
 use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -57,6 +59,9 @@ pub struct Numbered {
     pub count: u32,
     /// Payload sizes in bytes, used in turn; at least 4 each.
     pub sizes: Vec<usize>,
+    /// How many leave by one call, in turn: more than one with `UDP_SEGMENT`, which needs them to be
+    /// of one size. Empty: each by a call of its own.
+    pub batches: Vec<u32>,
     /// How many are sent at once.
     pub burst: u32,
     /// Pause between two bursts.
@@ -117,14 +122,27 @@ impl Numbered {
         socket
             .connect(target)
             .map_err(Error::io(format!("connect {target}")))?;
-        for number in 0..self.count {
-            if number > 0 && number % self.burst.max(1) == 0 {
+        if !self.batches.is_empty() {
+            set_segment(&socket, self.payload(0).len()).map_err(Error::io("set UDP_SEGMENT"))?;
+        }
+        let (mut number, mut since_pause) = (0, 0);
+        let mut batches = self.batches.iter().cycle();
+        while number < self.count {
+            if since_pause >= self.burst.max(1) {
+                since_pause = 0;
                 std::thread::sleep(self.pause);
             }
-            let payload = self.payload(number);
+            let batch = batches
+                .next()
+                .copied()
+                .unwrap_or(1)
+                .min(self.count - number);
+            let payloads = (number..number + batch).flat_map(|number| self.payload(number));
             socket
-                .send(&payload)
+                .send(&payloads.collect::<Vec<_>>())
                 .map_err(Error::io(format!("send to {target}")))?;
+            number += batch;
+            since_pause += batch;
         }
         Ok(())
     }
@@ -174,6 +192,27 @@ impl Numbered {
     }
 }
 
+/// Has the kernel cut what is sent at once into datagrams of `size` bytes (`UDP_SEGMENT` of
+/// linux/udp.h).
+fn set_segment(socket: &UdpSocket, size: usize) -> std::io::Result<()> {
+    let size = libc::c_int::try_from(size).map_err(std::io::Error::other)?;
+    let length = libc::socklen_t::try_from(size_of_val(&size)).map_err(std::io::Error::other)?;
+    // SAFETY: value and length are those of `size`, which the kernel reads within the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            length,
+        )
+    };
+    if set < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +232,7 @@ mod tests {
         let plan = Numbered {
             count: 3,
             sizes: vec![4, 9],
+            batches: Vec::new(),
             burst: 1,
             pause: Duration::ZERO,
         };

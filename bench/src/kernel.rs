@@ -190,7 +190,11 @@ pub fn del_native(cluster: &Cluster, node: &Node) -> Result<()> {
     node.netns.ip(&lines)
 }
 
+/// None where a router is the way to everything.
 fn native_routes(cluster: &Cluster, node: &Node, verb: &str) -> Vec<String> {
+    if node.router.is_some() {
+        return Vec::new();
+    }
     let each = peers(cluster, node).flat_map(|peer| {
         [
             format!(

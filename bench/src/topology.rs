@@ -104,6 +104,8 @@ pub struct Node {
     pub underlay: Ipv4Addr,
     /// Its IPv6 address on the underlay.
     pub underlay6: Ipv6Addr,
+    /// The router that all other nodes are behind, if they are.
+    pub router: Option<Ipv4Addr>,
     /// Its directory: sockets, logs and state of the daemons.
     pub directory: PathBuf,
     /// Its pods.
@@ -174,7 +176,11 @@ impl Cluster {
         let name = unused_name(&spec.prefix);
         cleanup::own(&name)?;
         // From here on dropping `cluster` removes what is there, complete or not.
-        let nodes = (1..=spec.nodes).map(|n| describe_node(&name, n, spec.pods_per_node));
+        let router = spec.narrow_middle.map(|_| ROUTER);
+        let nodes = (1..=spec.nodes).map(|n| Node {
+            router,
+            ..describe_node(&name, n, spec.pods_per_node)
+        });
         let cluster = Self {
             nodes: nodes.collect(),
             name,
@@ -305,7 +311,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Each node has a router of its own as its only neighbour; the routers share the link.
+    /// Each node has a router of its own as its only neighbour; the routers share the link, and know
+    /// the pods of both.
     fn join_by_routers(&self, nodes: [&Node; 2], middle_mtu: u16) -> Result<()> {
         let (queues, mtu) = (self.queues(), self.spec.uplink_mtu);
         let routers = [1, 2].map(|n| Netns::named(format!("{}-r{n}", self.name)));
@@ -334,17 +341,23 @@ impl Cluster {
             self.set_gro(&node.netns)?;
             router.ip(&[
                 format!("addr add {ROUTER} peer {} dev node", node.underlay),
+                format!("route add {} via {}", node.pod_cidr(), node.underlay),
                 format!(
                     "route add {} via {}",
                     other.underlay,
+                    middle_ipv4(3 - number)
+                ),
+                format!(
+                    "route add {} via {}",
+                    other.pod_cidr(),
                     middle_ipv4(3 - number)
                 ),
             ])?;
             node.netns.ip(&[
                 format!("addr add {} peer {ROUTER} dev {UPLINK}", node.underlay),
                 format!(
-                    "route add {} via {ROUTER} dev {UPLINK} src {}",
-                    other.underlay, node.underlay
+                    "route add default via {ROUTER} dev {UPLINK} src {}",
+                    node.underlay
                 ),
             ])?;
         }
@@ -422,6 +435,7 @@ fn describe_node(cluster: &str, number: u8, pods: u8) -> Node {
         netns: Netns::named(format!("{cluster}-{name}")),
         underlay: Ipv4Addr::new(192, 168, 100, number),
         underlay6: Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0, number.into()),
+        router: None,
         directory: cleanup::directory(cluster).join(&name),
         pods: (0..pods)
             .map(|pod| describe_pod(cluster, number, pod))

@@ -26,7 +26,7 @@ pub struct Own {
     /// CPU time of the generator per packet sent, in nanoseconds: sent to an end that drops in
     /// the driver.
     pub generator_ns: f64,
-    /// CPU time of receipt and sink per packet arrived, in nanoseconds.
+    /// CPU time of receipt and sink per frame arrived, in nanoseconds.
     pub sink_ns: f64,
     /// Packets sent to the dropping end.
     pub dropped: u64,
@@ -77,7 +77,7 @@ impl Own {
         Ok(Self {
             background_cpus: background.as_secs_f64() / BACKGROUND.as_secs_f64(),
             generator_ns,
-            sink_ns: beyond.max(0.0) * 1e9 / count(sunk.arrived.packets),
+            sink_ns: beyond.max(0.0) * 1e9 / count(sunk.arrived.frames),
             dropped,
             dropped_busy_seconds: busy,
             sunk,
@@ -100,7 +100,8 @@ impl Cost {
             .map_err(|refusal| Error::Unexpected(refusal.to_string()))?;
         let busy_seconds = trial.busy_seconds;
         let generator_seconds = own.generator_ns * count(trial.sent) / 1e9;
-        let sink_seconds = own.sink_ns * count(trial.arrived.packets) / 1e9;
+        // A super-frame is received once, whatever it holds.
+        let sink_seconds = own.sink_ns * count(trial.arrived.frames) / 1e9;
         let node_seconds = busy_seconds - generator_seconds - sink_seconds;
         if node_seconds <= 0.0 {
             return Err(Error::Unexpected(format!(
@@ -165,6 +166,10 @@ mod tests {
         assert!((cost.sink_seconds - 0.1).abs() < 1e-9);
         assert!((cost.node_seconds - 1.0).abs() < 1e-9);
         assert!((cost.packets_per_cpu_second - 1e6).abs() < 1.0);
+        let mut joined = trial(2_000_000, 1_000_000);
+        joined.arrived.frames = 250_000;
+        let cost = Cost::of(joined, &own()).unwrap();
+        assert!((cost.sink_seconds - 0.025).abs() < 1e-9);
     }
 
     #[test]

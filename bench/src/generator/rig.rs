@@ -404,6 +404,7 @@ pub(super) mod tests {
             refused_by_ring: 0,
             arrived: Arrived {
                 packets: arrived,
+                frames: arrived,
                 bytes: 64 * arrived,
                 super_frames: 0,
             },

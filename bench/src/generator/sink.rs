@@ -23,6 +23,8 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Arrived {
     /// Packets of the generator.
     pub packets: u64,
+    /// Frames that they arrived in.
+    pub frames: u64,
     /// Bytes of their frames, Ethernet headers included.
     pub bytes: u64,
     /// Frames that held several packets, which no real wire carries.
@@ -35,6 +37,7 @@ impl Arrived {
     pub fn since(self, earlier: Self) -> Self {
         Self {
             packets: self.packets - earlier.packets,
+            frames: self.frames - earlier.frames,
             bytes: self.bytes - earlier.bytes,
             super_frames: self.super_frames - earlier.super_frames,
         }
@@ -84,8 +87,9 @@ impl Sink {
         let field = |offset| cpus.iter().filter_map(|cpu| word(cpu, offset)).sum();
         Ok(Arrived {
             packets: field(0),
-            bytes: field(8),
-            super_frames: field(16),
+            frames: field(8),
+            bytes: field(16),
+            super_frames: field(24),
         })
     }
 

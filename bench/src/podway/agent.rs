@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use podway_proto::control::{DataplaneLink, Response, Status};
+use podway_proto::control::{DataplaneLink, NodeEntry, Response, Status};
 use podway_proto::dataplane::Counters;
-use podway_proto::types::Mode;
+use podway_proto::types::{MacAddr, Mode};
 use rustix::process::Signal;
 
 use super::{Options, READY_DEADLINE, program, ready};
@@ -19,6 +20,9 @@ use crate::{Error, Result};
 
 /// Packets on their way leave the books unbalanced; they arrive in far less.
 const REST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Last byte of the address behind the first idle port; the pods' own are below.
+const IDLE_HOSTS: u8 = 130;
 
 /// Podway on one node: its two daemons, and `podway` with the node's run directory.
 #[derive(Debug)]
@@ -103,6 +107,17 @@ impl Agent {
         }
     }
 
+    /// `podway node list --json`.
+    ///
+    /// # Errors
+    /// When control cannot be reached.
+    pub fn nodes(&self) -> Result<Vec<NodeEntry>> {
+        match self.ask(&["--json", "node", "list"])? {
+            Response::Nodes { nodes } => Ok(nodes),
+            other => Err(unexpected("node list", &other)),
+        }
+    }
+
     /// `podway counters --json`.
     ///
     /// # Errors
@@ -121,7 +136,7 @@ impl Agent {
     /// [`Error::Timeout`] with what is missing and the ends of both logs.
     pub fn wait_ready(&mut self) -> Result<()> {
         let what = format!("Podway on {} is ready", self.node.name);
-        let ports: Vec<_> = self.interfaces().map(str::to_owned).collect();
+        let ports: Vec<_> = self.interfaces().collect();
         let result = wait_until(&what, READY_DEADLINE, || {
             let status = self.status().map_err(|error| error.to_string())?;
             ready::is_ready(&status, &ports)
@@ -269,10 +284,41 @@ impl Agent {
         self.stop_dataplane()?;
         let program = program("podway-control")?;
         let mut command = self.node.netns.command(&program.to_string_lossy());
-        run(self
-            .common_args(&mut command)
-            .args(["--state-dir", &self.path("state"), "--cleanup"]))
-        .map(drop)
+        run(self.common_args(&mut command).args([
+            "--state-dir",
+            &self.path("state"),
+            "--cleanup",
+        ]))?;
+        let lines = self
+            .idle_interfaces()
+            .map(|name| format!("link del dev {name}"));
+        self.node.netns.ip(&lines.collect::<Vec<_>>())
+    }
+
+    /// Makes the idle ports and tells of them.
+    ///
+    /// # Errors
+    /// When `ip` fails or a port is refused.
+    pub(super) fn add_idle_ports(&self) -> Result<()> {
+        let lines = self.idle_interfaces().flat_map(|name| {
+            [
+                format!("link add name {name} type veth peer name {name}p"),
+                format!("link set dev {name} up"),
+                format!("link set dev {name}p up"),
+            ]
+        });
+        self.node.netns.ip(&lines.collect::<Vec<_>>())?;
+        let [a, b, c, _] = self.node.pod_network().octets();
+        for (interface, host) in self.idle_interfaces().zip(IDLE_HOSTS..=u8::MAX) {
+            let address = Ipv4Addr::new(a, b, c, host).to_string();
+            let mac = MacAddr([0x0a, 0x58, a, b, c, host]).to_string();
+            let args = [
+                "port", "add", &interface, "--pod-ip", &address, "--mac", &mac,
+            ];
+            let told = self.cli(&args).map(drop);
+            self.with_logs(told)?;
+        }
+        Ok(())
     }
 
     /// Leaves both daemons running when this value is dropped.
@@ -304,11 +350,12 @@ impl Agent {
         };
         let mut text = format!(
             "node-name = \"{}\"\ntunnel = \"{tunnel}\"\nuplink = \"{UPLINK}\"\n\
-             underlay-address = \"{}\"\nauto-direct-node-routes = true\n\
+             underlay-address = \"{}\"\nauto-direct-node-routes = {}\n\
              ipv4-native-routing-cidr = \"10.0.0.0/16\"\n\n\
              [dataplane]\nworkers = {}\nwait = \"{}\"\ningress = \"{}\"\ncores = {:?}\n",
             self.node.name,
             self.node.underlay,
+            self.node.router.is_none(),
             self.options.workers,
             self.options.wait,
             self.options.ingress,
@@ -355,9 +402,15 @@ impl Agent {
             .into_owned()
     }
 
-    fn interfaces(&self) -> impl Iterator<Item = &str> {
-        let pods = self.node.pods.iter().map(|pod| pod.host_interface.as_str());
-        pods.chain([UPLINK])
+    /// All its ports.
+    pub fn interfaces(&self) -> impl Iterator<Item = String> {
+        let pods = self.node.pods.iter().map(|pod| pod.host_interface.clone());
+        pods.chain([UPLINK.to_owned()])
+            .chain(self.idle_interfaces())
+    }
+
+    fn idle_interfaces(&self) -> impl Iterator<Item = String> + use<> {
+        (0..self.options.idle_ports).map(|number| format!("idle{number}"))
     }
 
     pub(super) fn with_logs<T>(&self, result: Result<T>) -> Result<T> {

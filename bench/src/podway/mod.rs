@@ -38,6 +38,8 @@ pub struct Options {
     pub ingress: IngressChoice,
     /// The CPU of each worker, in order; empty: not pinned.
     pub cores: Vec<usize>,
+    /// Ports that each node has beside those of its pods, behind which nobody is; at most 120.
+    pub idle_ports: u8,
     /// Whether the daemons outlive this process.
     pub detached: bool,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             wait: WaitMode::Adaptive,
             ingress: IngressChoice::Auto,
             cores: Vec::new(),
+            idle_ports: 0,
             detached: false,
         }
     }
@@ -114,6 +117,7 @@ impl Podway {
             wait_for_control(agent)?;
             let result = tell_ports(agent);
             agent.with_logs(result)?;
+            agent.add_idle_ports()?;
         }
         podway.set_mode(cluster, options.mode)?;
         Ok(podway)

@@ -86,7 +86,7 @@ pub fn plan(size: Size, is_there: impl Fn(Contender) -> bool) -> Vec<Rounds> {
 fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
     use Contender::{
         KernelNative, KernelVxlan, KernelVxlanNoGro, OvsAfxdp, PodwayNative, PodwaySpin,
-        PodwayVxlan, PodwayVxlanAfXdp,
+        PodwayVxlan, PodwayVxlanAfXdp, PodwayVxlanFull,
     };
     let all = match (wire, size) {
         (Wire::Pinned, _) => vec![KernelVxlan, PodwaySpin],
@@ -98,6 +98,7 @@ fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
                 PodwayNative,
                 PodwayVxlan,
                 PodwayVxlanAfXdp,
+                PodwayVxlanFull,
             ];
             [&ours[..], &Contender::PEERS].concat()
         }

@@ -85,10 +85,14 @@ impl Rounds {
         u64::from(self.rounds) * turns.sum::<u64>()
     }
 
-    /// What is measured of a contender. The generator's packets are for a router.
+    /// What is measured of a contender. The generator's packets are for a router; a full node is
+    /// asked for one flow.
     fn measures_of(&self, contender: Contender) -> impl Iterator<Item = Measure> {
         let measures = self.measures.iter().copied();
-        measures.filter(move |measure| !(measure.is_of_one_node() && contender.is_switch()))
+        measures.filter(move |measure| match contender {
+            Contender::PodwayVxlanFull => *measure == Measure::TCP,
+            _ => !(measure.is_of_one_node() && contender.is_switch()),
+        })
     }
 
     fn measure(
@@ -140,6 +144,7 @@ impl Rounds {
         contender: Contender,
         engines: &mut BTreeMap<Contender, String>,
     ) -> Result<Vec<(Measure, Outcome)>> {
+        forget_path_mtus(cluster)?;
         let measures = self.measures_of(contender);
         let (one, all): (Vec<_>, Vec<_>) = measures.partition(|measure| measure.is_of_one_node());
         let mut outcomes = Vec::new();
@@ -192,6 +197,17 @@ fn interrupted<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
         Err(Error::Interrupted) => Err(Error::Interrupted),
         other => Ok(other),
     }
+}
+
+/// What routers have told nodes and pods of their paths is not for the next contender to know.
+fn forget_path_mtus(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        let pods = node.pods.iter().map(|pod| &pod.netns);
+        for netns in pods.chain([&node.netns]) {
+            netns.sysctl(&["net.ipv4.route.flush=1"])?;
+        }
+    }
+    Ok(())
 }
 
 /// How long pods may take to reach each other: one lost pair of pings is no verdict.

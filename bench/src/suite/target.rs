@@ -50,7 +50,9 @@ impl fmt::Display for Verdict {
 
 /// All targets, in the order of the table.
 pub fn targets() -> Vec<Target> {
-    use Contender::{KernelNative, KernelVxlan, PodwayNative, PodwaySpin, PodwayVxlan};
+    use Contender::{
+        KernelNative, KernelVxlan, PodwayNative, PodwaySpin, PodwayVxlan, PodwayVxlanFull,
+    };
     let tcp = |contender, against: &[Contender], floor, goal| Target {
         wire: Wire::True,
         measure: Measure::TCP,
@@ -70,6 +72,7 @@ pub fn targets() -> Vec<Target> {
         tcp(PodwayVxlan, &Contender::PEERS, 2.0, 4.0),
         tcp(PodwayVxlan, &[KernelNative, PodwayNative], 0.5, 0.95),
         tcp(PodwayNative, &[KernelNative], 0.5, 0.95),
+        tcp(PodwayVxlanFull, &[PodwayVxlan], 0.9, 1.0),
         Target {
             wire: Wire::Virtual,
             ..tcp(PodwayVxlan, &[KernelVxlan], 0.6, 1.0)

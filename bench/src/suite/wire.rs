@@ -71,14 +71,15 @@ impl Wire {
         }
     }
 
-    /// Whether a contender can be measured on it. Routers in the middle do not know the pods, so
-    /// there is no native routing; the switches know no frames over 1500 bytes and no routers; a
-    /// spinning worker needs a core of its own.
+    /// Whether a contender can be measured on it. The switches know no frames over 1500 bytes and no
+    /// routers; a spinning worker needs a core of its own; a full node is compared on one wire only.
     pub fn suits(self, contender: Contender) -> bool {
+        if contender == Contender::PodwayVxlanFull {
+            return self == Self::True;
+        }
         let spins = contender == Contender::PodwaySpin;
         match self {
-            Self::NarrowMiddle => !contender.is_native() && !contender.is_switch() && !spins,
-            Self::Jumbo | Self::JumboTxOff => !contender.is_switch() && !spins,
+            Self::Jumbo | Self::JumboTxOff | Self::NarrowMiddle => !contender.is_switch() && !spins,
             Self::Pinned => true,
             Self::True | Self::TrueTxOff | Self::Virtual => !spins,
         }
@@ -118,9 +119,11 @@ mod tests {
     #[test]
     fn contenders_are_measured_where_they_can_be() {
         assert!(Wire::True.suits(Contender::KernelNative));
-        assert!(!Wire::NarrowMiddle.suits(Contender::PodwayNative));
-        assert!(Wire::NarrowMiddle.suits(Contender::PodwayVxlan));
+        assert!(Wire::NarrowMiddle.suits(Contender::PodwayNative));
+        assert!(!Wire::NarrowMiddle.suits(Contender::OvsAfxdp));
         assert!(!Wire::True.suits(Contender::PodwaySpin));
+        assert!(Wire::True.suits(Contender::PodwayVxlanFull));
+        assert!(!Wire::Jumbo.suits(Contender::PodwayVxlanFull));
         assert!(Wire::True.suits(Contender::OvsAfxdp));
         assert!(!Wire::Jumbo.suits(Contender::OvsAfxdp));
         assert!(Wire::Pinned.suits(Contender::PodwaySpin));

@@ -12,6 +12,7 @@
 mod interop;
 mod kernel;
 mod malformed;
+mod mtu;
 mod order;
 mod refusals;
 mod restart;

@@ -7,7 +7,7 @@ use podway_bench::frames::Numbered;
 use podway_bench::topology::ClusterSpec;
 use podway_proto::types::Mode;
 
-use crate::support::{Network, options, spec};
+use crate::support::{Delta, Network, options, spec};
 
 /// Datagrams of each flow.
 const COUNT: u32 = 4000;
@@ -24,6 +24,47 @@ fn numbered_datagrams_arrive_in_order_natively() {
     keeps_order(Mode::Native);
 }
 
+/// A sender that hands the kernel 40 datagrams at once, then one, and so on. What it hands over at
+/// once is the kernel's, and for a second all else of its flow with it: one by one they would
+/// overtake each other.
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn datagrams_alone_and_forty_at_once_arrive_in_order() {
+    for mode in [Mode::Vxlan, Mode::Native] {
+        let mut options = options(mode);
+        options.workers = 2;
+        let network = Network::up(
+            ClusterSpec {
+                queues: 2,
+                ..spec()
+            },
+            &options,
+        );
+        let (from, to) = (network.pod(0, 0), network.pod(1, 0));
+        let plan = Numbered {
+            count: 4100,
+            sizes: vec![1000],
+            batches: vec![40, 1],
+            burst: 41,
+            pause: Duration::from_millis(5),
+        };
+        let before = network.counters();
+        let arrived = plan.run(&from.netns, &to.netns, to.ipv4.into()).unwrap();
+        assert_eq!((arrived.damaged, arrived.out_of_order()), (0, 0), "{mode}");
+        let count = arrived.numbers.len();
+        assert!(count >= 4100 / 10 * 9, "{count} of 4100 arrived");
+        let after = network.counters();
+        let delta = Delta {
+            before: &before[0],
+            after: &after[0],
+        };
+        let passed = delta.passed(&from.host_interface);
+        // 100 of forty and 100 of one.
+        assert_eq!(passed.get("oversize"), Some(&200), "{passed:?}");
+        network.finish();
+    }
+}
+
 fn keeps_order(mode: Mode) {
     let spec = ClusterSpec {
         queues: 2,
@@ -36,6 +77,7 @@ fn keeps_order(mode: Mode) {
     let plan = Numbered {
         count: COUNT,
         sizes: vec![1400, 1400, 1400, 300, 18, 18, 1422, 4],
+        batches: Vec::new(),
         burst: 16,
         pause: Duration::from_millis(5),
     };

@@ -72,7 +72,7 @@ impl Network {
         };
         for agent in network.podway.agents() {
             let programs = link::programs(&agent.node().netns).unwrap();
-            let ports = agent.node().pods.len() + 1;
+            let ports = agent.interfaces().count();
             // The others are on the workers' own devices.
             let on_ports = programs
                 .iter()

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use podway_bench::contender::FULL_NODE;
 use podway_bench::iperf::{Iperf, Throughput};
 use podway_bench::netns::Netns;
 use podway_bench::podway::Options;
@@ -93,6 +94,26 @@ fn few_frames_are_enough_for_many_ports() {
             ping_all(&network.pod(0, pod).netns, to, 56, 50);
         }
     }
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_full_node_forwards_as_one_with_two_pods() {
+    let options = Options {
+        idle_ports: FULL_NODE - 2,
+        ..options(Mode::Vxlan)
+    };
+    let network = Network::up(spec(), &options);
+    remote_pings(&network, 0, 1);
+    let (from, to) = (network.pod(0, 0), network.pod(1, 0));
+    tcp(
+        &network,
+        &from.netns,
+        &to.netns,
+        to.ipv4.into(),
+        &Iperf::tcp(1),
+    );
     network.finish();
 }
 

@@ -22,6 +22,7 @@ const volatile __u16 vxlan_port;
 
 struct totals {
 	__u64 packets;      /* those that a super-frame holds, each */
+	__u64 frames;       /* as they arrived, a super-frame being one */
 	__u64 bytes;        /* of the frames, as they arrived */
 	__u64 super_frames; /* frames that hold several packets: no wire carries them */
 };
@@ -75,6 +76,7 @@ int podway_sink(struct __sk_buff *skb)
 	total = bpf_map_lookup_elem(&totals, &zero);
 	if (total) {
 		total->packets += skb->gso_segs > 1 ? skb->gso_segs : 1;
+		total->frames++;
 		total->bytes += skb->len;
 		total->super_frames += skb->gso_segs > 1;
 	}

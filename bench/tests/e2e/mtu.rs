@@ -1,0 +1,172 @@
+//! Paths and pods that carry less than the uplinks do.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use podway_bench::iperf::Iperf;
+use podway_bench::netns::wait_until;
+use podway_bench::topology::{ClusterSpec, POD_INTERFACE, Pod, UPLINK};
+use podway_bench::wiretap::Wiretap;
+use podway_proto::types::Mode;
+
+use crate::support::{Delta, Network, options, ping_all, spec};
+
+/// What the link between the nodes' routers carries, in bytes.
+const NARROW: u16 = 1400;
+/// What goes before the inner IP header in a tunnel: Ethernet, IPv4, UDP, VXLAN, Ethernet.
+const TUNNEL: u64 = 64;
+const ETHERNET: u64 = 14;
+/// A path on which segments are lost for their size is orders of magnitude below this.
+const TCP_FLOOR: f64 = 1e8;
+
+fn narrow() -> ClusterSpec {
+    ClusterSpec {
+        narrow_middle: Some(NARROW),
+        ..spec()
+    }
+}
+
+/// MTU of the path from a node to the other one.
+fn path_mtu(network: &Network, node: usize) -> u16 {
+    let other = network.node(1 - node).name.clone();
+    let nodes = network.agent(node).nodes().unwrap();
+    let entry = nodes.into_iter().find(|entry| entry.name == other).unwrap();
+    entry.path.unwrap().mtu
+}
+
+/// A second of TCP from the first pod of node 1 to that of node 2. Returns the longest frame that
+/// left an uplink, in bytes.
+fn longest_frame(network: &Network) -> u64 {
+    let (client, server) = (network.pod(0, 0), network.pod(1, 0));
+    let tap = Wiretap::on(&network.cluster);
+    let run = Iperf::tcp(1);
+    let got = run
+        .run(&client.netns, &server.netns, server.ipv4.into())
+        .unwrap();
+    assert!(got.bits_per_second > TCP_FLOOR, "{got:?}");
+    tap.finish().unwrap().longest
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_narrow_link_is_learned_and_forgotten() {
+    let network = Network::up(narrow(), &options(Mode::Vxlan));
+    for node in network.cluster.nodes() {
+        node.netns
+            .sysctl(&["net.ipv4.route.mtu_expires=10"])
+            .unwrap();
+    }
+    let (client, server) = (network.pod(0, 0), network.pod(1, 0));
+    for node in [0, 1] {
+        assert_eq!(path_mtu(&network, node), 1500);
+    }
+    let before = network.counters();
+    for (node, run) in [Iperf::tcp(1), Iperf::tcp(1).reversed()]
+        .into_iter()
+        .enumerate()
+    {
+        let got = run
+            .run(&client.netns, &server.netns, server.ipv4.into())
+            .unwrap();
+        assert!(got.bits_per_second > TCP_FLOOR, "{got:?}");
+        let learned = || match path_mtu(&network, node) {
+            NARROW => Ok(()),
+            other => Err(format!("{other}")),
+        };
+        wait_until("the path's MTU is learned", Duration::from_secs(2), learned).unwrap();
+    }
+    for (before, after) in before.iter().zip(&network.counters()) {
+        assert_eq!(Delta { before, after }.drops().len(), 0, "{after:?}");
+    }
+    for node in [0, 1] {
+        let forgotten = || match path_mtu(&network, node) {
+            1500 => Ok(()),
+            other => Err(format!("{other}")),
+        };
+        wait_until(
+            "the path's MTU is forgotten",
+            Duration::from_secs(15),
+            forgotten,
+        )
+        .unwrap();
+    }
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn pods_learn_a_narrow_link_natively() {
+    let network = Network::up(narrow(), &options(Mode::Native));
+    let (client, server) = (network.pod(0, 0), network.pod(1, 0));
+    ping_all(&client.netns, server.ipv4.into(), 56, 3);
+    let before = network.counters();
+    for run in [Iperf::tcp(1), Iperf::tcp(1).reversed()] {
+        let got = run
+            .run(&client.netns, &server.netns, server.ipv4.into())
+            .unwrap();
+        assert!(got.bits_per_second > TCP_FLOOR, "{got:?}");
+    }
+    for (number, (before, after)) in before.iter().zip(&network.counters()).enumerate() {
+        let delta = Delta { before, after };
+        let (_, sent) = delta.packets(UPLINK);
+        assert!(sent > 1000, "{sent} packets by the uplink of node {number}");
+        assert_eq!(delta.drops().len(), 0, "{after:?}");
+    }
+    // The other one need not learn it: from then on the client announces segments that fit.
+    let to = server.ipv4.to_string();
+    let route = client.netns.run("ip", &["route", "get", &to]).unwrap();
+    assert!(route.contains(&format!("mtu {NARROW}")), "{route}");
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn small_segments_stay_small_in_tunnels() {
+    announces_536(Mode::Vxlan, TUNNEL);
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn small_segments_stay_small_natively() {
+    announces_536(Mode::Native, ETHERNET);
+}
+
+/// The receiving pod announces an MSS of 536 bytes: segments are packets of 576 bytes, however
+/// large the super-frames are that carry them.
+fn announces_536(mode: Mode, in_front: u64) {
+    let network = Network::up(spec(), &options(mode));
+    let server = network.pod(1, 0);
+    set_route(server, "mtu 1400 advmss 536");
+    assert_eq!(longest_frame(&network), in_front + 576);
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_pod_with_a_smaller_mtu_gets_what_fits() {
+    const SMALL: u64 = 1300;
+    let network = Network::up(spec(), &options(Mode::Vxlan));
+    let (client, server) = (network.pod(0, 0), network.pod(1, 0));
+    let narrow = |interface: &str| format!("link set dev {interface} mtu {SMALL}");
+    let node = &network.node(1).netns;
+    node.ip(&[narrow(&server.host_interface)]).unwrap();
+    server.netns.ip(&[narrow(POD_INTERFACE)]).unwrap();
+    set_route(server, &format!("mtu {SMALL}"));
+    assert_eq!(longest_frame(&network), TUNNEL + SMALL);
+    // What it sends itself reaches a pod with a larger one, and fragments cross both ways.
+    let reverse = Iperf::tcp(1).reversed();
+    let got = reverse
+        .run(&client.netns, &server.netns, server.ipv4.into())
+        .unwrap();
+    assert!(got.bits_per_second > TCP_FLOOR, "{got:?}");
+    ping_all(&server.netns, client.ipv4.into(), 8000, 5);
+    network.finish();
+}
+
+/// Gives a pod's default route an attribute.
+fn set_route(pod: &Pod, attributes: &str) {
+    let [a, b, c, _] = pod.ipv4.octets();
+    let gateway = IpAddr::from(Ipv4Addr::new(a, b, c, 1));
+    let route = format!("route replace default via {gateway} dev {POD_INTERFACE} {attributes}");
+    pod.netns.ip(&[route]).unwrap();
+}
