@@ -11,7 +11,7 @@ use crate::fib::{NextHopKind, PortId, Tables};
 use crate::packet::Packet;
 use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
-use crate::wire::parse::{Headers, IpVersion, parse};
+use crate::wire::parse::{Headers, IpVersion, parse_to};
 use crate::wire::{
     Ipv4Packet, Ipv6Packet, Sum, UdpDatagram, checksum, ethernet, flow_hash, protocol, udp,
 };
@@ -37,7 +37,13 @@ fn route<'t>(
         ingress_mtu = ingress_mtu.saturating_sub(decap(packet, tables)?);
     }
 
-    let headers = parse(packet.head(), ethernet::HEADER_LEN, packet.len())?;
+    let mut headers = Headers::UNREAD;
+    parse_to(
+        &mut headers,
+        packet.head(),
+        ethernet::HEADER_LEN,
+        packet.len(),
+    )?;
     packet.truncate(headers.end());
     if headers.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);

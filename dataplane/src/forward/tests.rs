@@ -14,6 +14,7 @@ use crate::testing::plan::{
     BIG_POD, GATEWAY, Mtus, NARROW, NATIVE, POD, REAL_WIRE, UPLINK, VXLAN_V4, VXLAN_V6, pod,
     pod_mac, port_mac, tables, tunnelled, uplink_mac, vtep_mac,
 };
+use crate::wire::parse::parse;
 
 const ME: u8 = 1;
 

@@ -3,7 +3,7 @@
 use crate::fib::{LocalTable, Tables};
 use crate::packet::Packet;
 use crate::verdict::DropReason;
-use crate::wire::parse::{Headers, parse, parse_vxlan};
+use crate::wire::parse::{Headers, parse_to, parse_vxlan};
 use crate::wire::{EtherType, EthernetFrame, Ipv4Packet, Ipv6Packet, ethernet, protocol};
 
 /// Explicit congestion notification, the lower two bits of TOS and traffic class (RFC 3168).
@@ -24,7 +24,13 @@ const CE: u8 = 0b11;
 /// that we know, or a congestion mark that the inner packet cannot carry.
 #[inline]
 pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason> {
-    let outer = parse(packet.head(), ethernet::HEADER_LEN, packet.len())?;
+    let mut outer = Headers::UNREAD;
+    parse_to(
+        &mut outer,
+        packet.head(),
+        ethernet::HEADER_LEN,
+        packet.len(),
+    )?;
     let Some(local) = tables
         .local()
         .filter(|local| is_vxlan_for_us(&outer, local))

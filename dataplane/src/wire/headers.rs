@@ -1,6 +1,6 @@
 //! What [`super::parse`] learns about a packet: offsets and fields that the packet path goes by.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::checksum::Sum;
 use super::{protocol, tcp, udp};
@@ -48,6 +48,23 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Those of no packet, to be read into.
+    pub const UNREAD: Self = Self {
+        version: IpVersion::V4,
+        protocol: 0,
+        fragment: false,
+        tos: 0,
+        hop_limit: 0,
+        l3: 0,
+        l4: 0,
+        payload: 0,
+        sport: 0,
+        dport: 0,
+        l3_len: 0,
+        src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+
     /// Length in bytes of what follows the IP header.
     #[inline]
     pub fn l4_len(&self) -> u32 {

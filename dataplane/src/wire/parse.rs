@@ -90,6 +90,20 @@ pub enum ParseError {
 ///
 /// L4 checksums are not judged: they may be unfinished, and their payload may be in other chunks.
 pub fn parse(head: &[u8], l3: usize, packet_len: usize) -> Result<Headers, ParseError> {
+    let mut headers = Headers::UNREAD;
+    parse_to(&mut headers, head, l3, packet_len)?;
+    Ok(headers)
+}
+
+/// As [`parse`], into `headers`, which are worth nothing after an error. The packet path calls this
+/// one: to move what has just been written field by field makes the processor wait.
+#[inline]
+pub fn parse_to(
+    headers: &mut Headers,
+    head: &[u8],
+    l3: usize,
+    packet_len: usize,
+) -> Result<(), ParseError> {
     let head = head.get(..packet_len).unwrap_or(head);
     let ethernet = l3
         .checked_sub(ethernet::HEADER_LEN)
@@ -101,28 +115,28 @@ pub fn parse(head: &[u8], l3: usize, packet_len: usize) -> Result<Headers, Parse
         .ok_or(ParseError::TruncatedEthernet)?;
     let l3_bytes = head.get(l3..).unwrap_or_default();
     let l3_room = packet_len.saturating_sub(l3);
-    let mut headers = match EthernetFrame::new_unchecked(ethernet).ethertype() {
-        EtherType::IPV4 => parse_ipv4(l3_bytes, l3_offset, l3_room)?,
-        EtherType::IPV6 => parse_ipv6(l3_bytes, l3_offset, l3_room)?,
+    match EthernetFrame::new_unchecked(ethernet).ethertype() {
+        EtherType::IPV4 => parse_ipv4(headers, l3_bytes, l3_offset, l3_room)?,
+        EtherType::IPV6 => parse_ipv6(headers, l3_bytes, l3_offset, l3_room)?,
         _ => return Err(ParseError::UnknownEtherType),
-    };
+    }
     if headers.fragment {
-        return Ok(headers);
+        return Ok(());
     }
     let l4_len = headers.l4_len() as usize;
     let l4_bytes = head.get(usize::from(headers.l4)..headers.end().min(head.len()));
     let l4_bytes = l4_bytes.unwrap_or_default();
     match headers.protocol {
-        protocol::TCP => parse_tcp(&mut headers, l4_bytes, l4_len)?,
+        protocol::TCP => parse_tcp(headers, l4_bytes, l4_len)?,
         protocol::UDP => {
             let whole = head.len() == packet_len;
-            parse_udp(&mut headers, l4_bytes, l4_len, whole)?;
+            parse_udp(headers, l4_bytes, l4_len, whole)?;
         }
         // Nothing else came through the IP parsers.
         _ if l4_bytes.len() < icmp::HEADER_LEN => return Err(ParseError::TruncatedIcmp),
         _ => {}
     }
-    Ok(headers)
+    Ok(())
 }
 
 /// Checks the VXLAN header at offset `vxlan` of `head` and the room for an inner Ethernet header
@@ -156,7 +170,7 @@ fn behind(offset: u16, len: usize) -> u16 {
 }
 
 #[inline]
-fn parse_ipv4(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError> {
+fn parse_ipv4(headers: &mut Headers, bytes: &[u8], l3: u16, room: usize) -> Result<(), ParseError> {
     let packet = Ipv4Packet::new_unchecked(bytes);
     packet.check(room).map_err(|malformed| match malformed {
         Malformed::Truncated => ParseError::TruncatedIpv4,
@@ -175,7 +189,7 @@ fn parse_ipv4(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError>
         return Err(ParseError::UnsupportedProtocol);
     }
     let l4 = behind(l3, ipv4::HEADER_LEN);
-    Ok(Headers {
+    *headers = Headers {
         version: IpVersion::V4,
         protocol: packet.protocol(),
         fragment: packet.is_fragment(),
@@ -189,11 +203,12 @@ fn parse_ipv4(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError>
         l3_len: u32::from(packet.total_len()),
         src: packet.src_addr().into(),
         dst: packet.dst_addr().into(),
-    })
+    };
+    Ok(())
 }
 
 #[inline]
-fn parse_ipv6(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError> {
+fn parse_ipv6(headers: &mut Headers, bytes: &[u8], l3: u16, room: usize) -> Result<(), ParseError> {
     let packet = Ipv6Packet::new_unchecked(bytes);
     packet.check(room).map_err(|malformed| match malformed {
         Malformed::Truncated | Malformed::BadHeaderLength => ParseError::TruncatedIpv6,
@@ -206,7 +221,7 @@ fn parse_ipv6(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError>
         _ => return Err(ParseError::UnsupportedProtocol),
     }
     let l4 = behind(l3, ipv6::HEADER_LEN);
-    Ok(Headers {
+    *headers = Headers {
         version: IpVersion::V6,
         protocol: packet.next_header(),
         fragment: false,
@@ -220,7 +235,8 @@ fn parse_ipv6(bytes: &[u8], l3: u16, room: usize) -> Result<Headers, ParseError>
         l3_len: u32::from(behind(0, ipv6::HEADER_LEN)) + u32::from(packet.payload_len()),
         src: packet.src_addr().into(),
         dst: packet.dst_addr().into(),
-    })
+    };
+    Ok(())
 }
 
 /// The IPv6 extension header types that IANA lists (RFC 7045): hop-by-hop options, routing,
