@@ -83,7 +83,7 @@ impl ValueEnum for RowArg {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Ten minutes: one stream, two packet sizes, three rounds.
+    /// Ten minutes: one stream, two packet sizes, five rounds.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Everything, without a limit of time.
