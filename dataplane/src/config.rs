@@ -19,6 +19,8 @@ pub struct Config {
     pub wait: WaitMode,
     /// How long adaptive mode spins.
     pub spin: Duration,
+    /// How long adaptive mode dozes at high rates; zero: it spins.
+    pub doze: Duration,
     /// Frames per worker.
     pub frames: u32,
     /// Entries of each ring.
@@ -143,6 +145,10 @@ impl Config {
             let remedy = "use up to 100000; for more, set wait = \"spin\"".to_owned();
             return range("spin-microseconds", &section.spin_microseconds, remedy);
         }
+        if section.doze_microseconds > 1000 {
+            let remedy = "use up to 1000: packets wait in the ring meanwhile".to_owned();
+            return range("doze-microseconds", &section.doze_microseconds, remedy);
+        }
         let Some(source_ports) = SourcePorts::new(section.source_ports) else {
             let remedy = "use a power of two from 2 to 16384".to_owned();
             return range("source-ports", &section.source_ports, remedy);
@@ -154,6 +160,7 @@ impl Config {
                 .collect(),
             wait: section.wait,
             spin: Duration::from_micros(section.spin_microseconds.into()),
+            doze: Duration::from_micros(section.doze_microseconds.into()),
             frames: section.frames,
             ring_size: section.ring_size,
             ingress: section.ingress,

@@ -3,8 +3,8 @@
 //! # The path of a packet
 //!
 //! A [`worker`] goes round its loop. It takes a burst ([`ingress`]) of what the programs on the ports
-//! have redirected (crate `podway-xdp-redirect`): from its [`tap`], or from an AF_XDP socket
-//! ([`xsk`]) where the driver needs no copy.
+//! have redirected (crate `podway-xdp-redirect`): from its [`tap`] and its packet ring, or from an
+//! AF_XDP socket ([`xsk`]) where the driver needs no copy.
 //! Each [`packet`] goes to [`forward`](forward::forward), which reads its headers ([`wire`]), pulls
 //! the outer ones ([`tunnel`]), looks its destination up ([`fib`]) and gives a [`verdict`]: the next
 //! hop, or a reason to drop it. [`egress`] makes messages of the packets that leave: it joins or cuts

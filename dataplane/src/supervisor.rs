@@ -11,6 +11,7 @@ mod report;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -149,8 +150,8 @@ impl Supervisor {
         for (number, (&cpu, tables)) in (0..).zip(config.workers.iter().zip(readers)) {
             let devices = devices.next();
             let left = frames.len().saturating_sub(config.frames as usize);
-            let waiter =
-                Waiter::new(config.wait, config.spin).map_err(step("make an epoll set"))?;
+            let waiter = Waiter::new(config.wait, config.spin, config.doze)
+                .map_err(step("make an epoll set"))?;
             let waker = waiter.waker().map_err(step("duplicate a descriptor"))?;
             let link = Arc::new(Link::default());
             let sheet = Arc::new(Sheet::default());
@@ -179,6 +180,8 @@ impl Supervisor {
                             "cannot pin worker {number} to core {id}; it runs unpinned"
                         );
                     }
+                    // Or each doze would be 50 us longer (timer slack, prctl(2)).
+                    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
                     worker.run();
                 })
                 .map_err(step("start a worker thread"))?;

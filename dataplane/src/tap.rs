@@ -7,8 +7,7 @@
 //! (Linux 6.17: `TUN_F_UDP_TUNNEL_GSO`, `virtio_net_hdr_tnl_to_skb` in linux/virtio_net.h); nobody
 //! reads its payload.
 //!
-//! Only TCP needs that, and few others; a second device of this kind, the ring device, is there for
-//! its ingress, where an AF_XDP socket takes everything else.
+//! Only TCP needs that, and few others; everything else comes by the worker's packet ring.
 //!
 //! The device has no address and nothing is routed to it. It goes with the process.
 
@@ -103,20 +102,7 @@ impl Tap {
     /// [`TapError`] names the step: a kernel before 6.17 has no offloads inside UDP tunnels, a
     /// process without `CAP_NET_ADMIN` may make no device.
     pub fn open(number: u16) -> Result<Self, TapError> {
-        Self::named(format!("podway.tap{number}"))
-    }
-
-    /// Makes the ring device of worker `number` and brings it up. Nobody reads or writes it: the
-    /// tcx programs of the ports redirect to its ingress, where an AF_XDP socket takes what is
-    /// lone packets and needs no header.
-    ///
-    /// # Errors
-    /// As of [`Tap::open`].
-    pub fn open_for_ring(number: u16) -> Result<Self, TapError> {
-        Self::named(format!("podway.ring{number}"))
-    }
-
-    fn named(name: String) -> Result<Self, TapError> {
+        let name = format!("podway.tap{number}");
         let failed = |(step, source)| TapError {
             name: name.clone(),
             step,
@@ -142,19 +128,9 @@ impl Tap {
 
     /// Packets that were redirected to the device and found its queue full, since it was made.
     pub fn dropped(&self) -> u64 {
-        self.column(SENDING_DROPPED)
-    }
-
-    /// Packets that were redirected to the ingress of a ring device and found the CPU's backlog
-    /// full, since it was made.
-    pub fn dropped_at_ingress(&self) -> u64 {
-        self.column(RECEIVING_DROPPED)
-    }
-
-    fn column(&self, number: usize) -> u64 {
         // The directory of this thread's network namespace.
         let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-        column(&table, &self.name, number)
+        column(&table, &self.name, SENDING_DROPPED)
     }
 
     /// Reads one frame, header first, into `parts`. Gives its length in bytes, the header's
@@ -173,7 +149,6 @@ impl AsFd for Tap {
 
 /// Columns of `/proc/net/dev`: bytes, packets, errors, drops and four more of receiving, then the
 /// same of sending.
-const RECEIVING_DROPPED: usize = 3;
 const SENDING_DROPPED: usize = 11;
 
 /// A column of an interface in `/proc/net/dev`.
@@ -204,13 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_read_from_the_columns_of_each_direction() {
+    fn drops_are_read_from_the_column_of_sending() {
         let table = "Inter-|   Receive  |  Transmit\n face |bytes ...\n\
             lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n\
             podway.tap1: 1 2 3 40 5 6 7 8 9 10 11 99 13 14 15 16\n\
             podway.tap10: 1 2 3 0 5 6 7 8 9 10 11 77 13 14 15 16\n";
         assert_eq!(column(table, "podway.tap1", SENDING_DROPPED), 99);
-        assert_eq!(column(table, "podway.tap1", RECEIVING_DROPPED), 40);
         assert_eq!(column(table, "podway.tap10", SENDING_DROPPED), 77);
         assert_eq!(column(table, "podway.tap2", SENDING_DROPPED), 0);
     }

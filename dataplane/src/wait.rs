@@ -3,7 +3,9 @@
 //! A busy worker looks only at the queues that gave packets in the round before, and asks the
 //! kernel every few rounds which others have become ready; so that idle ports cost
 //! nothing. A worker with nothing to do asks at once, and blocks as its [`WaitMode`] says; while an
-//! adaptive one spins, it offers its core to everybody who wants it.
+//! adaptive one spins, it offers its core to everybody who wants it. When so many packets come that
+//! the next ones are surely there soon, it does not spin but dozes: it sleeps a short time that no
+//! packet in its ring cuts short, so that idle time is idle, and the next burst a long one.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,14 +16,34 @@ use podway_proto::config::WaitMode;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-/// A blocked worker wakes at least this often to refresh its heartbeat.
-const LONGEST_BLOCK: Duration = Duration::from_millis(100);
+/// A blocked worker wakes at least this often to refresh its heartbeat. Nanoseconds.
+const LONGEST_BLOCK: u64 = 100_000_000;
 /// Rounds that a busy worker may spend on known queues before it looks for others.
 const LOOK_AROUND: u32 = 8;
 /// Ready queues taken from the kernel at once; the rest comes with the next look.
 const EVENTS: usize = 64;
 /// Event data of the wake-up: no slot has this number.
 const WAKE: u64 = u64::MAX;
+
+/// Packets per second from which on an adaptive worker dozes where it would have spun.
+const DOZE_RATE: u64 = 50_000;
+/// Nanoseconds over which the rate is taken.
+const RATE_WINDOW: u64 = 200_000;
+
+/// What a worker does after a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// The next round.
+    Work,
+    /// Ask for ready queues.
+    Look,
+    /// Offer the core to others, then ask for ready queues.
+    Spin,
+    /// Ask for ready queues, and wait for one, but not for long.
+    Doze,
+    /// Ask for ready queues, and wait for one.
+    Block,
+}
 
 /// A worker's way to wait.
 #[derive(Debug)]
@@ -34,6 +56,11 @@ pub struct Waiter {
     /// CLOCK_MONOTONIC nanoseconds of the last round that had a packet.
     last_packet: u64,
     rounds_since_look: u32,
+    /// Nanoseconds that adaptive mode dozes; 0: it spins.
+    doze: u64,
+    /// Packets since a time, for the rate; and the rate of the time before, per second.
+    window: (u64, u64),
+    rate: u64,
 }
 
 /// Wakes a blocked worker from another thread.
@@ -53,7 +80,7 @@ impl Waiter {
     ///
     /// # Errors
     /// What `epoll_create` and `eventfd` say.
-    pub fn new(mode: WaitMode, spin: Duration) -> io::Result<Self> {
+    pub fn new(mode: WaitMode, spin: Duration, doze: Duration) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
@@ -61,9 +88,12 @@ impl Waiter {
             epoll,
             wake,
             mode,
-            spin: u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX),
+            spin: nanoseconds(spin),
             last_packet: 0,
             rounds_since_look: 0,
+            doze: nanoseconds(doze),
+            window: (0, 0),
+            rate: 0,
         })
     }
 
@@ -96,38 +126,65 @@ impl Waiter {
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
-    /// After a round: tells `ready` the slots that have packets, and blocks when the round had
-    /// none and the mode allows it. `now` is CLOCK_MONOTONIC in nanoseconds. Returns whether it
-    /// blocked.
+    /// What to do after a round of `packets`, at `now`: nanoseconds of CLOCK_MONOTONIC.
     #[inline]
-    pub fn wait(&mut self, busy: bool, now: u64, ready: impl FnMut(usize)) -> bool {
-        if busy {
+    pub fn decide(&mut self, packets: usize, now: u64) -> Rest {
+        self.window.0 += packets as u64;
+        if packets > 0 {
             self.last_packet = now;
             self.rounds_since_look += 1;
             if self.rounds_since_look < LOOK_AROUND {
-                return false;
+                return Rest::Work;
             }
+            self.rounds_since_look = 0;
+            return Rest::Look;
         }
         self.rounds_since_look = 0;
-        let block = !busy
-            && match self.mode {
-                WaitMode::Spin => false,
-                WaitMode::Adaptive => now.saturating_sub(self.last_packet) >= self.spin,
-                WaitMode::Sleep => true,
-            };
-        if !busy && !block && self.mode == WaitMode::Adaptive {
-            // Whoever is to act on what was just sent may be waiting for this very core.
-            rustix::thread::sched_yield();
+        match self.mode {
+            WaitMode::Spin => Rest::Look,
+            WaitMode::Sleep => Rest::Block,
+            WaitMode::Adaptive if now.saturating_sub(self.last_packet) >= self.spin => Rest::Block,
+            WaitMode::Adaptive => self.spin_or_doze(now),
         }
-        self.look(block, ready);
-        block
     }
 
-    fn look(&mut self, block: bool, mut ready: impl FnMut(usize)) {
-        let timeout = if block { LONGEST_BLOCK } else { Duration::ZERO };
+    #[inline]
+    fn spin_or_doze(&mut self, now: u64) -> Rest {
+        let (packets, since) = self.window;
+        let elapsed = now.saturating_sub(since);
+        if elapsed >= RATE_WINDOW {
+            self.rate = packets.saturating_mul(1_000_000_000) / elapsed;
+            self.window = (0, now);
+        }
+        if self.doze > 0 && self.rate >= DOZE_RATE {
+            Rest::Doze
+        } else {
+            Rest::Spin
+        }
+    }
+
+    /// Does it, and tells `ready` the slots that have packets. Returns whether the worker slept.
+    #[inline]
+    pub fn rest(&mut self, rest: Rest, ready: impl FnMut(usize)) -> bool {
+        match rest {
+            Rest::Work => {}
+            Rest::Look => self.look(0, ready),
+            Rest::Spin => {
+                // Whoever is to act on what was just sent may be waiting for this very core.
+                rustix::thread::sched_yield();
+                self.look(0, ready);
+            }
+            Rest::Doze => self.look(self.doze, ready),
+            Rest::Block => self.look(LONGEST_BLOCK, ready),
+        }
+        matches!(rest, Rest::Doze | Rest::Block)
+    }
+
+    /// Waits for at most `nanoseconds`, less than a second.
+    fn look(&mut self, nanoseconds: u64, mut ready: impl FnMut(usize)) {
         let timeout = Timespec {
             tv_sec: 0,
-            tv_nsec: timeout.subsec_nanos().into(),
+            tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
         };
         let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
         // EINTR is the only error that a well-formed call has; the next round asks again.
@@ -147,44 +204,77 @@ impl Waiter {
     }
 }
 
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn slots(waiter: &mut Waiter, busy: bool, now: u64) -> (bool, Vec<usize>) {
+    fn waiter(mode: WaitMode, spin: u64, doze: u64) -> Waiter {
+        Waiter::new(
+            mode,
+            Duration::from_micros(spin),
+            Duration::from_micros(doze),
+        )
+        .unwrap()
+    }
+
+    fn slots(waiter: &mut Waiter, rest: Rest) -> (bool, Vec<usize>) {
         let mut slots = Vec::new();
-        let blocked = waiter.wait(busy, now, |slot| slots.push(slot));
-        (blocked, slots)
+        let slept = waiter.rest(rest, |slot| slots.push(slot));
+        (slept, slots)
     }
 
     #[test]
     fn adaptive_spins_after_a_packet_and_then_blocks() {
-        let mut waiter = Waiter::new(WaitMode::Adaptive, Duration::from_micros(20)).unwrap();
+        let mut waiter = waiter(WaitMode::Adaptive, 20, 0);
+        assert_eq!(waiter.decide(1, 1_000_000), Rest::Work);
+        assert_eq!(waiter.decide(0, 1_019_999), Rest::Spin);
+        assert_eq!(waiter.decide(0, 1_020_000), Rest::Block);
         waiter.waker().unwrap().wake();
-        assert_eq!(slots(&mut waiter, true, 1_000_000), (false, vec![]));
-        assert_eq!(slots(&mut waiter, false, 1_019_999), (false, vec![]));
-        waiter.waker().unwrap().wake();
-        assert_eq!(slots(&mut waiter, false, 1_020_000), (true, vec![]));
+        assert_eq!(slots(&mut waiter, Rest::Block), (true, vec![]));
+    }
+
+    #[test]
+    fn adaptive_dozes_while_many_packets_come() {
+        let mut waiter = waiter(WaitMode::Adaptive, 50, 60);
+        // Eleven packets in 200 us are 55,000 a second.
+        for (packets, at, want) in [(11, 190, Rest::Work), (0, 200, Rest::Doze)] {
+            assert_eq!(waiter.decide(packets, at * 1000), want);
+        }
+        // Until the next look at the rate.
+        waiter.decide(1, 390_000);
+        assert_eq!(waiter.decide(0, 399_000), Rest::Doze);
+        assert_eq!(waiter.decide(0, 400_000), Rest::Spin, "5,000 a second");
+        assert_eq!(waiter.decide(0, 440_000), Rest::Block);
+        let begin = std::time::Instant::now();
+        assert_eq!(slots(&mut waiter, Rest::Doze), (true, vec![]));
+        assert!(begin.elapsed() >= Duration::from_micros(60));
     }
 
     #[test]
     fn spin_never_blocks_and_sleep_always_does() {
-        let mut spin = Waiter::new(WaitMode::Spin, Duration::ZERO).unwrap();
-        assert_eq!(slots(&mut spin, false, u64::MAX), (false, vec![]));
-        let mut sleep = Waiter::new(WaitMode::Sleep, Duration::ZERO).unwrap();
-        sleep.waker().unwrap().wake();
-        assert_eq!(slots(&mut sleep, false, 0), (true, vec![]));
+        let mut spin = waiter(WaitMode::Spin, 0, 50);
+        assert_eq!(spin.decide(0, u64::MAX), Rest::Look);
+        let mut sleep = waiter(WaitMode::Sleep, 50, 50);
+        assert_eq!(sleep.decide(0, 0), Rest::Block);
     }
 
     #[test]
     fn a_busy_worker_looks_around_now_and_then() {
-        let mut waiter = Waiter::new(WaitMode::Adaptive, Duration::ZERO).unwrap();
+        let mut waiter = waiter(WaitMode::Adaptive, 0, 0);
         let queue = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
         waiter.add(queue.as_fd(), 5).unwrap();
-        let looks: Vec<_> = (0..16).map(|_| slots(&mut waiter, true, 0).1).collect();
+        let mut looks = Vec::new();
+        for _ in 0..16 {
+            let rest = waiter.decide(1, 0);
+            looks.push(slots(&mut waiter, rest).1);
+        }
         assert_eq!(looks.iter().filter(|l| l.as_slice() == [5]).count(), 2);
         assert_eq!(looks.iter().filter(|l| l.is_empty()).count(), 14);
         waiter.remove(queue.as_fd()).unwrap();
-        assert_eq!(slots(&mut waiter, false, 0).1, Vec::<usize>::new());
+        assert_eq!(slots(&mut waiter, Rest::Look), (false, vec![]));
     }
 }

@@ -16,19 +16,19 @@ use crate::fib::{PortId, Reader, Tables};
 use crate::forward::forward;
 use crate::ingress::{Burst, Ingress, LEAST_POSTED};
 use crate::verdict::Verdict;
-use crate::wait::Waiter;
+use crate::wait::{Rest, Waiter};
 use crate::xsk::{Frame, FramePool, Region};
 
 /// Queues that a worker keeps frames for: a full node has 110 pods and an uplink of some queues.
 const EXPECTED_QUEUES: usize = 128;
 
-/// The queues of [`PortId::NONE`], which stand for many ports: the worker's TAP and its ring device.
+/// The queues of [`PortId::NONE`], which stand for many ports: the worker's TAP and its packet ring.
 pub const TAP_QUEUE: u32 = 0;
 /// See [`TAP_QUEUE`].
 pub const RING_QUEUE: u32 = 1;
 
 /// Bursts that empty a TAP's queue of 1000 packets, also when they are super-frames, of which a
-/// burst takes two; and the largest ring, 16384 frames by 64.
+/// burst takes two; and the largest packet ring, 8 MiB of 272-byte records by 64.
 const DRAIN_BURSTS: usize = 512;
 
 /// What a worker is made of.
@@ -61,6 +61,8 @@ pub struct Queues {
     served: Vec<Option<ServedQueue>>,
     /// Slots that gave packets in the round before or were found ready since.
     active: Vec<usize>,
+    /// The slot of the packet ring, which is looked at in memory.
+    packet_ring: Option<usize>,
     /// Frames that busy queues leave in the pool for queues that are yet to come.
     reserve: usize,
     /// Whether frames have moved since their levels were published.
@@ -71,7 +73,7 @@ pub struct Queues {
 /// One queue of a port, or of what stands for many, as its worker serves it.
 #[derive(Debug)]
 pub struct ServedQueue {
-    /// The port; [`PortId::NONE`] for a TAP or a ring device.
+    /// The port; [`PortId::NONE`] for a TAP or a packet ring.
     pub port: PortId,
     /// The queue's number on its interface.
     pub queue: u32,
@@ -88,7 +90,7 @@ pub enum Command {
     Attach(Box<ServedQueue>),
     /// Forward what a queue still holds and give it up. Answer: [`Reply::Detached`].
     Detach(PortId, u32),
-    /// Forward what TAP and ring device hold. Answer: [`Reply::Drained`].
+    /// Forward what TAP and packet ring hold. Answer: [`Reply::Drained`].
     Drain,
     /// Lend up to this many frames, to be posted to a new queue. Answer: [`Reply::Lent`].
     Lend(usize),
@@ -103,7 +105,7 @@ pub enum Command {
 pub enum Reply {
     /// Frames that stay this worker's own.
     Lent(Vec<Frame>),
-    /// What TAP and ring device held at the time of the command is forwarded.
+    /// What TAP and packet ring held at the time of the command is forwarded.
     Drained,
     /// The queue is being served.
     Attached(PortId, u32),
@@ -142,6 +144,7 @@ impl Worker {
 
             let mut packets = 0;
             let mut position = 0;
+            self.queues.look_at_ring();
             while let Some(&slot) = self.queues.active.get(position) {
                 match self.serve(slot) {
                     0 => self.queues.deactivate(position),
@@ -161,14 +164,24 @@ impl Worker {
                 monotonic_nanoseconds()
             };
             self.sheet.busy_nanoseconds.add(now - start);
-            let queues = &mut self.queues;
-            if self
-                .waiter
-                .wait(packets > 0, now, |slot| queues.activate(slot))
-            {
-                self.sheet.sleeps.add(1);
+            self.rest(packets, now);
+        }
+    }
+
+    /// After a round of `packets`: finds ready queues, and sleeps when it is time to.
+    fn rest(&mut self, packets: usize, now: u64) {
+        let mut rest = self.waiter.decide(packets, now);
+        if rest == Rest::Block {
+            self.heartbeat.fall_asleep();
+            if self.queues.look_at_ring() {
+                rest = Rest::Look;
             }
         }
+        let queues = &mut self.queues;
+        if self.waiter.rest(rest, |slot| queues.activate(slot)) {
+            self.sheet.sleeps.add(1);
+        }
+        self.heartbeat.wake_up();
     }
 
     /// One burst of one queue: receive, forward, send, recycle, refill. Returns its packets.
@@ -245,6 +258,9 @@ impl Worker {
             return Reply::Refused(queue, error);
         }
         let reply = Reply::Attached(queue.port, queue.queue);
+        if matches!(queue.ingress, Ingress::PacketRing(_)) {
+            self.queues.packet_ring = Some(slot);
+        }
         self.queues.reserve = self.reserve();
         queue.ingress.refill(&mut self.pool, self.queues.reserve);
         queue.active = false;
@@ -302,6 +318,26 @@ impl Worker {
 }
 
 impl Queues {
+    /// Makes the packet ring active when something is in it; says whether it is so.
+    #[inline]
+    fn look_at_ring(&mut self) -> bool {
+        let queue = self.packet_ring.and_then(|slot| self.served.get_mut(slot));
+        let Some(Some(ServedQueue {
+            ingress: Ingress::PacketRing(ring),
+            ..
+        })) = queue
+        else {
+            return false;
+        };
+        if ring.is_empty() {
+            return false;
+        }
+        if let Some(slot) = self.packet_ring {
+            self.activate(slot);
+        }
+        true
+    }
+
     #[inline]
     fn activate(&mut self, slot: usize) {
         if let Some(Some(queue)) = self.served.get_mut(slot)

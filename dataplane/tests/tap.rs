@@ -12,14 +12,16 @@ use podway_dataplane::counters::Sheet;
 use podway_dataplane::egress::{Egress, PacketGso, TapGso, VnetHeader};
 use podway_dataplane::fib::{Fib, PortFacts, PortId, Tables};
 use podway_dataplane::forward::forward;
-use podway_dataplane::ingress::{Burst, TapIngress};
+use podway_dataplane::ingress::{Burst, RingReader, TapIngress};
 use podway_dataplane::packet::{Offload, Packet};
 use podway_dataplane::tap::Tap;
 use podway_dataplane::verdict::Verdict;
 use podway_dataplane::wire::flow_hash::SourcePorts;
 use podway_dataplane::xsk::{CHUNK_SIZE, Frame, FramePool, Region};
 use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, Path, PortRole, Route, Via};
-use podway_xdp_redirect::{Heartbeat, PortEntry, Redirect, Role, TcxAttachment, port_tag};
+use podway_xdp_redirect::{
+    Heartbeat, PacketRing, PortEntry, Redirect, Role, TcxAttachment, port_tag,
+};
 
 use support::frames::{
     ipv4_checksum_is_valid, pattern, tcp_super_frame, udp, udp_checksum_is_valid, udp_super_frame,
@@ -328,7 +330,7 @@ fn sequence(frame: &[u8]) -> u32 {
 struct Reader {
     redirect: Redirect,
     heartbeat: Heartbeat,
-    ingress: TapIngress,
+    ingress: Option<TapIngress>,
     tap: Arc<Tap>,
     region: Arc<Region>,
     pool: FramePool,
@@ -357,7 +359,7 @@ impl Reader {
             mtu: 1500,
         };
         redirect.set_port(ifindex, &port).unwrap();
-        redirect.set_devices(0, tap.ifindex(), 0).unwrap();
+        redirect.set_tap(0, tap.ifindex()).unwrap();
         let heartbeat = redirect.heartbeat(0).unwrap();
         redirect.open_gate();
         let classifier = redirect.attach_classifier(ifindex).unwrap();
@@ -365,7 +367,7 @@ impl Reader {
         Self {
             redirect,
             heartbeat,
-            ingress: TapIngress::new(Arc::clone(&tap)),
+            ingress: Some(TapIngress::new(Arc::clone(&tap))),
             tap,
             region,
             pool: FramePool::new(frames),
@@ -379,84 +381,74 @@ impl Reader {
         self.heartbeat.beat(u64::MAX / 2);
         send();
         let mut packets = Vec::new();
+        let mut ingress = self.ingress.take().unwrap();
         patiently(|| {
-            let mut burst = Burst::default();
-            let Self {
-                ingress,
-                pool,
-                region,
-                ..
-            } = self;
-            ingress.receive(&mut burst, pool, region);
-            packets.extend(burst.packets(region).map(|(port, packet)| Read {
-                port,
-                bytes: packet.chunks().collect::<Vec<_>>().concat(),
-                offload: packet.offload(),
-            }));
-            burst.recycle(pool);
+            packets.extend(self.take(|burst, pool, region| ingress.receive(burst, pool, region)));
             packets.len() >= count
         });
+        self.ingress = Some(ingress);
+        packets
+    }
+
+    /// The packets of one burst.
+    fn take(&mut self, receive: impl FnOnce(&mut Burst, &mut FramePool, &Region)) -> Vec<Read> {
+        let mut burst = Burst::default();
+        let Self { pool, region, .. } = self;
+        receive(&mut burst, pool, region);
+        let packets = burst.packets(region).map(|(port, packet)| Read {
+            port,
+            bytes: packet.chunks().collect::<Vec<_>>().concat(),
+            offload: packet.offload(),
+        });
+        let packets = packets.collect();
+        burst.recycle(pool);
         packets
     }
 
     /// Every frame is there again.
     fn close(mut self) {
         assert_eq!(self.tap.dropped(), 0);
-        for frame in self.ingress.close() {
+        for frame in self.ingress.into_iter().flat_map(TapIngress::close) {
             self.pool.put(frame);
         }
         assert_eq!(self.pool.available(), self.pool.made());
     }
 }
 
-/// The worker whose devices these are, in place of a MAC address.
-const WORKER_TAG: [u8; 6] = [2, 0x70, 0x77, 0, 0, 0];
-
-/// A ring device of worker 0 without the program that gives packets to a socket, so that all of
-/// them are strays, which go on to the TAP with the worker as their source.
-struct Strays {
-    device: Tap,
-    _program: TcxAttachment,
+/// A packet ring beside the TAP of worker 0.
+fn ring_beside(reader: &Reader) -> RingReader {
+    let ring = PacketRing::new(1 << 16).unwrap();
+    reader.redirect.set_ring(0, &ring).unwrap();
+    RingReader::new(ring)
 }
 
-impl Strays {
-    fn beside(reader: &Reader) -> Self {
-        let device = Tap::open_for_ring(0).unwrap();
-        let program = reader.redirect.attach_stray(device.ifindex()).unwrap();
-        let devices = (reader.tap.ifindex(), device.ifindex());
-        reader
-            .redirect
-            .set_devices(0, devices.0, devices.1)
-            .unwrap();
-        Self {
-            device,
-            _program: program,
-        }
-    }
-
-    fn close(self) {
-        assert_eq!(self.device.dropped_at_ingress(), 0);
-    }
-}
-
-/// Asserts that a packet goes by the ring device or not, and is the same afterwards.
+/// Asserts that a packet goes by the ring or by the TAP, and is the same afterwards.
 fn check_way(
     reader: &mut Reader,
+    ring: &mut RingReader,
     what: &str,
     by_ring: bool,
     far: u32,
     (bytes, vnet): (Vec<u8>, VnetHeader),
 ) {
-    let read = reader.read(1, || {
+    let by_tap = usize::from(!by_ring);
+    let mut read = reader.read(by_tap, || {
         assert_eq!(Sender::new().send(far, &bytes, vnet), Ok(()));
     });
+    assert_eq!(read.len(), by_tap, "{what}");
+    if by_ring {
+        patiently(|| !ring.is_empty());
+        read = reader.take(|burst, pool, region| ring.receive(burst, pool, region));
+    }
     let [read] = &read[..] else {
         panic!("{what}: {} packets", read.len());
     };
-    assert_eq!(read.bytes[6..12] == WORKER_TAG, by_ring, "{what}");
-    assert_eq!(read.bytes[12..], bytes[12..], "{what}");
-    let unfinished = (vnet.flags != 0).then_some(vnet.csum_start);
-    assert_eq!(read.offload.unwrap().unfinished, unfinished, "{what}");
+    assert_eq!(read.offload.is_none(), by_ring, "{what}");
+    assert_eq!(read.bytes[6..], bytes[6..], "{what}");
+    if let Some(offload) = read.offload {
+        let unfinished = (vnet.flags != 0).then_some(vnet.csum_start);
+        assert_eq!(offload.unfinished, unfinished, "{what}");
+    }
 }
 
 /// `inner` in a tunnel from `from` to `to`, its UDP checksum finished.
@@ -483,11 +475,11 @@ fn partial(csum_start: u16) -> VnetHeader {
 }
 
 #[test]
-fn a_pods_packets_go_by_the_device_that_can_tell_their_checksum() {
+fn a_pods_packets_go_by_the_way_that_can_tell_their_checksum() {
     in_namespace(|| {
         let pair = Pair::new(1);
         let mut reader = Reader::new(0, pair.near, POD, PORT_MAC, Role::Pod);
-        let strays = Strays::beside(&reader);
+        let mut ring = ring_beside(&reader);
         for pod in ["10.0.0.1", "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd"] {
             reader.redirect.add_pod(address(pod), pair.near).unwrap();
         }
@@ -535,19 +527,18 @@ fn a_pods_packets_go_by_the_device_that_can_tell_their_checksum() {
             ),
             ("TCP", false, tcp_super_frame(false, 2000, 1000)),
         ] {
-            check_way(&mut reader, what, by_ring, pair.far, packet);
+            check_way(&mut reader, &mut ring, what, by_ring, pair.far, packet);
         }
-        strays.close();
         reader.close();
     });
 }
 
 #[test]
-fn an_uplinks_packets_go_by_the_device_that_can_tell_their_checksum() {
+fn an_uplinks_packets_go_by_the_way_that_can_tell_their_checksum() {
     in_namespace(|| {
         let pair = Pair::new(1);
         let mut reader = Reader::new(0, pair.near, UPLINK, UPLINK_MAC, Role::Uplink);
-        let strays = Strays::beside(&reader);
+        let mut ring = ring_beside(&reader);
         reader.redirect.set_vxlan_port(VXLAN_PORT);
         reader.redirect.add_vni(VNI).unwrap();
         reader.redirect.add_local(underlay(false).0).unwrap();
@@ -574,9 +565,8 @@ fn an_uplinks_packets_go_by_the_device_that_can_tell_their_checksum() {
                 (tunnelled(&unfinished), partial(84)),
             ),
         ] {
-            check_way(&mut reader, what, by_ring, pair.far, packet);
+            check_way(&mut reader, &mut ring, what, by_ring, pair.far, packet);
         }
-        strays.close();
         reader.close();
     });
 }

@@ -217,7 +217,7 @@ pub struct PortCounters {
     pub rx_frames: u64,
     /// Redirected packets that the kernel lost for want of a posted frame.
     pub rx_dropped: u64,
-    /// Redirected packets that the kernel lost because the rx ring was full.
+    /// Redirected packets that were lost because the worker's packet ring or the rx ring was full.
     pub rx_ring_full: u64,
     /// Packets that were received on any port and left by this one.
     pub tx_packets: u64,

@@ -117,13 +117,6 @@ pub struct TcxAttachment {
     _link: Link,
 }
 
-/// The programs on a ring device. Dropping it detaches, as does the end of the process.
-#[derive(Debug)]
-pub struct RingAttachment {
-    _xdp: Link,
-    _stray: TcxAttachment,
-}
-
 /// The XDP program on an interface. Dropping it detaches, as does the end of the process.
 #[derive(Debug)]
 pub struct Attachment {
@@ -214,35 +207,6 @@ impl Redirect {
     /// See [`AttachError`].
     pub fn attach_transmitter(&self, ifindex: u32) -> Result<TcxAttachment, AttachError> {
         tcx(self.transmit.as_fd(), ifindex)
-    }
-
-    /// Attaches to the tcx ingress of a ring device the program for the packets that XDP does not
-    /// see: they go to the TAP.
-    ///
-    /// # Errors
-    /// See [`AttachError`].
-    pub fn attach_stray(&self, ifindex: u32) -> Result<TcxAttachment, AttachError> {
-        tcx(self.stray.as_fd(), ifindex)
-    }
-
-    /// Attaches to a ring device the program that gives its packets to the socket of the worker, in
-    /// generic mode, and behind it that for the packets that XDP does not see.
-    ///
-    /// # Errors
-    /// See [`AttachError`].
-    pub fn attach_deliverer(&self, ifindex: u32) -> Result<RingAttachment, AttachError> {
-        let interface = interface_name(ifindex).ok_or(AttachError::NoDevice { ifindex })?;
-        let flags = libbpf_sys::XDP_FLAGS_SKB_MODE;
-        match create_link(self.deliver.as_fd(), ifindex, libbpf_sys::BPF_XDP, flags) {
-            Ok(link) => Ok(RingAttachment {
-                _xdp: link,
-                _stray: self.attach_stray(ifindex)?,
-            }),
-            Err(error) => {
-                let reason = refusal(ifindex, &interface, XdpMode::Generic, &error)?;
-                Err(AttachError::Refused { interface, reason })
-            }
-        }
     }
 }
 

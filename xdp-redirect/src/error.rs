@@ -24,6 +24,14 @@ pub enum Error {
         /// The kernel's error.
         source: io::Error,
     },
+    /// A ring for packets could not be made.
+    #[error("cannot make a packet ring of {size} bytes: {source}")]
+    Ring {
+        /// Its size in bytes.
+        size: u32,
+        /// The kernel's error.
+        source: io::Error,
+    },
     /// A map has no room for another entry.
     #[error("the BPF map '{map}' is full ({limit} entries) and cannot take {key}")]
     Full {

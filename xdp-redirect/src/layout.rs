@@ -126,14 +126,6 @@ impl Key {
     }
 }
 
-/// `struct devices`.
-pub(crate) fn devices(tap: u32, ring: u32) -> [u8; 8] {
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&tap.to_ne_bytes());
-    bytes[4..].copy_from_slice(&ring.to_ne_bytes());
-    bytes
-}
-
 /// `struct exit`.
 pub(crate) fn exit(ifindex: u32, mac: [u8; 6]) -> [u8; 12] {
     let mut bytes = [0; 12];

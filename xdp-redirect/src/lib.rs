@@ -1,8 +1,7 @@
 //! The programs that hand packets to workers, and their loader.
 //!
-//! An XDP program hands them to AF_XDP sockets, a tcx program by the same rules to the devices of
-//! the workers: TCP to a TAP, everything else to a ring device with an AF_XDP socket of its own. One
-//! program serves every port and finds the role of each by its interface index in a map.
+//! An XDP program hands them to AF_XDP sockets, a tcx program by the same rules to the workers
+//! themselves: TCP to a TAP, everything else to a ring in memory. One program serves every port and finds the role of each by its interface index in a map.
 //! `bpf/rules.h` opens with the decision tree, and `bpf/shared.h` holds what both sides
 //! agree on.
 //!
@@ -12,6 +11,7 @@
 //! | `maps` | typed updates of what the program reads |
 //! | `layout` | keys and values of the maps as bytes |
 //! | `memory` | the memory-mapped maps: gate, VXLAN port, heartbeats |
+//! | `ring` | what the tcx program has copied for a worker, read in memory |
 //! | `attach` | attaching to an interface: XDP in native or generic mode, tcx |
 //! | `stats` | counters and the list of causes to pass |
 //! | `error` | what can go wrong, with the remedy |
@@ -32,15 +32,15 @@ mod layout;
 mod load;
 mod maps;
 mod memory;
+mod ring;
 mod stats;
 
-pub use attach::{
-    AttachError, Attachment, ModeChoice, RingAttachment, TcxAttachment, XdpMode, offers_zero_copy,
-};
+pub use attach::{AttachError, Attachment, ModeChoice, TcxAttachment, XdpMode, offers_zero_copy};
 pub use error::Error;
 pub use layout::{
     MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT, port_tag, tagged_port,
 };
 pub use load::Redirect;
 pub use memory::Heartbeat;
+pub use ring::{PacketRing, Record};
 pub use stats::{PassCause, PortStats};

@@ -39,8 +39,6 @@ pub struct Redirect {
     pub(crate) program: OwnedFd,
     pub(crate) classify: OwnedFd,
     pub(crate) transmit: OwnedFd,
-    pub(crate) deliver: OwnedFd,
-    pub(crate) stray: OwnedFd,
     pub(crate) maps: Maps,
     pub(crate) config: Mapping<ConfigMemory>,
     pub(crate) heartbeats: Arc<Mapping<HeartbeatMemory>>,
@@ -52,8 +50,8 @@ pub(crate) struct Maps {
     pub(crate) ports: MapHandle,
     pub(crate) queue_workers: MapHandle,
     pub(crate) sockets: MapHandle,
-    pub(crate) devices: MapHandle,
-    pub(crate) ring_sockets: MapHandle,
+    pub(crate) taps: MapHandle,
+    pub(crate) rings: MapHandle,
     pub(crate) exits: MapHandle,
     pub(crate) vnis: MapHandle,
     pub(crate) prefixes4: MapHandle,
@@ -109,14 +107,12 @@ impl Redirect {
             program: keep(loaded.progs.podway_redirect.as_fd())?,
             classify: keep(loaded.progs.podway_classify.as_fd())?,
             transmit: keep(loaded.progs.podway_transmit.as_fd())?,
-            deliver: keep(loaded.progs.podway_deliver.as_fd())?,
-            stray: keep(loaded.progs.podway_stray.as_fd())?,
             maps: Maps {
                 ports: MapHandle::try_from(&maps.ports)?,
                 queue_workers: MapHandle::try_from(&maps.queue_workers)?,
                 sockets: MapHandle::try_from(&maps.sockets)?,
-                devices: MapHandle::try_from(&maps.devices_of)?,
-                ring_sockets: MapHandle::try_from(&maps.ring_sockets)?,
+                taps: MapHandle::try_from(&maps.taps)?,
+                rings: MapHandle::try_from(&maps.rings)?,
                 exits: MapHandle::try_from(&maps.exits)?,
                 vnis: MapHandle::try_from(&maps.vnis)?,
                 prefixes4: MapHandle::try_from(&maps.prefixes4)?,
@@ -142,11 +138,6 @@ impl Redirect {
     /// The descriptor of the tcx program of the TAPs, for `BPF_PROG_RUN` and the like.
     pub fn transmitter(&self) -> BorrowedFd<'_> {
         self.transmit.as_fd()
-    }
-
-    /// The descriptor of the XDP program of the ring devices, for `BPF_PROG_RUN` and the like.
-    pub fn deliverer(&self) -> BorrowedFd<'_> {
-        self.deliver.as_fd()
     }
 }
 
@@ -271,8 +262,8 @@ mod tests {
         assert_eq!(sizes(&maps.ports), (4, port));
         assert_eq!(sizes(&maps.queue_workers), (4, 4));
         assert_eq!(sizes(&maps.sockets), (4, 4));
-        assert_eq!(sizes(&maps.devices_of), (4, 8));
-        assert_eq!(sizes(&maps.ring_sockets), (4, 4));
+        assert_eq!(sizes(&maps.taps), (4, 4));
+        assert_eq!(sizes(&maps.rings), (4, 4));
         assert_eq!(sizes(&maps.exits), (4, exit(0, [0; 6]).len()));
         assert_eq!(sizes(&maps.vnis), (4, 1));
         assert_eq!(sizes(&maps.prefixes4), (prefix4, route));

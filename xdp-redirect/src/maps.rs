@@ -4,7 +4,7 @@
 //! program sees the old or the new entry. Deleting what is not there succeeds.
 
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,10 +13,11 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use crate::error::{Error, in_range};
 use crate::layout::{
-    Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, devices, exit, route,
+    Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, exit, route,
 };
 use crate::load::Redirect;
 use crate::memory::Heartbeat;
+use crate::ring::PacketRing;
 use crate::stats::PortStats;
 
 /// Value of maps in which presence is all that counts.
@@ -148,33 +149,30 @@ impl Redirect {
         )
     }
 
-    /// Says by which devices a worker receives what the classifier redirects: the interface index
-    /// of its TAP, and that of its ring device; 0 for none, then all goes to the TAP.
+    /// Says by which TAP a worker receives what the classifier redirects: an interface index; 0 for
+    /// none.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Map`].
-    pub fn set_devices(&self, worker: u32, tap: u32, ring: u32) -> Result<(), Error> {
+    pub fn set_tap(&self, worker: u32, tap: u32) -> Result<(), Error> {
         in_range("worker", worker.into(), (MAX_WORKERS - 1).into())?;
-        let (key, value) = (worker.to_ne_bytes(), devices(tap, ring));
-        set(&self.maps.devices, "devices_of", &key, &value, || {
+        let (key, value) = (worker.to_ne_bytes(), tap.to_ne_bytes());
+        set(&self.maps.taps, "taps", &key, &value, || {
             format!("worker {worker}")
         })
     }
 
-    /// Puts the AF_XDP socket of a worker's ring device in place. Bind it first.
+    /// Gives a worker a ring, to which the classifier copies what needs no TAP. Without one, all
+    /// goes to the TAP. The map keeps the ring's memory after the reader is gone.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`]; [`Error::Map`] when the descriptor is no AF_XDP socket.
-    pub fn set_ring_socket(&self, worker: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
+    /// [`Error::OutOfRange`], [`Error::Map`].
+    pub fn set_ring(&self, worker: u32, ring: &PacketRing) -> Result<(), Error> {
         in_range("worker", worker.into(), (MAX_WORKERS - 1).into())?;
-        let (key, value) = (worker.to_ne_bytes(), socket.as_raw_fd().to_ne_bytes());
-        set(
-            &self.maps.ring_sockets,
-            "ring_sockets",
-            &key,
-            &value,
-            || format!("worker {worker}"),
-        )
+        let (key, value) = (worker.to_ne_bytes(), ring.as_fd().as_raw_fd().to_ne_bytes());
+        set(&self.maps.rings, "rings", &key, &value, || {
+            format!("worker {worker}")
+        })
     }
 
     /// Says which interface a slot's packets leave by when they are written to a TAP, and its MAC.

@@ -4,11 +4,12 @@
 )]
 //! The maps whose memory this process shares with the program: no system call to write them.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Types that any bytes of a map are valid for and that the kernel may read at any time: fields
 /// are atomics, the rest is padding.
@@ -36,9 +37,10 @@ unsafe impl Shared for ConfigMemory {}
 #[derive(Debug)]
 pub(crate) struct HeartbeatMemory {
     at_ns: AtomicU64,
+    asleep: AtomicU32,
 }
 
-// SAFETY: an atomic integer and padding.
+// SAFETY: atomic integers and padding.
 unsafe impl Shared for HeartbeatMemory {}
 
 /// The entries of a `BPF_F_MMAPABLE` array, shared with the kernel until dropped.
@@ -101,26 +103,68 @@ impl<T: Shared> Drop for Mapping<T> {
 pub struct Heartbeat {
     memory: Arc<Mapping<HeartbeatMemory>>,
     worker: usize,
+    written_ns: Cell<u64>,
 }
+
+/// Beats closer together are not written: the program reads the line for every packet, and each
+/// write takes it from the cores that do.
+const LEAST_BETWEEN_NS: u64 = 1_000_000;
 
 impl Heartbeat {
     pub(crate) fn new(memory: Arc<Mapping<HeartbeatMemory>>, worker: usize) -> Self {
-        Self { memory, worker }
+        Self {
+            memory,
+            worker,
+            written_ns: Cell::new(0),
+        }
     }
 
-    /// Says that the worker was alive at `now_ns`: nanoseconds of `CLOCK_MONOTONIC`.
+    /// Says that the worker was alive at `now_ns`, to the millisecond: nanoseconds of
+    /// `CLOCK_MONOTONIC`.
     #[inline]
     pub fn beat(&self, now_ns: u64) {
-        if let Some(heartbeat) = self.memory.entries().get(self.worker) {
-            // Relaxed: nothing else is published by it.
-            heartbeat.at_ns.store(now_ns, Ordering::Relaxed);
+        // Wrapping: a time before the last one is written as well.
+        if now_ns.wrapping_sub(self.written_ns.get()) >= LEAST_BETWEEN_NS {
+            self.write(now_ns);
         }
+    }
+
+    fn write(&self, now_ns: u64) {
+        self.written_ns.set(now_ns);
+        if let Some(memory) = self.memory() {
+            // Relaxed: nothing else is published by it.
+            memory.at_ns.store(now_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks to be woken for the next packet in the worker's ring. Look at the ring once more before
+    /// sleeping: it may have come already. That this is enough: the store here and that look are
+    /// ordered by a fence, and the program looks at the flag after the packet is in the ring
+    /// (`wake()` in `redirect.bpf.c`); so one of both sees the other.
+    #[inline]
+    pub fn fall_asleep(&self) {
+        if let Some(memory) = self.memory() {
+            memory.asleep.store(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Takes [`Heartbeat::fall_asleep`] back: nobody need wake the worker.
+    #[inline]
+    pub fn wake_up(&self) {
+        if let Some(memory) = self.memory() {
+            memory.asleep.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn memory(&self) -> Option<&HeartbeatMemory> {
+        self.memory.entries().get(self.worker)
     }
 }
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.beat(0);
+        self.write(0);
     }
 }
 
@@ -135,6 +179,7 @@ mod tests {
         assert_eq!(offset_of!(ConfigMemory, gate_open), 0);
         assert_eq!(offset_of!(ConfigMemory, vxlan_port), 4);
         assert_eq!(size_of::<HeartbeatMemory>(), 64);
+        assert_eq!(offset_of!(HeartbeatMemory, asleep), 8);
         assert_eq!(align_of::<HeartbeatMemory>(), 64);
     }
 

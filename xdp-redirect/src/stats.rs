@@ -63,9 +63,11 @@ pass_causes! {
 /// What the program counted for one slot, summed over CPUs. A super-frame counts one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortStats {
-    /// Packets that the kernel took for an AF_XDP socket. It may still lose them for want of a
-    /// posted frame or of room in the rx ring; the socket's own statistics tell.
+    /// Packets for a worker. A socket may still lose them for want of a posted frame or of room in
+    /// its rx ring, as its own statistics tell, a TAP for want of room in its queue.
     pub redirected: u64,
+    /// Those of them for which the worker's [`PacketRing`](crate::PacketRing) had no room.
+    pub ring_full: u64,
     /// Packets left to the kernel, indexed by [`PassCause`].
     pub passed: [u64; PassCause::COUNT],
 }
@@ -74,6 +76,7 @@ impl Default for PortStats {
     fn default() -> Self {
         Self {
             redirected: 0,
+            ring_full: 0,
             passed: [0; PassCause::COUNT],
         }
     }
@@ -81,7 +84,7 @@ impl Default for PortStats {
 
 impl PortStats {
     /// Size of `struct port_counters` in bytes.
-    pub(crate) const SIZE: usize = 8 * (1 + PassCause::COUNT);
+    pub(crate) const SIZE: usize = 8 * (2 + PassCause::COUNT);
 
     /// Packets passed for one cause.
     pub fn passed_for(&self, cause: PassCause) -> u64 {
@@ -98,7 +101,9 @@ impl PortStats {
         let mut words = bytes
             .chunks_exact(8)
             .map(|word| u64::from_ne_bytes(word.try_into().expect("chunks of eight bytes")));
-        let sums = std::iter::once(&mut self.redirected).chain(&mut self.passed);
+        let sums = [&mut self.redirected, &mut self.ring_full]
+            .into_iter()
+            .chain(&mut self.passed);
         for sum in sums {
             // Wrapping as the program's own counters do, after centuries.
             *sum = sum.wrapping_add(words.next().unwrap_or(0));
@@ -147,18 +152,18 @@ mod tests {
     #[test]
     fn counters_of_cpus_add_up() {
         let mut bytes = Vec::new();
-        for word in 1..=1 + PassCause::COUNT as u64 {
+        for word in 1..=2 + PassCause::COUNT as u64 {
             bytes.extend(word.to_ne_bytes());
         }
         assert_eq!(bytes.len(), PortStats::SIZE);
         let mut stats = PortStats::default();
         stats.add(&bytes);
         stats.add(&bytes);
-        assert_eq!(stats.redirected, 2);
-        assert_eq!(stats.passed_for(PassCause::GateClosed), 4);
+        assert_eq!((stats.redirected, stats.ring_full), (2, 4));
+        assert_eq!(stats.passed_for(PassCause::GateClosed), 6);
         assert_eq!(
             stats.passed_for(PassCause::Batch),
-            2 * (1 + PassCause::COUNT as u64)
+            2 * (2 + PassCause::COUNT as u64)
         );
         assert_eq!(stats.passed_by_cause().count(), PassCause::COUNT);
     }

@@ -273,7 +273,7 @@ fn what_is_out_of_range_is_refused_by_name() {
         assert!(text(redirect.del_socket(4096)).starts_with("socket index 4096"));
         assert!(text(redirect.set_queue_worker(4096, 0)).starts_with("socket index 4096"));
         assert!(text(redirect.set_queue_worker(0, 64)).starts_with("worker 64"));
-        assert!(text(redirect.set_devices(64, node.uplink, 0)).starts_with("worker 64"));
+        assert!(text(redirect.set_tap(64, node.uplink)).starts_with("worker 64"));
         // Nor has the slot of unknown ports an exit, which is the last.
         for slot in [1023, 1024] {
             let refused = text(redirect.set_exit(slot, node.uplink, PORT_MAC));

@@ -6,12 +6,10 @@ mod support;
 
 use PassCause::*;
 use Want::{Pass, Redirect as Ours};
-use std::os::fd::AsFd as _;
-
 use podway_xdp_redirect::{PassCause, port_tag};
 use support::node::*;
 use support::packets::*;
-use support::{Action, in_netns, now_ns, run, run_tcx, xdp_socket};
+use support::{Action, in_netns, now_ns, run_tcx};
 
 #[test]
 fn a_super_frame_is_ours_only_as_tcp_whatever_its_size() {
@@ -69,11 +67,9 @@ fn without_a_tap_or_a_living_worker_packets_pass() {
         let (redirect, good) = (&node.redirect, packet(POD, REMOTE, 64, Tcp, b"x"));
         let check = |what, want| node.check_tcx(Port::Pod, what, &good, 0, want);
         check("a TAP", Ours);
-        redirect.set_devices(Node::WORKER, 0, 0).unwrap();
+        redirect.set_tap(Node::WORKER, 0).unwrap();
         check("none", Pass(NoSocket));
-        redirect
-            .set_devices(Node::WORKER + 1, node.uplink, 0)
-            .unwrap();
+        redirect.set_tap(Node::WORKER + 1, node.uplink).unwrap();
         check("another worker's", Pass(NoSocket));
         let other = redirect.heartbeat(Node::WORKER + 1).unwrap();
         other.beat(now_ns());
@@ -84,7 +80,7 @@ fn without_a_tap_or_a_living_worker_packets_pass() {
         redirect
             .set_queue_worker(Node::POD_BASE, Node::WORKER)
             .unwrap();
-        redirect.set_devices(Node::WORKER, node.uplink, 0).unwrap();
+        redirect.set_tap(Node::WORKER, node.uplink).unwrap();
         check("a TAP again", Ours);
 
         // An AF_XDP socket is not asked for.
@@ -175,88 +171,5 @@ fn a_udp_flow_stays_the_kernels_for_a_second_after_a_super_frame() {
         check("another flow", &other, 0, Ours);
         std::thread::sleep(std::time::Duration::from_millis(1100));
         check("a second later", &single, 0, Ours);
-    });
-}
-
-/// Offset of the checksum in a UDP header.
-const UDP_CHECKSUM: usize = 6;
-
-#[test]
-fn only_what_is_not_tcp_goes_to_the_ring_device() {
-    in_netns(|| {
-        let node = Node::new();
-        let devices = |ring| {
-            node.redirect
-                .set_devices(Node::WORKER, node.uplink, ring)
-                .unwrap()
-        };
-        let worker = port_tag(u16::try_from(Node::WORKER).unwrap());
-        let pod = |carried| packet(POD, REMOTE, 64, carried, &[7; 100]);
-        let uplink = |carried| {
-            tunnel(
-                OTHER_NODE,
-                NODE,
-                VNI,
-                &packet(REMOTE, POD, 64, carried, &[7; 100]),
-            )
-        };
-        // A checksum of zero is none; all others here are finished.
-        let without = with(pod(Udp(9)), |f| {
-            f[L4 + UDP_CHECKSUM..][..2].fill(0);
-        });
-        let fragment = with(pod(Udp(9)), |f| f[IP + 6] = 0x20);
-        #[rustfmt::skip]
-        let cases = [
-            ("TCP", Port::Pod, pod(Tcp), false),
-            ("UDP", Port::Pod, pod(Udp(9)), true),
-            ("UDP without a checksum", Port::Pod, without, true),
-            ("a fragment", Port::Pod, fragment, true),
-            ("echo", Port::Pod, pod(Echo), true),
-            ("IPv6 UDP", Port::Pod, packet(POD_V6, REMOTE_V6, 64, Udp(9), b"x"), true),
-            ("TCP in a tunnel", Port::Uplink, uplink(Tcp), false),
-            ("UDP in a tunnel", Port::Uplink, uplink(Udp(9)), true),
-            ("native UDP", Port::Uplink, packet(REMOTE, POD, 64, Udp(9), b"x"), true),
-        ];
-        for (what, port, packet, by_ring) in cases {
-            for (ring, by_ring) in [(node.pod, by_ring), (0, false)] {
-                devices(ring);
-                let (action, left) = node.classify(port, 0, &packet);
-                assert_eq!(action, Action::Redirect, "{what}");
-                // The ring device's program finds the worker where the source was; a TAP is the
-                // worker's own.
-                let source = if by_ring { &worker[..] } else { &packet[6..12] };
-                assert_eq!(&left[6..12], source, "{what}, ring device {ring}");
-                assert_eq!(left[12..], packet[12..], "{what}: nothing else has changed");
-            }
-        }
-    });
-}
-
-#[test]
-fn a_ring_device_gives_packets_to_the_worker_that_they_name() {
-    in_netns(|| {
-        let node = Node::new();
-        let socket = xdp_socket();
-        node.redirect.set_ring_socket(5, socket.as_fd()).unwrap();
-        let deliver = |worker: u16| {
-            let packet = with(packet(POD, REMOTE, 64, Udp(9), b"x"), |f| {
-                f[6..12].copy_from_slice(&port_tag(worker));
-            });
-            run(
-                node.redirect.deliverer(),
-                node.pod,
-                0,
-                &packet,
-                packet.len(),
-            )
-        };
-        assert_eq!(deliver(5), Action::Redirect);
-        for worker in [0, 4, 6, 63, 64, u16::MAX] {
-            assert_eq!(
-                deliver(worker),
-                Action::Drop,
-                "worker {worker} has no socket"
-            );
-        }
     });
 }

@@ -1,15 +1,17 @@
 //! Ingress: from a queue to a burst of packets.
 //!
 //! [`RingIngress`] takes descriptors from an AF_XDP socket: that of a port whose driver needs no
-//! copy, or that of the worker's ring device, to which the tcx programs of all other ports redirect
-//! most lone packets. [`TapIngress`] reads what they redirect to the worker's TAP, TCP above all. A
-//! burst owns its frames until they are recycled, after the messages made of them were sent.
+//! copy. [`RingReader`] copies packets from the worker's packet ring, where the tcx programs of all
+//! other ports put most lone packets. [`TapIngress`] reads what they redirect to the worker's TAP,
+//! TCP above all. A burst owns its frames until they are recycled, after the messages made of them were sent.
 
+mod packet_ring;
 mod ring;
 mod tap;
 
 use std::os::fd::BorrowedFd;
 
+pub use packet_ring::RingReader;
 pub use ring::{LEAST_POSTED, RingIngress};
 pub use tap::TapIngress;
 
@@ -27,10 +29,12 @@ pub const BURST: usize = 64;
     reason = "a queue is made once and never copied; a box would cost a cache miss a burst"
 )]
 pub enum Ingress {
-    /// One queue of one port, or the ring device of many.
+    /// One queue of one port.
     Ring(RingIngress),
     /// The TAP of many ports.
     Tap(TapIngress),
+    /// The packet ring of many ports.
+    PacketRing(RingReader),
 }
 
 impl Ingress {
@@ -39,6 +43,7 @@ impl Ingress {
         match self {
             Self::Ring(ring) => ring.fd(),
             Self::Tap(tap) => tap.fd(),
+            Self::PacketRing(ring) => ring.fd(),
         }
     }
 
@@ -53,8 +58,9 @@ impl Ingress {
         region: &Region,
     ) {
         match self {
-            Self::Ring(ring) => ring.receive(port, burst, region),
+            Self::Ring(ring) => ring.receive(port, burst),
             Self::Tap(tap) => tap.receive(burst, pool, region),
+            Self::PacketRing(ring) => ring.receive(burst, pool, region),
         }
     }
 
@@ -65,7 +71,7 @@ impl Ingress {
         match self {
             Self::Ring(ring) => ring.refill(pool, reserve),
             // A read brings its frames along.
-            Self::Tap(_) => {}
+            Self::Tap(_) | Self::PacketRing(_) => {}
         }
     }
 
@@ -74,6 +80,7 @@ impl Ingress {
         match self {
             Self::Ring(ring) => ring.posted(),
             Self::Tap(tap) => tap.posted(),
+            Self::PacketRing(_) => 0,
         }
     }
 
@@ -81,7 +88,7 @@ impl Ingress {
     pub fn held(&self) -> usize {
         match self {
             Self::Ring(ring) => ring.held(),
-            Self::Tap(_) => 0,
+            Self::Tap(_) | Self::PacketRing(_) => 0,
         }
     }
 
@@ -90,6 +97,7 @@ impl Ingress {
         match self {
             Self::Ring(ring) => ring.close(),
             Self::Tap(tap) => tap.close(),
+            Self::PacketRing(_) => Vec::new(),
         }
     }
 }

@@ -2,12 +2,10 @@
 
 use std::os::fd::BorrowedFd;
 
-use podway_xdp_redirect::tagged_port;
-
 use super::{BURST, Burst};
 use crate::fib::PortId;
 use crate::packet::MAX_CHAIN;
-use crate::xsk::{Frame, FramePool, Queue, Region};
+use crate::xsk::{Frame, FramePool, Queue};
 
 /// Frames that every queue has posted, however many there are: one super-frame and a burst of
 /// small packets. With 110 pods this is what a port costs in memory.
@@ -51,20 +49,15 @@ impl RingIngress {
         self.queue.rx.fd()
     }
 
-    /// Moves what has arrived by `port` into `burst`, at most [`BURST`] packets. On a ring device,
-    /// which stands for many ports ([`PortId::NONE`]), each packet names its own.
+    /// Moves what has arrived by `port` into `burst`, at most [`BURST`] packets.
     #[inline]
-    pub fn receive(&mut self, port: PortId, burst: &mut Burst, region: &Region) {
+    pub fn receive(&mut self, port: PortId, burst: &mut Burst) {
         let mut room = BURST_FRAMES;
         while burst.len() < BURST && room > 0 {
             // Frames are taken one packet at a time, so that a burst ends between packets.
             let taken = self.queue.rx.receive(1, |frame, more| {
                 self.partial.push(frame);
                 if !more {
-                    let port = match port {
-                        PortId::NONE => port_of(self.partial.first(), region),
-                        port => port,
-                    };
                     burst.push(port, self.partial.drain(..), None);
                 }
             });
@@ -100,11 +93,4 @@ impl RingIngress {
         frames.extend(self.partial);
         frames
     }
-}
-
-/// The port that a packet names in place of its destination MAC.
-#[inline]
-fn port_of(first: Option<&Frame>, region: &Region) -> PortId {
-    let tag = first.and_then(|frame| region.bytes(frame).first_chunk().copied());
-    tag.and_then(tagged_port).map_or(PortId::NONE, PortId)
 }

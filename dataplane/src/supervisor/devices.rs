@@ -1,23 +1,25 @@
-//! The devices of a worker: its TAP and its ring device.
+//! What a worker receives by: its TAP and its packet ring.
 //!
 //! The tcx programs of the ports redirect to the TAP what needs its header, which tells the segments
 //! of super-frames and where a checksum is unfinished: all of TCP, and few others. Everything else
-//! they redirect to the ring device, of which an AF_XDP socket takes it without a system call for
-//! each packet.
+//! they copy to the ring, where the worker finds it without a system call for each packet.
 
 use std::sync::Arc;
 
 use podway_proto::ErrorBody;
 use podway_proto::config::IngressChoice;
-use podway_xdp_redirect::{Redirect, RingAttachment, TcxAttachment};
+use podway_xdp_redirect::{PacketRing, Redirect, TcxAttachment};
 
 use super::{StartError, Supervisor, system};
 use crate::config::Config;
 use crate::fib::PortId;
-use crate::ingress::{Ingress, RingIngress, TapIngress};
+use crate::ingress::{Ingress, RingReader, TapIngress};
 use crate::tap::Tap;
 use crate::worker::{RING_QUEUE, ServedQueue, TAP_QUEUE};
-use crate::xsk::StatsHandle;
+
+/// Bytes of a packet ring for each entry that an AF_XDP ring would have: a small packet's record is
+/// half of it, one of the usual MTU four times as large.
+const BYTES_PER_ENTRY: u32 = 512;
 
 /// What a worker receives by, and sends super-frames in tunnels by.
 #[derive(Debug)]
@@ -25,23 +27,14 @@ pub(super) struct WorkerDevices {
     tap: Arc<Tap>,
     /// The program that sends what the worker writes to the TAP.
     _transmitter: TcxAttachment,
-    ring: Tap,
-    /// The programs that give the packets of the ring device to its socket.
-    _deliverer: RingAttachment,
-    /// Of that socket, once it is there.
-    statistics: Option<StatsHandle>,
 }
 
 impl WorkerDevices {
     fn make(number: u16, redirect: &Redirect) -> Result<Self, StartError> {
         let tap = Tap::open(number)?;
-        let ring = Tap::open_for_ring(number)?;
         Ok(Self {
             _transmitter: redirect.attach_transmitter(tap.ifindex())?,
-            _deliverer: redirect.attach_deliverer(ring.ifindex())?,
             tap: Arc::new(tap),
-            ring,
-            statistics: None,
         })
     }
 
@@ -50,11 +43,9 @@ impl WorkerDevices {
         Arc::clone(&self.tap)
     }
 
-    /// Packets that were redirected to the devices and lost there.
+    /// Packets that were redirected to the TAP and lost there.
     pub(super) fn lost(&self) -> u64 {
-        let statistics = self.statistics.as_ref().and_then(StatsHandle::read);
-        let by_socket = statistics.map_or(0, |s| s.rx_dropped + s.rx_ring_full);
-        self.tap.dropped() + self.ring.dropped_at_ingress() + by_socket
+        self.tap.dropped()
     }
 }
 
@@ -89,39 +80,26 @@ impl Supervisor {
             let Some(devices) = self.devices_of(worker) else {
                 continue;
             };
-            let (tap, ring) = (devices.tap(), devices.ring.ifindex());
+            let tap = devices.tap();
+            let ring = PacketRing::new(self.config.ring_size * BYTES_PER_ENTRY).map_err(system)?;
+            self.redirect
+                .set_ring(worker.into(), &ring)
+                .map_err(system)?;
             let tap_ifindex = tap.ifindex();
-            self.serve(
-                worker,
-                ServedQueue {
+            for (queue, ingress) in [
+                (TAP_QUEUE, Ingress::Tap(TapIngress::new(tap))),
+                (RING_QUEUE, Ingress::PacketRing(RingReader::new(ring))),
+            ] {
+                let queue = ServedQueue {
                     port: PortId::NONE,
-                    queue: TAP_QUEUE,
-                    ingress: Ingress::Tap(TapIngress::new(tap)),
+                    queue,
+                    ingress,
                     active: false,
-                },
-            )?;
-            let ring_size = self.config.ring_size;
-            let queue = self.open_socket(worker, ring, 0, ring_size)?;
-            let statistics = queue.rx.stats_handle();
-            let told = self.redirect.set_ring_socket(worker.into(), queue.rx.fd());
-            if let Err(error) = told {
-                self.give_back(worker, queue.close());
-                return Err(system(error));
-            }
-            self.serve(
-                worker,
-                ServedQueue {
-                    port: PortId::NONE,
-                    queue: RING_QUEUE,
-                    ingress: Ingress::Ring(RingIngress::new(queue, ring_size, true)),
-                    active: false,
-                },
-            )?;
-            if let Some(devices) = self.devices_of(worker) {
-                devices.statistics = Some(statistics);
+                };
+                self.serve(worker, queue)?;
             }
             self.redirect
-                .set_devices(worker.into(), tap_ifindex, ring)
+                .set_tap(worker.into(), tap_ifindex)
                 .map_err(system)?;
         }
         Ok(())

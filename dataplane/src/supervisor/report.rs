@@ -60,7 +60,9 @@ impl Supervisor {
         for (name, port) in &self.ports {
             let mut counters = self.slot_counters(port.id)?;
             subtract(&mut counters, &port.baseline);
-            (counters.rx_dropped, counters.rx_ring_full) = lost(port);
+            let (dropped, full) = lost(port);
+            counters.rx_dropped = dropped;
+            counters.rx_ring_full += full;
             ports.insert(name.clone(), counters);
         }
         let sheets = || self.workers.iter().map(|worker| &*worker.sheet);
@@ -82,13 +84,11 @@ impl Supervisor {
 
     fn books(&self) -> Result<Books, ErrorBody> {
         let sum = |field: fn(&Sheet) -> u64| self.workers.iter().map(|w| field(&w.sheet)).sum();
-        let mut xdp_redirected = 0;
+        let (mut xdp_redirected, mut ring_full) = (0, 0);
         for slot in 0..self.slots {
-            xdp_redirected += self
-                .redirect
-                .counters(slot.into())
-                .map_err(system)?
-                .redirected;
+            let xdp = self.redirect.counters(slot.into()).map_err(system)?;
+            xdp_redirected += xdp.redirected;
+            ring_full += xdp.ring_full;
         }
         let lost_now: u64 = self.ports.values().map(lost).map(|(a, b)| a + b).sum();
         let devices = self.workers.iter().filter_map(|w| w.devices.as_ref());
@@ -102,7 +102,7 @@ impl Supervisor {
             packets_sent: sum(|s| s.totals().1),
             packets_dropped: sum(|s| DropReason::ALL.iter().map(|&r| s.dropped(r)).sum()),
             xdp_redirected,
-            xdp_lost: self.lost_before + lost_now + lost_by_devices,
+            xdp_lost: self.lost_before + lost_now + lost_by_devices + ring_full,
         })
     }
 
@@ -126,7 +126,7 @@ impl Supervisor {
             rx_bytes: sum(|s| &s.rx_bytes),
             rx_frames: sum(|s| &s.rx_frames),
             rx_dropped: 0,
-            rx_ring_full: 0,
+            rx_ring_full: xdp.ring_full,
             tx_packets: sum(|s| &s.tx_packets),
             tx_bytes: sum(|s| &s.tx_bytes),
             tx_messages: sum(|s| &s.tx_messages),
@@ -157,6 +157,7 @@ fn subtract(counters: &mut PortCounters, baseline: &PortCounters) {
     }
     for (now, before) in [
         (&mut counters.xdp_redirected, baseline.xdp_redirected),
+        (&mut counters.rx_ring_full, baseline.rx_ring_full),
         (&mut counters.rx_packets, baseline.rx_packets),
         (&mut counters.rx_bytes, baseline.rx_bytes),
         (&mut counters.rx_frames, baseline.rx_frames),
@@ -186,7 +187,7 @@ fn port_status(name: &str, port: &AttachedPort, no_tap: Option<&str>) -> PortSta
     let zero_copy = sockets().all(|socket| socket.mode == BindMode::ZeroCopy);
     let why_copy = sockets().find_map(|socket| socket.reason.clone());
     let (ingress, ingress_reason) = match (by_tap, zero_copy) {
-        (true, _) => ("tap for tcp, af-xdp for the rest", None),
+        (true, _) => ("tap for tcp, ring for the rest", None),
         (false, true) => ("af-xdp zero-copy", None),
         (false, false) => {
             let reasons = [no_tap.map(|why| format!("no TAP: {why}")), why_copy];

@@ -45,21 +45,24 @@ struct {
 	__type(value, __u32); /* socket */
 } sockets SEC(".maps");
 
-/* Where `podway_classify` redirects to, by worker. */
+/* Interface indexes of the workers' TAPs; 0: none. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_WORKERS);
-	__type(key, __u32);
-	__type(value, struct devices);
-} devices_of SEC(".maps");
+	__type(key, __u32); /* worker */
+	__type(value, __u32);
+} taps SEC(".maps");
 
-/* The sockets of the workers' ring devices, by worker. */
+/* The workers' rings, whose `struct record`s they read in memory. */
 struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, MAX_WORKERS);
-	__type(key, __u32);
-	__type(value, __u32); /* socket */
-} ring_sockets SEC(".maps");
+	__type(key, __u32); /* worker */
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_RINGBUF);
+		__uint(max_entries, 4096); /* the loader makes them, of another size */
+	});
+} rings SEC(".maps");
 
 /* Where `podway_transmit` sends to, by slot. */
 struct {

@@ -6,9 +6,9 @@
  *
  * One decision, two ways in: `podway_redirect` runs as XDP and redirects to the AF_XDP socket of
  * the queue; `podway_classify` runs at tcx ingress and redirects TCP to the TAP of the worker, which
- * keeps the offloads that XDP loses, and everything else to its ring device, where `podway_deliver`
- * gives it to an AF_XDP socket and `podway_stray` finds what XDP did not see. `podway_transmit`
- * runs on the TAPs and sends what workers write there out of the port that they name.
+ * keeps the offloads that XDP loses, and copies everything else to the worker's ring.
+ * `podway_transmit` runs on the TAPs and sends what workers write there out of the port that they
+ * name.
  *
  * Buffers. The XDP program is "xdp.frags": data..data_end is the first buffer only, and headers
  * are read there alone. Headers that a driver splits over buffers therefore pass as `malformed`.
@@ -35,10 +35,9 @@
 #include "maps.h"
 #include "rules.h"
 
-/* The worker that serves a port's queue, if it has beaten lately; NULL otherwise. */
-static __always_inline __u32 *living_worker(__u32 index)
+/* The heartbeat of a port's worker, if it has beaten lately; NULL otherwise. */
+static __always_inline struct heartbeat *living(const __u32 *worker)
 {
-	__u32 *worker = bpf_map_lookup_elem(&queue_workers, &index);
 	struct heartbeat *beat = worker ? bpf_map_lookup_elem(&heartbeats, worker) : NULL;
 	__u64 at = beat ? *(volatile __u64 *)&beat->at_ns : 0;
 
@@ -46,7 +45,7 @@ static __always_inline __u32 *living_worker(__u32 index)
 	 * The coarse clock costs no read of the hardware. It lags by up to a tick, so a fresh beat
 	 * may lie in its future: the sum is compared, not the difference.
 	 */
-	return at && at + HEARTBEAT_LIMIT_NS >= bpf_ktime_get_coarse_ns() ? worker : NULL;
+	return at && at + HEARTBEAT_LIMIT_NS >= bpf_ktime_get_coarse_ns() ? beat : NULL;
 }
 
 /* Redirects to the socket of the packet's queue: OURS when the kernel has taken it. */
@@ -57,7 +56,7 @@ static __always_inline int to_socket(struct xdp_md *ctx, const struct port *port
 
 	if (queue >= port->queues)
 		return PASS_NO_SOCKET;
-	if (!living_worker(index))
+	if (!living(bpf_map_lookup_elem(&queue_workers, &index)))
 		return PASS_WORKER_STALLED;
 	/* The lower bits of the flags are what is returned when no socket is there. */
 	if (bpf_redirect_map(&sockets, index, XDP_PASS) != XDP_REDIRECT)
@@ -104,49 +103,110 @@ static __always_inline bool is_plain(struct __sk_buff *skb, const struct frame *
 	return known || !is_unfinished(skb, port);
 }
 
-/* A device that a packet is redirected to. */
-struct way {
-	__u32 ifindex;
-	__u64 flags;
-};
+/*
+ * Copies a packet of at most `size` bytes, which the verifier wants to be a constant, to a ring.
+ * Nobody is woken: see wake().
+ */
+static __always_inline int put(struct __sk_buff *skb, void *ring, __u32 slot, const __u32 size)
+{
+	struct record *record = bpf_ringbuf_reserve(ring, sizeof(*record) + size, 0);
+	__u64 length = skb->len; /* of a whole register, or the compiler tests a copy that it has cut */
+
+	if (!record)
+		return LOST;
+	record->length = length;
+	record->slot = slot;
+	/*
+	 * The verifier wants both limits of the very register that is passed on, so that the compiler
+	 * must not make one test of them.
+	 */
+	asm volatile("" : "+r"(length));
+	if (length > size)
+		goto lost;
+	asm volatile("" : "+r"(length));
+	if (length < ETH_HLEN || bpf_skb_load_bytes(skb, 0, record + 1, length))
+		goto lost;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return TAKEN;
+lost:
+	bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+	return LOST;
+}
 
 /*
- * Finds the device by which the packet's worker receives it. Writes the port into the packet in
- * place of its own destination MAC, which has done its duty; and, for a ring device, the worker in
- * place of its source.
+ * Wakes a worker that sleeps. Only after the packet is in its ring: it says that it sleeps, and then
+ * looks at the ring once more, so that one of both sees the other (the submission is a full barrier,
+ * xchg() in bpf_ringbuf_commit). A discarded record is no packet; it only carries the wake-up, and
+ * two of them from two CPUs do no harm.
+ */
+static __always_inline void wake(struct heartbeat *beat, void *ring)
+{
+	void *record;
+
+	if (!*(volatile __u32 *)&beat->asleep)
+		return;
+	*(volatile __u32 *)&beat->asleep = 0;
+	record = bpf_ringbuf_reserve(ring, sizeof(__u64), 0);
+	if (record)
+		bpf_ringbuf_discard(record, BPF_RB_FORCE_WAKEUP);
+}
+
+/* Sizes of records, without headers, in bytes: small packets, those of a usual and of a large MTU. */
+#define SMALL_RECORD 256
+#define USUAL_RECORD 2048
+#define LARGE_RECORD 16384
+
+static __always_inline int to_ring(struct __sk_buff *skb, struct heartbeat *beat, void *ring,
+				   __u32 slot)
+{
+	int done;
+
+	if (skb->len <= SMALL_RECORD)
+		done = put(skb, ring, slot, SMALL_RECORD);
+	else if (skb->len <= USUAL_RECORD)
+		done = put(skb, ring, slot, USUAL_RECORD);
+	else if (skb->len <= LARGE_RECORD)
+		done = put(skb, ring, slot, LARGE_RECORD);
+	else
+		done = put(skb, ring, slot, MAX_FRAME);
+	wake(beat, ring);
+	return done;
+}
+
+/*
+ * Gives the packet to its worker: TAKEN and LOST when it is in the ring or should be, OURS when it
+ * is to be redirected to the TAP. There the port stands in place of the packet's own destination
+ * MAC, which has done its duty.
  */
 static __always_inline int to_worker(struct __sk_buff *skb, const struct port *port,
-				     const struct frame *frame, const struct ip *ip,
-				     struct way *way)
+				     const struct frame *frame, const struct ip *ip, __u32 *tap)
 {
 	/* The kernel keeps a recorded rx queue plus one. */
 	__u32 queue = skb->queue_mapping ? skb->queue_mapping - 1 : 0;
-	__u32 written = ETH_ALEN;
-	struct devices *devices;
-	__u32 *worker;
+	struct heartbeat *beat;
+	__u32 index, *worker, *ifindex;
+	void *ring;
 
 	if (queue >= port->queues)
 		queue = 0;
-	worker = living_worker(port->xsk_base + queue);
-	if (!worker)
+	index = port->xsk_base + queue;
+	worker = bpf_map_lookup_elem(&queue_workers, &index);
+	beat = living(worker);
+	if (!worker || !beat)
 		return PASS_WORKER_STALLED;
-	devices = bpf_map_lookup_elem(&devices_of, worker);
-	if (!devices || !devices->tap)
+	ifindex = bpf_map_lookup_elem(&taps, worker);
+	if (!ifindex || !*ifindex)
 		return PASS_NO_SOCKET;
-	way->ifindex = devices->tap;
-	if (devices->ring && is_plain(skb, frame, port, ip)) {
-		way->ifindex = devices->ring;
-		way->flags = BPF_F_INGRESS;
-		/* The device has one queue. */
-		skb->queue_mapping = 0;
-		written = 2 * ETH_ALEN;
-	}
+	ring = bpf_map_lookup_elem(&rings, worker);
+	if (ring && is_plain(skb, frame, port, ip))
+		return to_ring(skb, beat, ring, port->slot);
 
-	const __u8 macs[2][ETH_ALEN] = { PORT_TAG(port->slot), PORT_TAG(*worker) };
+	const __u8 tag[ETH_ALEN] = PORT_TAG(port->slot);
 
 	/* Fails for want of memory only. */
-	if (bpf_skb_store_bytes(skb, 0, macs, written, 0))
+	if (bpf_skb_store_bytes(skb, 0, tag, sizeof(tag), 0))
 		return PASS_NO_SOCKET;
+	*tap = *ifindex;
 	return OURS;
 }
 
@@ -169,9 +229,11 @@ static __always_inline void count(const struct port *port, int cause)
 	__u32 slot = port ? port->slot : UNKNOWN_PORT_SLOT;
 	struct port_counters *c = bpf_map_lookup_elem(&counters, &slot);
 
-	if (c && cause == OURS)
+	if (c && cause < 0)
 		c->redirected++;
-	else if (c && cause >= 0 && cause < PASS_CAUSE_COUNT)
+	if (c && cause == LOST)
+		c->ring_full++;
+	if (c && cause >= 0 && cause < PASS_CAUSE_COUNT)
 		c->passed[cause]++;
 }
 
@@ -209,7 +271,7 @@ int podway_classify(struct __sk_buff *skb)
 	struct config *cfg;
 	struct ip ip = {};
 	struct port *port;
-	struct way way = {};
+	__u32 tap = 0;
 	int cause = enter(frame.ifindex, &port, &cfg);
 
 	if (cause == OURS) {
@@ -224,9 +286,11 @@ int podway_classify(struct __sk_buff *skb)
 		cause = skb->vlan_present ? PASS_NOT_IP : classify(&frame, port, cfg, &ip);
 	}
 	if (cause == OURS)
-		cause = to_worker(skb, port, &frame, &ip, &way);
+		cause = to_worker(skb, port, &frame, &ip, &tap);
 	count(port, cause);
-	return cause == OURS ? bpf_redirect(way.ifindex, way.flags) : TC_ACT_UNSPEC;
+	if (cause == TAKEN || cause == LOST)
+		return TC_ACT_SHOT;
+	return cause == OURS ? bpf_redirect(tap, 0) : TC_ACT_UNSPEC;
 }
 
 /* The number in a tag (PORT_TAG); negative, as no key of a map is, when the address is none. */
@@ -237,42 +301,6 @@ static __always_inline int tagged(const __u8 *mac)
 	if (mac[0] != tag[0] || mac[1] != tag[1] || mac[2] != tag[2] || mac[3] != tag[3])
 		return -1;
 	return mac[4] << 8 | mac[5];
-}
-
-/* On the ring devices, to which `podway_classify` redirects: the source MAC names the worker. */
-SEC("xdp.frags")
-int podway_deliver(struct xdp_md *ctx)
-{
-	struct ethhdr *eth = (void *)(long)ctx->data;
-	int worker;
-
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
-		return XDP_DROP;
-	worker = tagged(eth->h_source);
-	if (worker < 0)
-		return XDP_DROP;
-	return bpf_redirect_map(&ring_sockets, worker, XDP_DROP);
-}
-
-/*
- * Behind `podway_deliver`: generic XDP does not see packets that tc had redirected before, by its
- * mirred action or at egress (skb_is_redirected() in net/core/dev.c), as of pods that are virtual
- * machines. They go to the TAP of the worker that they name.
- */
-SEC("tcx/ingress")
-int podway_stray(struct __sk_buff *skb)
-{
-	struct ethhdr *eth = (void *)(long)skb->data;
-	struct devices *devices;
-	int worker;
-
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
-	worker = tagged(eth->h_source);
-	devices = bpf_map_lookup_elem(&devices_of, &worker);
-	if (!devices || !devices->tap)
-		return TC_ACT_SHOT;
-	return bpf_redirect(devices->tap, 0);
 }
 
 /* The source MAC names the exit, and becomes that interface's own. */

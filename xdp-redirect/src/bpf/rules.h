@@ -41,6 +41,10 @@
 
 /* No cause to pass so far. Functions below return this or an enum pass_cause. */
 #define OURS (-1)
+/* Ours, and in the ring of its worker. */
+#define TAKEN (-2)
+/* Ours, but the ring of its worker had no room. */
+#define LOST (-3)
 
 /* Both chains of headers that are looked at, over IPv6: 14 + 40 + 8 + 8 + 14 + 40 + 1, rounded. */
 #define MAX_HEADERS 128

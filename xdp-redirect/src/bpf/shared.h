@@ -79,8 +79,9 @@ struct config {
 
 /* `heartbeats`, indexed by worker, memory-mapped: a cache line each, since workers write often. */
 struct heartbeat {
-	__u64 at_ns; /* CLOCK_MONOTONIC; 0: the worker is not there */
-	__u64 unused[7];
+	__u64 at_ns;  /* CLOCK_MONOTONIC; 0: the worker is not there */
+	__u32 asleep; /* 1: wake it for the next packet of its ring; the program takes it back to 0 */
+	__u32 unused[13];
 };
 
 /* `ports`, keyed by interface index. */
@@ -95,15 +96,16 @@ struct port {
 };
 
 /*
- * A port in place of a MAC address, on the way between a port and a TAP or ring device: a locally
- * administered address that says "pw", and the slot in network byte order. Or a worker's number.
+ * A port in place of a MAC address, on the way between a port and a TAP: a locally administered
+ * address that says "pw", and the slot in network byte order.
  */
 #define PORT_TAG(slot) { 0x02, 0x70, 0x77, 0, (slot) >> 8 & 0xff, (slot) & 0xff }
 
-/* `devices_of`, indexed by worker: interface indexes; 0: none. */
-struct devices {
-	__u32 tap;
-	__u32 ring; /* none: all packets go to the TAP */
+/* A packet in the ring of a worker. Its bytes follow; what is behind them is not set. */
+struct record {
+	__u32 length; /* in bytes */
+	__u16 slot;   /* of the port that it came by */
+	__u16 unused;
 };
 
 /* `exits`, indexed by slot. */
@@ -133,6 +135,7 @@ struct route {
 /* `counters`, per CPU, indexed by slot. */
 struct port_counters {
 	__u64 redirected;
+	__u64 ring_full; /* redirected, but the worker's ring had no room */
 	__u64 passed[PASS_CAUSE_COUNT];
 };
 

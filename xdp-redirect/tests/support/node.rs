@@ -127,7 +127,7 @@ impl Node {
             sockets.push(socket);
         }
         // Any interface will do: `BPF_PROG_RUN` stops before the redirect.
-        redirect.set_devices(Self::WORKER, uplink, 0).unwrap();
+        redirect.set_tap(Self::WORKER, uplink).unwrap();
         let heartbeat = redirect.heartbeat(Self::WORKER).unwrap();
         heartbeat.beat(now_ns());
         redirect.open_gate();

@@ -1,0 +1,65 @@
+//! The worker's packet ring as an ingress engine: what the tcx programs of the ports have copied
+//! there.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use podway_xdp_redirect::PacketRing;
+
+use super::{BURST, Burst};
+use crate::fib::PortId;
+use crate::xsk::{CHUNK_SIZE, FramePool, Region};
+
+/// Bytes left free in the first frame, for headers.
+const HEADROOM: usize = 256;
+/// Frames that hold the longest frame: 65535 bytes of IP, an Ethernet header, and the headroom.
+const CHAIN: usize = 17;
+
+/// Receives from a packet ring.
+#[derive(Debug)]
+pub struct RingReader {
+    ring: PacketRing,
+}
+
+impl RingReader {
+    /// An engine on `ring`.
+    pub fn new(ring: PacketRing) -> Self {
+        Self { ring }
+    }
+
+    /// The ring, to wait for.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// Whether nothing has arrived.
+    #[inline]
+    pub fn is_empty(&mut self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Copies what has arrived into `burst`, at most [`BURST`] packets. Each names its own port.
+    #[inline]
+    pub fn receive(&mut self, burst: &mut Burst, pool: &mut FramePool, region: &Region) {
+        // Any packet finds its frames, so that none is taken and lost.
+        while burst.len() < BURST && pool.available() >= CHAIN {
+            let Some(record) = self.ring.next() else {
+                break;
+            };
+            let mut rest = record.bytes;
+            let mut start = HEADROOM;
+            let frames = std::iter::from_fn(|| {
+                let (part, behind) = rest.split_at(rest.len().min(CHUNK_SIZE - start));
+                if part.is_empty() {
+                    return None;
+                }
+                let mut frame = pool.get()?;
+                frame.set_data(start, part.len());
+                region.bytes_mut(&mut frame).copy_from_slice(part);
+                (rest, start) = (behind, 0);
+                Some(frame)
+            });
+            burst.push(PortId(record.slot), frames, None);
+        }
+        self.ring.release();
+    }
+}
