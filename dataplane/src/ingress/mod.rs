@@ -21,6 +21,9 @@ use crate::xsk::{Frame, FramePool, Region};
 
 /// Most packets of a burst.
 pub const BURST: usize = 64;
+/// Most packets of a burst from a packet ring. They are small or few; the longer the burst, the more
+/// of them leave together.
+pub const RING_BURST: usize = 256;
 
 /// Where a worker's packets come from.
 #[derive(Debug)]
@@ -47,7 +50,7 @@ impl Ingress {
         }
     }
 
-    /// Moves what has arrived into `burst`, at most [`BURST`] packets. `port` is that of a queue;
+    /// Moves what has arrived into `burst`. `port` is that of a queue;
     /// [`PortId::NONE`] where each packet names its own.
     #[inline]
     pub fn receive(
@@ -122,7 +125,7 @@ impl Default for Burst {
     fn default() -> Self {
         Self {
             frames: Vec::with_capacity(32 * BURST),
-            packets: Vec::with_capacity(BURST),
+            packets: Vec::with_capacity(RING_BURST),
         }
     }
 }

@@ -5,13 +5,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use podway_xdp_redirect::PacketRing;
 
-use super::{BURST, Burst};
+use super::{Burst, RING_BURST};
 use crate::fib::PortId;
 use crate::xsk::{CHUNK_SIZE, FramePool, Region};
 
-/// Bytes left free in the first frame, for headers.
+/// Bytes left free in the first frame, for headers; and how many more, by turns. Frames begin 4096
+/// bytes apart, so that the headers of a burst would fall into the same few sets of the cache.
 const HEADROOM: usize = 256;
-/// Frames that hold the longest frame: 65535 bytes of IP, an Ethernet header, and the headroom.
+const COLORS: usize = 16;
+const COLOR: usize = 64;
+/// Frames that hold the longest frame: 65535 bytes of IP, an Ethernet header, and any headroom.
 const CHAIN: usize = 17;
 
 /// Receives from a packet ring.
@@ -37,16 +40,16 @@ impl RingReader {
         self.ring.is_empty()
     }
 
-    /// Copies what has arrived into `burst`, at most [`BURST`] packets. Each names its own port.
+    /// Copies what has arrived into `burst`, at most [`RING_BURST`] packets. Each names its own port.
     #[inline]
     pub fn receive(&mut self, burst: &mut Burst, pool: &mut FramePool, region: &Region) {
         // Any packet finds its frames, so that none is taken and lost.
-        while burst.len() < BURST && pool.available() >= CHAIN {
+        while burst.len() < RING_BURST && pool.available() >= CHAIN {
             let Some(record) = self.ring.next() else {
                 break;
             };
             let mut rest = record.bytes;
-            let mut start = HEADROOM;
+            let mut start = HEADROOM + burst.len() % COLORS * COLOR;
             let frames = std::iter::from_fn(|| {
                 let (part, behind) = rest.split_at(rest.len().min(CHUNK_SIZE - start));
                 if part.is_empty() {
