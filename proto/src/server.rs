@@ -12,6 +12,7 @@ mod client;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
@@ -29,7 +30,8 @@ use client::{Client, refusal};
 
 use crate::{ErrorBody, ErrorCode, VERSION};
 
-/// Most clients at once; a further one is told so and closed.
+/// Most clients at once. A further one takes the place of another: of the process that holds most
+/// connections, the one that has been silent for longest. It is told so and closed.
 pub const MAX_CLIENTS: usize = 64;
 /// Lines that [`LineServer::handle`] answers for one event before other events get their turn.
 const LINES_PER_EVENT: usize = 64;
@@ -67,6 +69,8 @@ pub struct LineServer<S> {
     clients: BTreeMap<usize, Client<S>>,
     /// Token of the client that was served last: the one after it comes first.
     last: usize,
+    /// Lines taken so far, and clients: the clock by which silence is told.
+    now: u64,
     /// Held while the process lives; the kernel lets go of it however the process ends.
     _lock: File,
 }
@@ -143,6 +147,7 @@ impl<S: Default> LineServer<S> {
             next: first + 1,
             clients: BTreeMap::new(),
             last: first,
+            now: 0,
             _lock: lock,
         })
     }
@@ -165,14 +170,18 @@ impl<S: Default> LineServer<S> {
                 // Mostly WouldBlock. Who is not taken in for want of descriptors is with the next.
                 Err(_) => return,
             };
-            if self.clients.len() >= MAX_CLIENTS {
+            if self.clients.len() >= MAX_CLIENTS && !self.make_room(registry) {
                 let message = format!("{MAX_CLIENTS} clients are connected; try again later");
                 turn_away(&mut stream, ErrorBody::new(ErrorCode::Busy, message));
                 continue;
             }
             let interest = Interest::READABLE | Interest::WRITABLE;
             match registry.register(&mut stream, Token(self.next), interest) {
-                Ok(()) => drop(self.clients.insert(self.next, Client::new(stream))),
+                Ok(()) => {
+                    self.now += 1;
+                    let client = Client::new(stream, self.now);
+                    self.clients.insert(self.next, client);
+                }
                 Err(error) => {
                     let message = format!("cannot wait for requests: {error}; try again later");
                     turn_away(&mut stream, ErrorBody::new(ErrorCode::System, message));
@@ -180,6 +189,32 @@ impl<S: Default> LineServer<S> {
             }
             self.next += 1;
         }
+    }
+
+    /// Lets go of one client, so that whoever opens many connections locks nobody else out. Whether
+    /// there was one that the daemon owes nothing.
+    fn make_room(&mut self, registry: &Registry) -> bool {
+        let mut held: BTreeMap<i32, usize> = BTreeMap::new();
+        for client in self.clients.values() {
+            *held.entry(client.process()).or_default() += 1;
+        }
+        let silent = self.clients.iter().filter_map(|(&token, client)| {
+            let held = held.get(&client.process()).copied().unwrap_or(0);
+            Some((Reverse(held), client.silent_since()?, token))
+        });
+        let Some((.., token)) = silent.min() else {
+            return false;
+        };
+        let Some(mut client) = self.clients.remove(&token) else {
+            return false;
+        };
+        let message = format!(
+            "{MAX_CLIENTS} clients are connected, and this one has been silent for long; connect again"
+        );
+        client.dismiss(ErrorBody::new(ErrorCode::Busy, message));
+        // The socket leaves the poll with its descriptor; an error changes nothing.
+        let _ = registry.deregister(client.stream());
+        true
     }
 
     /// Gives up to `limit` lines, without their newlines, to `take`: one of each client in turn,
@@ -206,6 +241,8 @@ impl<S: Default> LineServer<S> {
                 {
                     self.last = token;
                     left -= 1;
+                    self.now += 1;
+                    client.heard(self.now);
                 }
             }
             if left == before {

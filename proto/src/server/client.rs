@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use mio::net::UnixStream;
+use rustix::net::sockopt::socket_peercred;
 
 use super::Reply;
 use crate::codec::{LineBuffer, encode};
@@ -19,6 +20,13 @@ pub(super) struct Client<S> {
     state: S,
     input: LineBuffer,
     output: Vec<u8>,
+    /// How much of `output` is written. What is left moves when it is less than what is not, so that
+    /// each byte moves once at most.
+    written: usize,
+    /// Process at the other end; 0 when the system does not say.
+    process: i32,
+    /// When it said something last, in the server's count of lines.
+    heard: u64,
     /// Whether the daemon owes it the answer to a line.
     busy: bool,
     /// Whether the socket may have more to read.
@@ -32,8 +40,12 @@ pub(super) struct Client<S> {
 }
 
 impl<S: Default> Client<S> {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream, now: u64) -> Self {
+        let process = socket_peercred(&stream).map_or(0, |peer| peer.pid.as_raw_nonzero().get());
         Self {
+            written: 0,
+            process,
+            heard: now,
             stream,
             state: S::default(),
             input: LineBuffer::default(),
@@ -61,7 +73,34 @@ impl<S> Client<S> {
 
     /// Whether a line may be taken, as far as is known without looking.
     pub(super) fn may_be_taken(&self) -> bool {
-        !self.busy && !self.closing && !self.idle && self.output.len() < MAX_OUTPUT
+        !self.busy && !self.closing && !self.idle && self.unread() < MAX_OUTPUT
+    }
+
+    /// Bytes that it has not read yet.
+    fn unread(&self) -> usize {
+        self.output.len() - self.written
+    }
+
+    /// Process at the other end; 0 when the system does not say.
+    pub(super) fn process(&self) -> i32 {
+        self.process
+    }
+
+    /// When it said something last; `None` while the daemon owes it an answer.
+    pub(super) fn silent_since(&self) -> Option<u64> {
+        (!self.busy).then_some(self.heard)
+    }
+
+    /// Tells it why it has to go, if it listens.
+    pub(super) fn dismiss(&mut self, error: ErrorBody) {
+        self.say(refusal(error));
+        // It goes, whatever the socket takes of this.
+        let _ = self.write();
+    }
+
+    /// Notes that a line of its was taken.
+    pub(super) fn heard(&mut self, now: u64) {
+        self.heard = now;
     }
 
     /// Gives it the answer that was to come later.
@@ -73,7 +112,7 @@ impl<S> Client<S> {
     /// Writes what the socket takes. Whether the connection goes on.
     pub(super) fn flush(&mut self) -> bool {
         let written = self.write().is_ok();
-        let done = self.closing && !self.busy && self.output.is_empty();
+        let done = self.closing && !self.busy && self.unread() == 0;
         written && !done
     }
 
@@ -130,21 +169,23 @@ impl<S> Client<S> {
 
     /// Writes until all is written or the socket takes no more.
     fn write(&mut self) -> io::Result<()> {
-        let mut done = 0;
         let result = loop {
-            let rest = self.output.get(done..).unwrap_or_default();
+            let rest = self.output.get(self.written..).unwrap_or_default();
             if rest.is_empty() {
                 break Ok(());
             }
             match self.stream.write(rest) {
                 Ok(0) => break Err(ErrorKind::WriteZero.into()),
-                Ok(count) => done += count,
+                Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }
         };
-        self.output.drain(..done);
+        if self.unread() <= self.written {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
         result
     }
 }

@@ -290,22 +290,71 @@ fn a_line_over_the_limit_closes_its_connection_only() {
 }
 
 #[test]
-fn the_65th_client_is_told() {
+fn the_65th_client_takes_the_place_of_the_most_silent_one() {
     let mut bench = Bench::new();
     let mut clients: Vec<_> = (0..MAX_CLIENTS).map(|_| bench.connect()).collect();
-    let mut late = bench.connect();
-    assert_eq!(code(&receive(&mut late)), ErrorCode::Busy);
-    assert_eq!(late.read(&mut [0]).unwrap(), 0);
+    // The first has spoken since, so that the second is silent for longest.
+    send(&mut clients[0], "\n");
+    bench.handle_all();
+    assert_eq!(receive(&mut clients[0]), "0 1\n");
+    clients.push(bench.connect());
+    let mut silent = clients.remove(1);
+    assert_eq!(code(&receive(&mut silent)), ErrorCode::Busy);
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
     for client in &mut clients {
         send(client, "\n");
     }
     bench.handle_all();
-    for client in &mut clients {
-        assert_eq!(receive(client), "0 1\n");
+    for (number, client) in clients.iter_mut().enumerate() {
+        let count = if number == 0 { 2 } else { 1 };
+        assert_eq!(receive(client), format!("0 {count}\n"));
     }
     drop(clients);
     bench.handle_all();
     assert!(bench.server.clients.is_empty());
+}
+
+#[test]
+fn a_thousand_connections_lock_nobody_else_out() {
+    use std::process::{Command, Stdio};
+    let mut bench = Bench::new();
+    let mut other = bench.connect();
+    // A process of its own: what it holds is let go of first.
+    let path = bench.server.path.display();
+    let program = format!(
+        "use IO::Socket::UNIX; my @all; \
+         push @all, IO::Socket::UNIX->new(Peer => '{path}') || die $! for 1..1000; \
+         $| = 1; print \"all\\n\"; <STDIN>"
+    );
+    let mut crowd = Command::new("perl")
+        .args(["-e", &program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(crowd.stdout.take().unwrap());
+    let told = std::thread::spawn(move || {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        line
+    });
+    while !told.is_finished() {
+        bench.handle_all();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(told.join().unwrap(), "all\n");
+    bench.handle_all();
+    assert_eq!(bench.server.clients.len(), MAX_CLIENTS);
+    send(&mut other, "still here\n");
+    let mut late = bench.connect();
+    send(&mut late, "late\n");
+    bench.handle_all();
+    assert_eq!(receive(&mut other), "10 1\n");
+    assert_eq!(receive(&mut late), "4 1\n");
+    drop(crowd.stdin.take());
+    crowd.wait().unwrap();
+    bench.handle_all();
+    assert_eq!(bench.server.clients.len(), 2);
 }
 
 /// Sends lines until nothing moves any more; how many bytes were taken off its hands.
