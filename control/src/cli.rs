@@ -95,8 +95,9 @@ struct NodeSet {
     /// Its address on the underlay.
     #[arg(long, value_name = "IP")]
     underlay: IpAddr,
-    /// What its pods' addresses are taken from; one IPv4 and one IPv6, for example.
-    #[arg(long = "pod-cidr", value_name = "CIDR", required = true, num_args = 1..,
+    /// What its pods' addresses are taken from; one IPv4 and one IPv6, for example. None where a
+    /// routing daemon tells it (import-kernel-table).
+    #[arg(long = "pod-cidr", value_name = "CIDR", num_args = 1..,
           value_delimiter = ',')]
     pod_cidrs: Vec<IpNet>,
     /// MAC of its VTEP, if it was told another than the one made from its underlay address.

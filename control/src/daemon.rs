@@ -15,6 +15,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::clients::Clients;
 use crate::kernel;
+use crate::masquerade::nft;
 use crate::netlink::{Monitor, Requests};
 use crate::node::Node;
 use crate::observed::Observed;
@@ -27,8 +28,9 @@ const SIGNAL: Token = Token(0);
 const MONITOR: Token = Token(1);
 const DATAPLANE: Token = Token(2);
 const ERRORS: Token = Token(3);
+const MASQUERADE: Token = Token(4);
 /// The listener's token; the clients' follow.
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 5;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -45,7 +47,7 @@ pub struct Args {
     /// Directory of the state file.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/podway")]
     state_dir: PathBuf,
-    /// Remove Podway's VXLAN device, routes and neighbours from the kernel, and stop.
+    /// Remove Podway's VXLAN device, routes, neighbours and nftables table from the kernel, and stop.
     #[arg(long)]
     cleanup: bool,
 }
@@ -84,7 +86,8 @@ fn cleanup(run_dir: &Path) -> Result<(), Failure> {
     }
     let mut requests = Requests::open()?;
     let observed = Observed::from_dump(requests.dump_all()?);
-    let errors = kernel::cleanup(&mut requests, &observed);
+    let mut errors = kernel::cleanup(&mut requests, &observed);
+    errors.extend(nft::remove().err());
     if errors.is_empty() {
         Ok(())
     } else {
@@ -110,17 +113,15 @@ fn run(args: &Args) -> Result<(), Failure> {
         Interest::READABLE,
     )?;
     let errors = listen_for_errors(registry)?;
+    let masquerade = nft::Keeper::start(settings.masquerade)?;
+    if let Some(fd) = masquerade.fd() {
+        registry.register(&mut SourceFd(&fd), MASQUERADE, Interest::READABLE)?;
+    }
     let session = Session::new(args.run_dir.join(DATAPLANE_SOCKET), DATAPLANE);
     let mut signal = stop_signal()?;
     registry.register(&mut signal, SIGNAL, Interest::READABLE)?;
     let mut node = Node::start(
-        settings,
-        desired,
-        store,
-        Requests::open()?,
-        monitor,
-        errors,
-        session,
+        settings, desired, store, monitor, errors, masquerade, session,
     )?;
     tracing::info!(run_dir = %args.run_dir.display(), node = node.name(), "ready");
 
@@ -142,7 +143,7 @@ fn run(args: &Args) -> Result<(), Failure> {
                     tracing::info!("stopping; the kernel carries on");
                     return Ok(());
                 }
-                MONITOR | DATAPLANE | ERRORS => {}
+                MONITOR | DATAPLANE | ERRORS | MASQUERADE => {}
                 client => clients.ready(client, poll.registry()),
             }
         }

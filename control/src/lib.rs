@@ -17,6 +17,7 @@
 //!
 //! - [`settings`]: the configuration file, validated.
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
+//! - [`import`]: routes that a routing daemon tells. [`masquerade`]: packets that leave the cluster.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop; nothing in it blocks.
 
@@ -24,7 +25,9 @@ pub mod cli;
 pub mod clients;
 pub mod daemon;
 pub mod facts;
+pub mod import;
 pub mod kernel;
+pub mod masquerade;
 pub mod netlink;
 pub mod node;
 pub mod observed;

@@ -16,7 +16,9 @@ use podway_proto::server::ClientId;
 use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::facts::Facts;
+use crate::import::Import;
 use crate::kernel::{self, DEVICE, DeviceWant, Want};
+use crate::masquerade::{Rules, nft};
 use crate::netlink::{self, Lookup, Monitor, Requests};
 use crate::observed::Observed;
 use crate::path_mtu;
@@ -47,6 +49,8 @@ pub struct Node {
     observed: Observed,
     ways: Ways,
     learned: LearnedMacs,
+    import: Import,
+    masquerade: nft::Keeper,
     session: Session,
     kernel_errors: Vec<String>,
     retry_kernel: Option<Instant>,
@@ -75,17 +79,19 @@ impl Node {
     /// Takes up the node where it was left.
     ///
     /// # Errors
-    /// What the kernel says to the first dump.
+    /// What the kernel says to a connection and the first dump.
     pub fn start(
         settings: Settings,
         desired: Desired,
         store: Store,
-        mut requests: Requests,
         monitor: Monitor,
         errors: Option<path_mtu::Errors>,
+        masquerade: nft::Keeper,
         session: Session,
     ) -> Result<Self, netlink::Error> {
+        let mut requests = Requests::open()?;
         let observed = Observed::from_dump(requests.dump_all()?);
+        let import = Import::of(settings.import_kernel_table);
         Ok(Self {
             settings,
             desired,
@@ -95,6 +101,8 @@ impl Node {
             observed,
             ways: Ways::new(),
             learned: LearnedMacs::new(),
+            import,
+            masquerade,
             session,
             kernel_errors: Vec::new(),
             retry_kernel: None,
@@ -125,6 +133,8 @@ impl Node {
             self.retry_kernel,
             ways,
             doubtful,
+            self.import.deadline(),
+            self.masquerade.deadline(),
             now,
         ]
         .into_iter()
@@ -137,6 +147,7 @@ impl Node {
         match self.monitor.drain() {
             Ok(events) => {
                 for event in events {
+                    self.import.apply(&event);
                     self.changed |= self.observed.apply(event);
                 }
             }
@@ -150,10 +161,26 @@ impl Node {
                         self.retry_kernel = Some(Instant::now() + RETRY_KERNEL);
                     }
                 }
+                self.import.doubt();
                 self.changed = true;
             }
         }
         self.ways_stale |= self.observed.take_stale_ways();
+        self.masquerade.follow();
+    }
+
+    /// Reads the table that routes are taken from anew, where events have not told all.
+    fn read_table(&mut self, now: Instant) {
+        let Some(table) = self.import.due(now) else {
+            return;
+        };
+        match self.requests.dump_table(table) {
+            Ok((routes, whole)) => self.changed |= self.import.replace(routes, whole, now),
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.import.failed(now);
+            }
+        }
     }
 
     /// Handles the requests of a round and gives the responses that are ready: to them, and to
@@ -194,6 +221,7 @@ impl Node {
             observed: &self.observed,
             ways: &self.ways,
             learned: &self.learned,
+            import: &self.import,
         }
     }
 
@@ -244,6 +272,9 @@ impl Node {
     /// Brings kernel and dataplane in line if anything has changed.
     fn settle(&mut self, now: Instant) {
         self.ask_doubtful(now);
+        self.read_table(now);
+        let rules = Rules::of(&self.world());
+        self.masquerade.keep(rules.as_ref(), now);
         let retry = self.retry_kernel.is_some_and(|at| now >= at);
         let ways_due = self.ways_stale
             && self
@@ -476,7 +507,9 @@ impl Node {
                 status,
             },
         };
-        let status = report::status(&self.world(), dataplane, &self.kernel_errors);
+        let mut errors = self.kernel_errors.clone();
+        errors.extend(self.masquerade.error().map(str::to_owned));
+        let status = report::status(&self.world(), dataplane, &errors);
         Response::Status(Box::new(status))
     }
 }

@@ -74,9 +74,11 @@ impl Observed {
                 self.stale.ways |= changed;
                 changed
             }
-            Event::ForeignRoute => {
+            // What changes by it is seen when ways are asked again; a routing daemon that loads a
+            // table makes thousands of these.
+            Event::ForeignRoute { .. } | Event::ForeignRouteGone(_) | Event::RouteNoise => {
                 self.stale.ways = true;
-                true
+                false
             }
         }
     }

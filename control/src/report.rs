@@ -11,6 +11,7 @@ use podway_proto::types::Mode;
 use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::facts::told_ports;
+use crate::import;
 use crate::kernel::DEVICE;
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
@@ -198,6 +199,19 @@ pub fn routes(world: &World<'_>) -> Vec<RouteEntry> {
             });
         }
     }
+    routes.extend(import::routes(world).map(|route| RouteEntry {
+        prefix: route.prefix,
+        via: match route.tunnel {
+            Some(node) => RouteTarget::Node {
+                node: node.name.clone(),
+            },
+            None => RouteTarget::Gateway {
+                address: route.hop.gateway,
+                interface: Some(route.link.name.clone()),
+            },
+        },
+        origin: RouteOrigin::Kernel,
+    }));
     routes.sort_by_key(|route| route.prefix);
     routes
 }

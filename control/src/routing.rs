@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, ViaSpec};
 use podway_proto::types::{Mode, Via};
 
+use crate::import;
 use crate::kernel::DEVICE;
 use crate::netlink::{Link, Lookup};
 use crate::world::World;
@@ -58,7 +59,23 @@ pub fn decisions<'a>(world: &World<'a>) -> Vec<Decision<'a>> {
             via: through_node(world, *prefix, node),
         })
     });
-    added.chain(pod_cidrs).collect()
+    let imported = import::routes(world).map(|route| {
+        let via = match route.tunnel {
+            Some(node) => Ok(Via::Node {
+                node: node.name.clone(),
+            }),
+            None => check_native(world, route.prefix).map(|()| Via::Gateway {
+                address: route.hop.gateway,
+                interface: route.link.name.clone(),
+            }),
+        };
+        Decision {
+            prefix: route.prefix,
+            node: route.tunnel,
+            via,
+        }
+    });
+    added.chain(pod_cidrs).chain(imported).collect()
 }
 
 /// Who takes packets to `prefix` behind `node`.
@@ -145,11 +162,13 @@ const MOST_NAMED: usize = 8;
 pub fn hints(world: &World<'_>) -> Vec<String> {
     let decisions = decisions(world);
     let mut hints = Vec::new();
+    let no_way = decisions.iter().filter(|d| d.via == Err(KernelOnly::NoWay));
+    let no_way: Vec<&Decision<'_>> = no_way.collect();
     for node in world.remote_nodes() {
-        let without = decisions
+        let without = no_way
             .iter()
-            .filter(|d| d.node.is_some_and(|n| n.name == node.name))
-            .filter(|d| d.via == Err(KernelOnly::NoWay));
+            .copied()
+            .filter(|d| d.node.is_some_and(|n| n.name == node.name));
         if let Some(prefixes) = named(without) {
             hints.push(format!(
                 "node {} is native, auto-direct-node-routes is off and the kernel has no route by \

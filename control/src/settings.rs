@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use podway_proto::config::{Config, Tunnel};
+use podway_proto::config::{Config, KernelTable, Tunnel};
 use podway_proto::types::{MacAddr, Mode, Vni};
 
 use crate::state::check_node_name;
@@ -36,6 +36,10 @@ pub struct Settings {
     pub ipv4_native_routing_cidr: Option<Ipv4Net>,
     /// What the dataplane may send natively over IPv6; all if the file does not say it.
     pub ipv6_native_routing_cidr: Option<Ipv6Net>,
+    /// Whether what pods send out of the cluster is masqueraded.
+    pub masquerade: bool,
+    /// The table whose routes are taken over.
+    pub import_kernel_table: Option<KernelTable>,
 }
 
 /// The configuration cannot be used.
@@ -130,6 +134,17 @@ impl Settings {
                 "use a unicast address of the uplink",
             ));
         }
+        let native_cidrs = (
+            config.ipv4_native_routing_cidr,
+            config.ipv6_native_routing_cidr,
+        );
+        if config.masquerade && native_cidrs == (None, None) {
+            return Err(value(
+                "masquerade",
+                "set ipv4-native-routing-cidr, ipv6-native-routing-cidr or both to what pods reach \
+                 with addresses of their own, such as 10.0.0.0/8",
+            ));
+        }
         Ok(Self {
             node_name,
             default_mode: match config.tunnel {
@@ -144,6 +159,8 @@ impl Settings {
             auto_direct_node_routes: config.auto_direct_node_routes,
             ipv4_native_routing_cidr: config.ipv4_native_routing_cidr,
             ipv6_native_routing_cidr: config.ipv6_native_routing_cidr,
+            masquerade: config.masquerade,
+            import_kernel_table: config.import_kernel_table,
         })
     }
 
@@ -195,8 +212,36 @@ mod tests {
                 auto_direct_node_routes: true,
                 ipv4_native_routing_cidr: Some("10.0.0.0/8".parse().unwrap()),
                 ipv6_native_routing_cidr: None,
+                masquerade: false,
+                import_kernel_table: None,
             }
         );
+    }
+
+    #[test]
+    fn a_table_is_a_number_or_main() {
+        let table = |text: &str| load(text).map(|settings| settings.import_kernel_table);
+        let main = table("import-kernel-table = 'main'\n").unwrap();
+        assert_eq!(main, Some(KernelTable::MAIN));
+        assert_eq!(table("import-kernel-table = 254\n").unwrap(), main);
+        let other = table("import-kernel-table = 100\n").unwrap();
+        assert_eq!(other.map(KernelTable::number), Some(100));
+        for wrong in ["0", "255", "-1", "'mian'", "true"] {
+            let error = table(&format!("import-kernel-table = {wrong}\n")).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains("line 1") && error.contains("\"main\""),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn masquerading_needs_to_know_where_not() {
+        let error = load("masquerade = true\n").unwrap_err().to_string();
+        assert!(error.contains("ipv4-native-routing-cidr"), "{error}");
+        let settings = load("masquerade = true\nipv6-native-routing-cidr = 'fd00::/8'\n").unwrap();
+        assert!(settings.masquerade);
     }
 
     #[test]

@@ -216,6 +216,7 @@ fn origin(origin: RouteOrigin) -> &'static str {
         RouteOrigin::Added => "added",
         RouteOrigin::PodCidr => "pod-cidr",
         RouteOrigin::Pod => "pod",
+        RouteOrigin::Kernel => "kernel",
     }
 }
 

@@ -66,9 +66,9 @@ impl Desired {
     pub fn set_node(&mut self, node: NodeSpec) -> Check {
         check_node_name(&node.name)?;
         check_unicast(node.underlay, "an underlay address")?;
-        if node.pod_cidrs.is_empty() || node.pod_cidrs.len() > MAX_LIST {
+        if node.pod_cidrs.len() > MAX_LIST {
             return Err(invalid(format!(
-                "give node {} 1 to {MAX_LIST} PodCIDRs",
+                "give node {} {MAX_LIST} PodCIDRs at most",
                 node.name
             )));
         }
@@ -401,7 +401,8 @@ fn check_mac(mac: MacAddr, whose: &str) -> Check {
     Ok(())
 }
 
-fn check_prefix(prefix: IpNet) -> Check {
+/// Whether packets to `prefix` may be Podway's.
+pub(crate) fn check_prefix(prefix: IpNet) -> Check {
     if prefix != prefix.trunc() {
         return Err(invalid(format!(
             "{prefix} has host bits set; write {}",
@@ -549,7 +550,6 @@ mod tests {
             set(node("c", "192.168.1.2", &["10.0.2.0/24"])),
         );
         for wrong in [
-            c(&[]),
             c(&["10.0.2.1/24"]),
             c(&["224.0.0.0/8"]),
             c(&["0.0.0.0/0"]),

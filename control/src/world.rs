@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use podway_proto::control::{NodeSpec, PortRoleSpec, ViaSpec, derived_vtep_mac};
 use podway_proto::types::{MacAddr, Mode, Path, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, Via};
 
+use crate::import::Import;
 use crate::netlink::{Link, Lookup};
 use crate::observed::Observed;
 use crate::routing;
@@ -31,6 +32,8 @@ pub struct World<'a> {
     pub ways: &'a Ways,
     /// What pods said of themselves.
     pub learned: &'a LearnedMacs,
+    /// What a routing daemon tells.
+    pub import: &'a Import,
 }
 
 impl<'a> World<'a> {
@@ -224,6 +227,7 @@ pub(crate) mod tests {
         pub(crate) observed: Observed,
         pub(crate) ways: Ways,
         pub(crate) learned: LearnedMacs,
+        pub(crate) import: Import,
     }
 
     impl Fixture {
@@ -280,6 +284,7 @@ pub(crate) mod tests {
                     }),
                 )]),
                 learned: LearnedMacs::new(),
+                import: Import::default(),
             }
         }
 
@@ -290,6 +295,7 @@ pub(crate) mod tests {
                 observed: &self.observed,
                 ways: &self.ways,
                 learned: &self.learned,
+                import: &self.import,
             }
         }
     }

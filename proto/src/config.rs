@@ -34,6 +34,13 @@ pub struct Config {
     pub ipv4_native_routing_cidr: Option<Ipv4Net>,
     /// What is reached natively without masquerading over IPv6.
     pub ipv6_native_routing_cidr: Option<Ipv6Net>,
+    /// Whether control has nftables masquerade what this node's pods send out of the cluster: to
+    /// where neither `ipv4-native-routing-cidr` (or `ipv6-`) nor a PodCIDR leads. IP versions
+    /// without a native-routing-cidr are not masqueraded.
+    pub masquerade: bool,
+    /// The kernel's routing table whose routes are taken over as if they had been added: where a
+    /// routing daemon such as FRR or BIRD writes what it learns.
+    pub import_kernel_table: Option<KernelTable>,
     /// How `podway-dataplane` runs.
     pub dataplane: DataplaneConfig,
 }
@@ -51,7 +58,64 @@ impl Default for Config {
             auto_direct_node_routes: false,
             ipv4_native_routing_cidr: None,
             ipv6_native_routing_cidr: None,
+            masquerade: false,
+            import_kernel_table: None,
             dataplane: DataplaneConfig::default(),
+        }
+    }
+}
+
+/// A routing table of the kernel, written as its number or as `"main"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TableName", into = "TableName")]
+pub struct KernelTable(u32);
+
+impl KernelTable {
+    /// The table that the kernel looks into unless rules say otherwise.
+    pub const MAIN: Self = Self(254);
+    /// The one with the host's own addresses.
+    const LOCAL: u32 = 255;
+
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// How a table is written.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "write the number of a routing table, or \"main\""
+)]
+enum TableName {
+    Number(u32),
+    Name(String),
+}
+
+/// There is no such table to take routes from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("routes cannot be taken from the table {0}; write its number, or \"main\"")]
+pub struct BadTable(String);
+
+impl TryFrom<TableName> for KernelTable {
+    type Error = BadTable;
+
+    fn try_from(name: TableName) -> Result<Self, BadTable> {
+        match name {
+            TableName::Number(number @ (0 | Self::LOCAL)) => Err(BadTable(number.to_string())),
+            TableName::Number(number) => Ok(Self(number)),
+            TableName::Name(name) if name == "main" => Ok(Self::MAIN),
+            TableName::Name(name) => Err(BadTable(name)),
+        }
+    }
+}
+
+impl From<KernelTable> for TableName {
+    fn from(table: KernelTable) -> Self {
+        match table {
+            KernelTable::MAIN => Self::Name("main".to_owned()),
+            KernelTable(number) => Self::Number(number),
         }
     }
 }

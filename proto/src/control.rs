@@ -74,7 +74,8 @@ pub struct NodeSpec {
     pub name: String,
     /// Its address on the underlay: the remote end of tunnels.
     pub underlay: IpAddr,
-    /// What its pods' addresses are taken from; no two nodes' may overlap.
+    /// What its pods' addresses are taken from; no two nodes' may overlap. None where routes to
+    /// them are told by other means.
     pub pod_cidrs: Vec<IpNet>,
     /// MAC of its VTEP. When it is not told it is made from the underlay address, as a node that
     /// is not told its own does: see [`derived_vtep_mac`].
@@ -286,6 +287,8 @@ pub enum RouteOrigin {
     PodCidr,
     /// It is an address of a local pod.
     Pod,
+    /// It is in the kernel's table that routes are taken from.
+    Kernel,
 }
 
 /// A route, as it is.

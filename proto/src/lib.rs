@@ -24,7 +24,7 @@ pub use ipnet::IpNet;
 
 /// Version of both protocols. A daemon refuses a client whose version differs from its own with
 /// [`ErrorCode::VersionMismatch`] and names both.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Default directory of the sockets and of the state file; one per node, since network
 /// namespaces share the file system.

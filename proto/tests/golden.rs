@@ -232,6 +232,13 @@ fn control_responses() {
                         },
                         RouteOrigin::Added,
                     ),
+                    route(
+                        RouteTarget::Gateway {
+                            address: parse("192.168.1.9"),
+                            interface: Some("eth0".into()),
+                        },
+                        RouteOrigin::Kernel,
+                    ),
                 ],
             },
             Response::RouteGet(control::RouteAnswer {

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, PortRoleSpec, ViaSpec};
 use podway_proto::types::{MacAddr, Mode};
 
-use crate::netlink::{Lookup, Route, Vxlan};
+use crate::import;
+use crate::netlink::{Hop, Lookup, Route, Vxlan};
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
 
@@ -85,7 +86,27 @@ impl Want {
         for (interface, role) in &world.desired.ports {
             want.add_port(world, interface, role);
         }
+        want.add_imported(world);
         want
+    }
+
+    fn add_imported(&mut self, world: &World<'_>) {
+        for route in import::routes(world) {
+            match route.tunnel {
+                Some(node) => self.add_route_to_node(world, route.prefix, node),
+                None => {
+                    let Hop {
+                        gateway,
+                        link,
+                        onlink,
+                    } = route.hop;
+                    self.manage(world, link, gateway);
+                    if world.import.carries_out() {
+                        self.add_route(route.prefix, Some(gateway), link, onlink);
+                    }
+                }
+            }
+        }
     }
 
     fn add_node(&mut self, world: &World<'_>, node: &NodeSpec) {
@@ -368,6 +389,40 @@ mod tests {
             "10.8.0.0/16 via fe80::50:c0ff:fea8:102 dev 9 onlink"
         );
         assert!(want.neighbors.contains_key(&ip("fe80::50:c0ff:fea8:102")));
+    }
+
+    #[test]
+    fn an_imported_route_is_carried_out_unless_the_kernel_has_it() {
+        let mut fixture = Fixture::new();
+        let routes_of = |fixture: &Fixture| {
+            let want = Want::of(&fixture.world(), Some(DEVICE));
+            assert!(want.managed.contains(&(2, ip("192.168.1.9"))));
+            routes(&want)[1..3].to_vec()
+        };
+        let both = || {
+            vec![
+                import::tests::route("10.0.8.0/24", 20, &["192.168.1.2"]),
+                import::tests::route("10.0.0.128/25", 20, &["192.168.1.9"]),
+            ]
+        };
+        fixture.import = import::tests::import("100", both());
+        assert_eq!(
+            routes_of(&fixture),
+            [
+                "10.0.0.128/25 via 192.168.1.9 dev 2",
+                "10.0.1.0/24 via 10.0.1.0 dev 9 onlink"
+            ]
+        );
+        let want = Want::of(&fixture.world(), Some(DEVICE));
+        assert_eq!(routes(&want)[3], "10.0.8.0/24 via 10.0.1.0 dev 9 onlink");
+        fixture.import = import::tests::import("'main'", both());
+        assert_eq!(
+            routes_of(&fixture),
+            [
+                "10.0.1.0/24 via 10.0.1.0 dev 9 onlink",
+                "fd00:1::/64 via fd00:1:: dev 9 onlink"
+            ]
+        );
     }
 
     #[test]

@@ -204,3 +204,11 @@ pub(super) fn our_routes(family: AddressFamily) -> RouteMessage {
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
     message
 }
+
+/// Asks for all routes of one family in one table.
+pub(super) fn table(family: AddressFamily, table: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.attributes = vec![RouteAttribute::Table(table)];
+    message
+}

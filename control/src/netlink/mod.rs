@@ -121,6 +121,31 @@ pub struct Route {
     pub onlink: bool,
 }
 
+/// A route of somebody else, in any table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignRoute {
+    /// Number of the table.
+    pub table: u32,
+    /// The destination.
+    pub prefix: IpNet,
+    /// Of the routes to a prefix the kernel takes the one with the lowest metric.
+    pub metric: u32,
+    /// The routers, in the kernel's order, each on its link: those that are not dead. There are
+    /// none where packets are thrown away, are for the host itself or stay on the link.
+    pub hops: Vec<Hop>,
+}
+
+/// A router of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The router.
+    pub gateway: IpAddr,
+    /// Index of the link that it is on.
+    pub link: u32,
+    /// Whether it counts as on the link although no prefix of the link holds it.
+    pub onlink: bool,
+}
+
 /// What the kernel says of the way to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lookup {

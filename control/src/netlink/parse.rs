@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use netlink_packet_core::NLM_F_REPLACE;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -13,13 +14,15 @@ use netlink_packet_route::neighbour::{
     NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+    RouteNextHopFlags, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use podway_proto::types::MacAddr;
 
-use super::{Address, FdbEntry, Link, LinkKind, Lookup, Neighbor, PROTOCOL, Route, Vxlan};
+use super::{
+    Address, FdbEntry, ForeignRoute, Hop, Link, LinkKind, Lookup, Neighbor, PROTOCOL, Route, Vxlan,
+};
 
 /// Unit of times in answers: the kernel's `USER_HZ` is 100 on all platforms that Podway runs on.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
@@ -50,12 +53,22 @@ pub enum Event {
     OurRoute(Route),
     /// A route of ours was removed.
     OurRouteGone(Route),
-    /// A route of somebody else was added, changed or removed: ways may differ from now on.
-    ForeignRoute,
+    /// A route of somebody else was added or changed: ways may differ from now on.
+    ForeignRoute {
+        /// The route.
+        route: ForeignRoute,
+        /// Whether it takes the place of the one to the same prefix with the same metric.
+        replaces: bool,
+    },
+    /// A route of somebody else was removed: ways may differ from now on.
+    ForeignRouteGone(ForeignRoute),
+    /// Something about a route that is told in no other event: ways may differ from now on.
+    RouteNoise,
 }
 
 /// What `message` tells, if it tells something that matters here.
-pub(super) fn event(message: RouteNetlinkMessage) -> Option<Event> {
+/// `flags` are those of its header.
+pub(super) fn event(message: RouteNetlinkMessage, flags: u16) -> Option<Event> {
     use RouteNetlinkMessage as Message;
     match message {
         // Bridges speak of their ports in the same messages with a family of their own; only
@@ -80,8 +93,16 @@ pub(super) fn event(message: RouteNetlinkMessage) -> Option<Event> {
         Message::DelNeighbour(m) => neighbor(&m).map(Event::NeighborGone),
         Message::NewRoute(m) if is_ours(&m) => our_route(&m).map(Event::OurRoute),
         Message::DelRoute(m) if is_ours(&m) => our_route(&m).map(Event::OurRouteGone),
-        // A cloned route is a cache entry, such as a path MTU that was learned.
-        Message::NewRoute(_) | Message::DelRoute(_) => Some(Event::ForeignRoute),
+        Message::NewRoute(m) => Some(match foreign_route(&m) {
+            Some(route) => Event::ForeignRoute {
+                route,
+                replaces: flags & NLM_F_REPLACE != 0,
+            },
+            None => Event::RouteNoise,
+        }),
+        Message::DelRoute(m) => {
+            Some(foreign_route(&m).map_or(Event::RouteNoise, Event::ForeignRouteGone))
+        }
         _ => None,
     }
 }
@@ -262,12 +283,7 @@ fn our_route(message: &RouteMessage) -> Option<Route> {
     if header.kind != RouteType::Unicast || header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
-    let unspecified: IpAddr = match header.address_family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    let (mut destination, mut gateway, mut link) = (unspecified, None, None);
+    let (mut destination, mut gateway, mut link) = (unspecified(header)?, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = route_address(address)?,
@@ -282,6 +298,82 @@ fn our_route(message: &RouteMessage) -> Option<Route> {
         gateway,
         link: link?,
         onlink: header.flags.contains(RouteFlags::Onlink),
+    })
+}
+
+/// The destination of a route whose message names none.
+fn unspecified(header: &RouteHeader) -> Option<IpAddr> {
+    match header.address_family {
+        AddressFamily::Inet => Some(std::net::Ipv4Addr::UNSPECIFIED.into()),
+        AddressFamily::Inet6 => Some(std::net::Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
+    }
+}
+
+/// A route of somebody else. `None` for a cloned one, which is a cache entry such as a path MTU
+/// that was learned, and for those that are only for some sources or services (TOS).
+fn foreign_route(message: &RouteMessage) -> Option<ForeignRoute> {
+    let header = &message.header;
+    if header.flags.contains(RouteFlags::Cloned)
+        || header.source_prefix_length != 0
+        || header.tos != 0
+    {
+        return None;
+    }
+    let mut destination = unspecified(header)?;
+    let (mut table, mut metric) = (u32::from(header.table), 0);
+    let mut several = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = route_address(address)?,
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::MultiPath(hops) => several = Some(hops),
+            _ => {}
+        }
+    }
+    let hops = match several {
+        _ if header.kind != RouteType::Unicast => Vec::new(),
+        Some(hops) => {
+            let alive = hops
+                .iter()
+                .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
+            let hop = |of: &RouteNextHop| {
+                let onlink = of.flags.contains(RouteNextHopFlags::Onlink);
+                hop(&of.attributes, Some(of.interface_index), onlink)
+            };
+            alive.filter_map(hop).collect()
+        }
+        None if header.flags.contains(RouteFlags::Dead) => Vec::new(),
+        None => {
+            let onlink = header.flags.contains(RouteFlags::Onlink);
+            hop(&message.attributes, None, onlink).into_iter().collect()
+        }
+    };
+    Some(ForeignRoute {
+        table,
+        prefix: IpNet::new(destination, header.destination_prefix_length).ok()?,
+        metric,
+        hops,
+    })
+}
+
+/// The router that attributes name, if they do and packets go to it as they are.
+fn hop(attributes: &[RouteAttribute], link: Option<u32>, onlink: bool) -> Option<Hop> {
+    let (mut gateway, mut link) = (None, link);
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(address) => gateway = route_address(address),
+            RouteAttribute::Via(via) => gateway = via_address(via),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::EncapType(_) => return None,
+            _ => {}
+        }
+    }
+    Some(Hop {
+        gateway: gateway?,
+        link: link?,
+        onlink,
     })
 }
 

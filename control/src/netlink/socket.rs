@@ -14,9 +14,10 @@ use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use podway_proto::types::MacAddr;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::parse::{self, Event};
-use super::{Address, Error, FdbEntry, Lookup, Route, Vxlan, build};
+use super::{Address, Error, FdbEntry, ForeignRoute, Lookup, Route, Vxlan, build};
 
 /// Room for one datagram: the kernel makes dumps of up to 32 KiB a piece (`netlink_dump`), and a
 /// link of many virtual functions can be larger than that.
@@ -111,6 +112,33 @@ impl Requests {
         Ok(events)
     }
 
+    /// The routes of others in one table, and whether that is all: a table that changes all the
+    /// time cannot be read in one piece.
+    ///
+    /// # Errors
+    /// What the kernel says, other than that there is no such table yet.
+    pub fn dump_table(&mut self, table: u32) -> Result<(Vec<ForeignRoute>, bool), Error> {
+        let what = format!("list the routes of table {table}");
+        let (mut routes, mut whole) = (Vec::new(), true);
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let request = Message::GetRoute(build::table(family, table));
+            let (messages, interrupted) = match self.exchange(&what, request, NLM_F_DUMP) {
+                Err(error) if error.is(libc::ENOENT) => continue,
+                result => result?,
+            };
+            whole &= !interrupted;
+            routes.extend(messages.into_iter().filter_map(|message| {
+                match parse::event(message, 0) {
+                    Some(Event::ForeignRoute { route, .. }) => Some(route),
+                    _ => None,
+                }
+            }));
+        }
+        // The kernel filters by table; this is for the ones that do not.
+        routes.retain(|route| route.table == table);
+        Ok((routes, whole))
+    }
+
     /// The way to `address`; `None` when there is none, or when it is this host's own.
     ///
     /// # Errors
@@ -119,7 +147,7 @@ impl Requests {
         let what = format!("look up the route to {address}");
         let request = Message::GetRoute(build::lookup(address));
         match self.exchange(&what, request, 0) {
-            Ok(answer) => Ok(answer.iter().find_map(|message| match message {
+            Ok((answer, _)) => Ok(answer.iter().find_map(|message| match message {
                 Message::NewRoute(route) => parse::lookup(route),
                 _ => None,
             })),
@@ -281,17 +309,19 @@ impl Requests {
     }
 
     fn dump(&mut self, what: &str, request: Message) -> Result<Vec<Event>, Error> {
-        let messages = self.exchange(what, request, NLM_F_DUMP)?;
-        Ok(messages.into_iter().filter_map(parse::event).collect())
+        let (messages, _) = self.exchange(what, request, NLM_F_DUMP)?;
+        let event = |message| parse::event(message, 0);
+        Ok(messages.into_iter().filter_map(event).collect())
     }
 
-    /// Sends `message` and gathers what comes back until its end.
+    /// Sends `message` and gathers what comes back until its end. The second value says whether
+    /// something was changed in between, each time, so that parts may be missing.
     fn exchange(
         &mut self,
         what: &str,
         message: Message,
         flags: u16,
-    ) -> Result<Vec<Message>, Error> {
+    ) -> Result<(Vec<Message>, bool), Error> {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -299,7 +329,7 @@ impl Requests {
                 .exchange_once(message.clone(), flags)
                 .map_err(|source| error(what, source))?;
             if !interrupted || attempt == DUMP_ATTEMPTS {
-                return Ok(messages);
+                return Ok((messages, interrupted));
             }
         }
     }
@@ -401,8 +431,8 @@ impl Monitor {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
-            // The limit of net.core.rmem_max may cut this; an overrun then only comes sooner.
-            socket.set_rx_buf_sz(i32::try_from(MONITOR_BUFFER).unwrap_or(i32::MAX))?;
+            // Beyond the limit of net.core.rmem_max, as CAP_NET_ADMIN allows.
+            set_socket_recv_buffer_size_force(&socket, MONITOR_BUFFER)?;
             for group in GROUPS {
                 socket.add_membership(group)?;
             }
@@ -427,8 +457,9 @@ impl Monitor {
             match self.socket.recv(&mut self.buffer, 0) {
                 Ok(_) => {
                     for packet in packets(&self.buffer).flatten() {
+                        let flags = packet.header.flags;
                         if let NetlinkPayload::InnerMessage(message) = packet.payload {
-                            events.extend(parse::event(message));
+                            events.extend(parse::event(message, flags));
                         }
                     }
                 }

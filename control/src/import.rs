@@ -1,0 +1,405 @@
+//! Routes that a routing daemon writes into a table of the kernel, taken over as if they had been
+//! added. Pure.
+//!
+//! [`Import`] mirrors the table: it starts from a dump and follows events. Whatever an event does
+//! not tell for certain makes it doubtful, and then a new dump replaces it.
+//!
+//! - Of several routes to a prefix the kernel takes the one with the lowest metric, and so do we.
+//!   Of several routers of a route the first on an uplink counts.
+//! - What is told otherwise wins: routes that were added, PodCIDRs and local pods.
+//! - Left alone are the default route, and every prefix with the underlay address of a node in it:
+//!   a tunnel cannot carry its own packets, and nodes are reached as the kernel says.
+//! - The main table is what the kernel itself goes by, so its routes are native, by the router that
+//!   they name. Any other table is Podway's to carry out: a router that is the underlay address of a
+//!   node with tunnels means a tunnel to it, and control writes each route into the main table.
+//!   (Were that done for the main table's own routes, too, zebra would take ours for the better
+//!   one, withdraw its own, and with it the reason for ours.)
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use podway_proto::config::KernelTable;
+use podway_proto::control::{NodeSpec, PortRoleSpec};
+use podway_proto::types::Mode;
+
+use crate::netlink::{Event, ForeignRoute, Hop, Link};
+use crate::state::check_prefix;
+use crate::world::World;
+
+/// The table is read anew at most this often.
+const READ_PERIOD: Duration = Duration::from_millis(500);
+
+/// The mirror of the table.
+#[derive(Debug, Default)]
+pub struct Import {
+    table: Option<KernelTable>,
+    /// Each prefix' routes, no two with one metric, the lowest first.
+    routes: BTreeMap<IpNet, Vec<ForeignRoute>>,
+    doubtful: bool,
+    read: Option<Instant>,
+}
+
+impl Import {
+    /// An empty mirror of `table`, doubtful until the table was read. Without a table it stays as
+    /// it is.
+    pub fn of(table: Option<KernelTable>) -> Self {
+        Self {
+            table,
+            doubtful: table.is_some(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in what the kernel tells.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::ForeignRoute { route, replaces } if self.follows(route) => {
+                self.set(route, *replaces);
+            }
+            Event::ForeignRouteGone(route) if self.follows(route) => self.remove(route),
+            // With a link or an address the kernel removes IPv4 routes without telling
+            // (`fib_sync_down_dev`, `fib_sync_down_addr`).
+            Event::Link(Link {
+                index, up: false, ..
+            })
+            | Event::LinkGone { index } => self.doubt_link(*index),
+            Event::AddressGone(address) => self.doubt_link(address.index),
+            _ => {}
+        }
+    }
+
+    fn follows(&self, route: &ForeignRoute) -> bool {
+        self.table.map(KernelTable::number) == Some(route.table)
+    }
+
+    fn set(&mut self, route: &ForeignRoute, replaces: bool) {
+        let all = self.routes.entry(route.prefix).or_default();
+        match all.binary_search_by_key(&route.metric, |known| known.metric) {
+            Ok(at) => {
+                // Beside the other one and not in its place: IPv4 takes the one in front, IPv6
+                // makes one of both.
+                self.doubtful |= !replaces && all[at] != *route;
+                all[at] = route.clone();
+            }
+            Err(at) => all.insert(at, route.clone()),
+        }
+    }
+
+    fn remove(&mut self, route: &ForeignRoute) {
+        let known = self.routes.get_mut(&route.prefix);
+        let at = known
+            .as_ref()
+            .and_then(|all| all.iter().position(|one| one == route));
+        match (known, at) {
+            (Some(all), Some(at)) => {
+                all.remove(at);
+                if all.is_empty() {
+                    self.routes.remove(&route.prefix);
+                }
+            }
+            // One router of several, or one that stood beside another.
+            (Some(_), None) => self.doubtful = true,
+            (None, _) => {}
+        }
+    }
+
+    fn doubt_link(&mut self, index: u32) {
+        let mut hops = self.routes.values().flatten().flat_map(|one| &one.hops);
+        self.doubtful |= hops.any(|hop| hop.link == index);
+    }
+
+    /// Has the table read anew: events of it were lost.
+    pub fn doubt(&mut self) {
+        self.doubtful = self.table.is_some();
+    }
+
+    /// When the table has to be read anew, if it has.
+    pub fn deadline(&self) -> Option<Instant> {
+        let soonest = || self.read.map_or_else(Instant::now, |at| at + READ_PERIOD);
+        self.doubtful.then(soonest)
+    }
+
+    /// The table to be read now, if it has to be.
+    pub fn due(&self, now: Instant) -> Option<u32> {
+        let recently = |at| now.saturating_duration_since(at) < READ_PERIOD;
+        if !self.doubtful || self.read.is_some_and(recently) {
+            return None;
+        }
+        self.table.map(KernelTable::number)
+    }
+
+    /// Replaces everything by what a dump said; `whole` when it surely said all. Whether it said
+    /// something else than what was known.
+    pub fn replace(&mut self, routes: Vec<ForeignRoute>, whole: bool, now: Instant) -> bool {
+        let old = std::mem::take(&mut self.routes);
+        for route in routes {
+            let all = self.routes.entry(route.prefix).or_default();
+            let found = all.binary_search_by_key(&route.metric, |known| known.metric);
+            // Of several with one metric the kernel names the one that it takes first.
+            if let Err(at) = found {
+                all.insert(at, route);
+            }
+        }
+        self.doubtful = !whole;
+        self.read = Some(now);
+        self.routes != old
+    }
+
+    /// Notes that the table could not be read.
+    pub fn failed(&mut self, now: Instant) {
+        self.read = Some(now);
+    }
+
+    /// Whether control writes the routes into the main table.
+    pub fn carries_out(&self) -> bool {
+        self.table != Some(KernelTable::MAIN)
+    }
+}
+
+/// A route of the table that is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Imported<'a> {
+    /// What is reached.
+    pub prefix: IpNet,
+    /// The router.
+    pub hop: Hop,
+    /// Its link, an uplink.
+    pub link: &'a Link,
+    /// The node that the router is, if packets go to it in a tunnel.
+    pub tunnel: Option<&'a NodeSpec>,
+}
+
+/// The routes that are taken over, by prefix.
+pub fn routes<'a>(world: &World<'a>) -> impl Iterator<Item = Imported<'a>> {
+    let import = world.import;
+    let uplinks = world.uplinks();
+    let links = world.observed.links();
+    let uplinks: BTreeMap<u32, &'a Link> = links
+        .filter(|link| uplinks.contains(link.name.as_str()))
+        .map(|link| (link.index, link))
+        .collect();
+    let tunnels: BTreeMap<IpAddr, &'a NodeSpec> = world
+        .remote_nodes()
+        .filter(|node| import.carries_out() && world.mode(node) == Mode::Vxlan)
+        .map(|node| (node.underlay, node))
+        .collect();
+    let nodes = world.desired.nodes.values();
+    let mut underlays: BTreeSet<IpAddr> = nodes.map(|node| node.underlay).collect();
+    underlays.extend(world.underlay());
+    let told = told(world);
+    import.routes.iter().filter_map(move |(prefix, all)| {
+        let prefix = *prefix;
+        let mut hops = all.first()?.hops.iter();
+        let (hop, link) = hops.find_map(|hop| Some((*hop, *uplinks.get(&hop.link)?)))?;
+        let hosts = prefix.network()..=prefix.broadcast();
+        let is_ours = check_prefix(prefix).is_ok()
+            && !told.contains(&prefix)
+            && underlays.range(hosts).next().is_none();
+        is_ours.then(|| Imported {
+            prefix,
+            hop,
+            link,
+            tunnel: tunnels.get(&hop.gateway).copied(),
+        })
+    })
+}
+
+/// The prefixes that were told otherwise.
+fn told(world: &World<'_>) -> BTreeSet<IpNet> {
+    let pods = world.desired.ports.values().flat_map(|role| match role {
+        PortRoleSpec::Pod { addresses, .. } => addresses.as_slice(),
+        PortRoleSpec::Uplink { .. } => &[],
+    });
+    let nodes = world.desired.nodes.values();
+    let pod_cidrs = nodes.flat_map(|node| &node.pod_cidrs);
+    let added = world.desired.routes.keys();
+    let networks = added.chain(pod_cidrs).copied();
+    networks.chain(pods.copied().map(IpNet::from)).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use podway_proto::control::ViaSpec;
+
+    use super::*;
+    use crate::observed::tests::{address, link};
+    use crate::world::tests::Fixture;
+
+    const TABLE: u32 = 100;
+
+    fn hop(gateway: &str, link: u32) -> Hop {
+        Hop {
+            gateway: gateway.parse().unwrap(),
+            link,
+            onlink: false,
+        }
+    }
+
+    /// A route of the table by routers on the fixture's uplink.
+    pub(crate) fn route(prefix: &str, metric: u32, gateways: &[&str]) -> ForeignRoute {
+        ForeignRoute {
+            table: TABLE,
+            prefix: prefix.parse().unwrap(),
+            metric,
+            hops: gateways.iter().map(|gateway| hop(gateway, 2)).collect(),
+        }
+    }
+
+    /// The mirror of a table with these routes.
+    pub(crate) fn import(table: &str, routes: Vec<ForeignRoute>) -> Import {
+        let text = format!("import-kernel-table = {table}");
+        let config: podway_proto::config::Config = toml::from_str(&text).unwrap();
+        let mut import = Import::of(config.import_kernel_table);
+        let table = import.due(Instant::now()).unwrap();
+        let own = |route| ForeignRoute { table, ..route };
+        let routes = routes.into_iter().map(own).collect();
+        assert!(import.replace(routes, true, Instant::now()));
+        import
+    }
+
+    fn added(route: ForeignRoute) -> Event {
+        let replaces = false;
+        Event::ForeignRoute { route, replaces }
+    }
+
+    fn replaced(route: ForeignRoute) -> Event {
+        let replaces = true;
+        Event::ForeignRoute { route, replaces }
+    }
+
+    fn seen(fixture: &Fixture) -> Vec<String> {
+        let text = |route: Imported<'_>| {
+            let node = route.tunnel.map(|node| format!(" node {}", node.name));
+            format!(
+                "{} {}{}",
+                route.prefix,
+                route.hop.gateway,
+                node.unwrap_or_default()
+            )
+        };
+        routes(&fixture.world()).map(text).collect()
+    }
+
+    #[test]
+    fn the_lowest_metric_counts_and_then_the_first_router_on_an_uplink() {
+        let mut fixture = Fixture::new();
+        let mut several = route(
+            "10.9.0.0/24",
+            20,
+            &["10.0.0.2", "192.168.1.8", "192.168.1.9"],
+        );
+        several.hops[0].link = 3;
+        fixture.import = import(
+            "100",
+            vec![several, route("10.8.0.0/24", 32, &["192.168.1.9"])],
+        );
+        assert_eq!(
+            seen(&fixture),
+            ["10.8.0.0/24 192.168.1.9", "10.9.0.0/24 192.168.1.8"]
+        );
+        let better = route("10.8.0.0/24", 20, &["192.168.1.7"]);
+        fixture.import.apply(&added(better.clone()));
+        assert_eq!(seen(&fixture)[0], "10.8.0.0/24 192.168.1.7");
+        // A better one that throws packets away hides the other as well.
+        let blackhole = route("10.8.0.0/24", 20, &[]);
+        fixture.import.apply(&replaced(blackhole.clone()));
+        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.8"]);
+        fixture.import.apply(&Event::ForeignRouteGone(blackhole));
+        assert_eq!(seen(&fixture)[0], "10.8.0.0/24 192.168.1.9");
+        assert_eq!(fixture.import.deadline(), None);
+        let other_table = ForeignRoute { table: 7, ..better };
+        fixture.import.apply(&added(other_table.clone()));
+        fixture.import.apply(&Event::ForeignRouteGone(other_table));
+        assert_eq!(seen(&fixture)[0], "10.8.0.0/24 192.168.1.9");
+    }
+
+    #[test]
+    fn what_an_event_does_not_tell_is_read_anew() {
+        let known = route("10.9.0.0/24", 20, &["192.168.1.8", "192.168.1.9"]);
+        let doubts = |event: Event| {
+            let mut import = import("100", vec![known.clone()]);
+            import.apply(&event);
+            import.deadline().is_some()
+        };
+        let one = route("10.9.0.0/24", 20, &["192.168.1.8"]);
+        assert!(doubts(added(one.clone())), "beside the other");
+        assert!(doubts(Event::ForeignRouteGone(one.clone())), "a part of it");
+        assert!(doubts(Event::LinkGone { index: 2 }));
+        assert!(doubts(Event::AddressGone(address(2, "192.168.1.1/24"))));
+        let mut down = link(2, "eth0");
+        assert!(!doubts(Event::Link(down.clone())));
+        down.up = false;
+        assert!(doubts(Event::Link(down)));
+        assert!(!doubts(replaced(one.clone())));
+        assert!(!doubts(added(known.clone())), "said twice");
+        assert!(!doubts(Event::ForeignRouteGone(known.clone())));
+        assert!(!doubts(Event::LinkGone { index: 3 }), "another link");
+
+        let mut import = import("100", vec![known.clone()]);
+        import.doubt();
+        let soon = import.deadline().unwrap();
+        assert_eq!(import.due(soon - Duration::from_millis(1)), None);
+        assert_eq!(import.due(soon), Some(TABLE));
+        // Marked and swept: what the dump does not name is gone.
+        assert!(import.replace(vec![route("10.7.0.0/24", 0, &["192.168.1.9"])], false, soon));
+        assert_eq!(import.routes.len(), 1);
+        assert!(import.deadline().is_some(), "not surely all");
+        let again = soon + READ_PERIOD;
+        let same = vec![route("10.7.0.0/24", 0, &["192.168.1.9"])];
+        assert!(!import.replace(same, true, again));
+        assert_eq!(import.deadline(), None);
+    }
+
+    #[test]
+    fn what_is_told_wins_and_nodes_stay_the_kernels() {
+        let mut fixture = Fixture::new();
+        let by = ["192.168.1.2"];
+        let all = [
+            "0.0.0.0/0",
+            "10.0.0.2/32",
+            "10.0.1.0/24",
+            "10.8.0.0/16",
+            "192.168.0.0/16",
+        ];
+        let all = all
+            .into_iter()
+            .chain(["192.168.1.2/32", "224.0.0.0/8", "10.0.1.0/25"]);
+        let node = ViaSpec::Node { node: "b".into() };
+        let routes = &mut fixture.desired.routes;
+        routes.insert("10.8.0.0/16".parse().unwrap(), node);
+        fixture.import = import("100", all.map(|prefix| route(prefix, 20, &by)).collect());
+        assert_eq!(seen(&fixture), ["10.0.1.0/25 192.168.1.2 node b"]);
+        fixture.desired.routes.clear();
+        fixture
+            .desired
+            .nodes
+            .get_mut("b")
+            .unwrap()
+            .pod_cidrs
+            .clear();
+        assert_eq!(
+            seen(&fixture),
+            [
+                "10.0.1.0/24 192.168.1.2 node b",
+                "10.0.1.0/25 192.168.1.2 node b",
+                "10.8.0.0/16 192.168.1.2 node b",
+            ]
+        );
+    }
+
+    #[test]
+    fn routes_of_the_main_table_and_to_native_nodes_are_native() {
+        let mut fixture = Fixture::new();
+        let one = || vec![route("10.9.0.0/24", 20, &["192.168.1.2"])];
+        fixture.import = import("'main'", one());
+        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.2"]);
+        assert!(!fixture.import.carries_out());
+        fixture.import = import("100", one());
+        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.2 node b"]);
+        assert!(fixture.import.carries_out());
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.2"]);
+    }
+}
