@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use podway_proto::control::{DataplaneLink, NodeEntry, Response, Status};
+use podway_proto::control::{DataplaneLink, NodeEntry, Response, RouteEntry, Status};
 use podway_proto::dataplane::Counters;
 use podway_proto::types::{MacAddr, Mode};
 use rustix::process::Signal;
@@ -54,6 +54,11 @@ impl Agent {
     /// The node.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// How it is run.
+    pub(super) fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Starts the dataplane, which must not be running.
@@ -115,6 +120,17 @@ impl Agent {
         match self.ask(&["--json", "node", "list"])? {
             Response::Nodes { nodes } => Ok(nodes),
             other => Err(unexpected("node list", &other)),
+        }
+    }
+
+    /// `podway route list --json`.
+    ///
+    /// # Errors
+    /// When control cannot be reached.
+    pub fn routes(&self) -> Result<Vec<RouteEntry>> {
+        match self.ask(&["--json", "route", "list"])? {
+            Response::Routes { routes } => Ok(routes),
+            other => Err(unexpected("route list", &other)),
         }
     }
 
@@ -351,11 +367,12 @@ impl Agent {
         let mut text = format!(
             "node-name = \"{}\"\ntunnel = \"{tunnel}\"\nuplink = \"{UPLINK}\"\n\
              underlay-address = \"{}\"\nauto-direct-node-routes = {}\n\
-             ipv4-native-routing-cidr = \"10.0.0.0/16\"\n\n\
+             ipv4-native-routing-cidr = \"10.0.0.0/16\"\n{}\n\
              [dataplane]\nworkers = {}\nwait = \"{}\"\ningress = \"{}\"\ncores = {:?}\n",
             self.node.name,
             self.node.underlay,
             self.node.router.is_none(),
+            self.options.config,
             self.options.workers,
             self.options.wait,
             self.options.ingress,

@@ -40,6 +40,10 @@ pub struct Options {
     pub cores: Vec<usize>,
     /// Ports that each node has beside those of its pods, behind which nobody is; at most 120.
     pub idle_ports: u8,
+    /// Whether nodes are told each other's PodCIDRs. Otherwise a routing daemon does that.
+    pub tell_pod_cidrs: bool,
+    /// Further lines of the configuration, before its first section.
+    pub config: String,
     /// Whether the daemons outlive this process.
     pub detached: bool,
 }
@@ -54,6 +58,8 @@ impl Default for Options {
             ingress: IngressChoice::Auto,
             cores: Vec::new(),
             idle_ports: 0,
+            tell_pod_cidrs: true,
+            config: String::new(),
             detached: false,
         }
     }
@@ -229,7 +235,11 @@ fn tell_node(agent: &Agent, node: &Node, mode: Mode) -> Result<()> {
     let (underlay, mode) = (node.underlay.to_string(), mode.to_string());
     let (cidr, cidr6) = (node.pod_cidr(), node.pod_cidr6());
     let mut args = vec!["node", "set", &node.name, "--underlay", &underlay];
-    args.extend(["--mode", &mode, "--pod-cidr", &cidr]);
+    args.extend(["--mode", &mode]);
+    if node.name != agent.node().name && !agent.options().tell_pod_cidrs {
+        return agent.cli(&args).map(drop);
+    }
+    args.extend(["--pod-cidr", &cidr]);
     // The underlay of this network's nodes is IPv4, and the kernel has no native routes to IPv6
     // prefixes by an IPv4 neighbour: those are reached by tunnels only.
     if tunnelled || node.name == agent.node().name {

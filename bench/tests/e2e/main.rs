@@ -9,10 +9,12 @@
 //! runs them all. Each builds a network of its own (see `podway_bench::topology`), and ends with
 //! [`support::Network::finish`]: both books of every dataplane balance, and nothing is left.
 
+mod bgp;
 mod interop;
 mod kernel;
 mod malformed;
 mod mtu;
+mod native;
 mod order;
 mod refusals;
 mod restart;
