@@ -6,10 +6,11 @@
 //! `ipv6_gro_receive` (net/ipv6/ip6_offload.c).
 //! Headers must be equal but for lengths, checksums, the sequence number, which goes on, the IPv4
 //! id, which goes on or stays, and FIN and PSH, which end the run. Other flags are not joined at
-//! all, CWR among them; ECE joins with ECE. Datagrams are of one size, but for the last, and one
-//! without a checksum is not joined. The kernel takes them apart again before a socket of the pod
-//! sees them, unless that has asked for more at once (`udp_queue_rcv_skb`, `UDP_GRO`). On an uplink
-//! nobody needs to: a virtual wire would carry them to a node that cannot know their size.
+//! all, CWR and the reserved one of IPv4 among them; ECE joins with ECE. Datagrams are of one size,
+//! but for the last, and one without a checksum is not joined. The kernel takes them apart again
+//! before a socket of the pod sees them, unless that has asked for more at once
+//! (`udp_queue_rcv_skb`, `UDP_GRO`). On an uplink nobody needs to: a virtual wire would carry them
+//! to a node that cannot know their size.
 //!
 //! What reads a joined packet trusts it (its checksum is partial), so that each segment's own
 //! checksum is verified before. That reads the payload; the kernel's copy into its socket buffer
@@ -105,7 +106,10 @@ impl Segment {
             _ => return None,
         };
         let id = match headers.version {
-            IpVersion::V4 => Ipv4Packet::new_checked(ip).ok()?.ident(),
+            IpVersion::V4 => {
+                let ip = Ipv4Packet::new_checked(ip).ok()?;
+                (!ip.reserved_flag()).then(|| ip.ident())?
+            }
             IpVersion::V6 => 0,
         };
         Some(Self {

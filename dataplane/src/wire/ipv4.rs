@@ -24,6 +24,7 @@ mod field {
     pub(super) const DST_ADDR: Field = 16..20;
 }
 
+const RESERVED: u16 = 0x8000;
 const DONT_FRAG: u16 = 0x4000;
 const MORE_FRAGS: u16 = 0x2000;
 const FRAG_OFFSET: u16 = 0x1fff;
@@ -130,6 +131,12 @@ impl<T: AsRef<[u8]>> Ipv4Packet<T> {
     #[inline]
     pub fn ident(&self) -> u16 {
         u16::from_be_bytes(get(self.buffer.as_ref(), field::IDENT))
+    }
+
+    /// Whether the flag is set that nobody has a use for.
+    #[inline]
+    pub fn reserved_flag(&self) -> bool {
+        self.flags_frag() & RESERVED != 0
     }
 
     /// Whether no router may fragment the packet.
@@ -382,6 +389,8 @@ mod tests {
         assert_eq!(packet.total_len(), 115);
         assert_eq!(packet.ident(), 0);
         assert!(packet.dont_frag());
+        assert!(!packet.reserved_flag());
+        assert!(Ipv4Packet::new_unchecked(changed(6, 0x80)).reserved_flag());
         assert!(!packet.more_frags());
         assert!(!packet.is_fragment());
         assert_eq!(packet.frag_offset(), 0);

@@ -2,7 +2,7 @@
 
 use super::super::message::VnetHeader;
 use super::super::testing::{
-    ACK, CWR, ECE, FIN, Out, PSH, Rig, SYN, Spec, URG, next_hop, payload, put16, wire,
+    ACK, CWR, ECE, FIN, Out, PSH, Rig, SYN, Spec, URG, fix_ip, next_hop, payload, put16, wire,
 };
 use super::*;
 use crate::egress::Pushed;
@@ -143,6 +143,29 @@ fn headers_that_differ_are_not_joined() {
     let mut specs = bulk(true, 4);
     specs[2].flow_label += 1;
     assert_eq!(packets(&to_pod(&specs)), [2, 1, 1]);
+}
+
+/// As by the kernel's `inet_gro_receive`, also if they agree in it.
+#[test]
+fn packets_with_the_reserved_flag_are_not_joined() {
+    let reserve = |frame: &mut Vec<u8>| {
+        frame[20] |= 0x80;
+        fix_ip(frame);
+    };
+    for specs in [bulk(false, 4), datagrams(false, 4)] {
+        for (marked, expected) in [(0..1, &[1, 3][..]), (2..3, &[2, 1, 1]), (0..4, &[1; 4])] {
+            let mut frames = built(&specs);
+            frames[marked].iter_mut().for_each(reserve);
+            let mut rig = Rig::new();
+            for frame in &frames {
+                let pushed = rig.push(&next_hop(3, NextHopKind::Pod), 1450, frame);
+                assert_eq!(pushed, Pushed::Gathered);
+            }
+            let out = rig.flush();
+            assert_eq!(packets(&out), expected);
+            assert_eq!(out.iter().flat_map(wire).collect::<Vec<_>>(), frames);
+        }
+    }
 }
 
 /// `count` datagrams of 700 bytes with ids that go on.
