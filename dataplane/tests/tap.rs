@@ -27,7 +27,7 @@ use support::frames::{
     ipv4_checksum_is_valid, pattern, tcp_super_frame, udp, udp_checksum_is_valid, udp_super_frame,
     unfinish,
 };
-use support::namespace::{patiently, run};
+use support::namespace::{make_a_wire_of, patiently};
 use support::{Capture, Pair, Sender, in_namespace};
 
 /// The slots, and so the ids, of the ports.
@@ -185,17 +185,6 @@ impl Worker {
         let sent = sheet.port(UPLINK).unwrap().tx_packets.get();
         assert_eq!(sent - before, packets.len() as u64);
     }
-}
-
-/// A wire: nothing longer than the MTU, and no unfinished checksum.
-fn make_a_wire_of(link: &str) {
-    run(
-        "ethtool",
-        &format!(
-            "-K {link} tso off gso off tx-udp-segmentation off tx-udp_tnl-segmentation off \
-             tx-udp_tnl-csum-segmentation off tx off"
-        ),
-    );
 }
 
 /// The next `count` frames, which need nothing done to them.

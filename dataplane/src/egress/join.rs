@@ -12,6 +12,13 @@
 //! (`udp_queue_rcv_skb`, `UDP_GRO`). On an uplink nobody needs to: a virtual wire would carry them
 //! to a node that cannot know their size.
 //!
+//! `tests/kernel_gro.rs` holds it against the kernel: what is joined here, the kernel joins to the
+//! same bytes. It joins more (Linux 6.18): segments without ACK, or with AE or reserved bits, if
+//! they agree; equal IPv4 ids without DF; up to 65535 bytes of IP, not of Ethernet. A datagram, or a
+//! segment of a wrong checksum, that it does not join overtakes what it holds of the flow; here it
+//! ends the run. It joins less: not more than 64 datagrams (`UDP_GRO_CNT_MAX`), here 128; and no
+//! packet with bytes behind it, which here are cut off.
+//!
 //! What reads a joined packet trusts it (its checksum is partial), so that each segment's own
 //! checksum is verified before. That reads the payload; the kernel's copy into its socket buffer
 //! reads it next, then from the cache.

@@ -15,9 +15,13 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod frames;
+pub(crate) mod gathered;
 pub(crate) mod namespace;
+#[path = "../../src/testing/packets.rs"]
+pub(crate) mod packets;
 pub(crate) mod raw;
 pub(crate) mod redirect;
+pub(crate) mod streams;
 
 use podway_dataplane::xsk::{FramePool, Queue, QueueConfig, Region, Umem, XskError};
 

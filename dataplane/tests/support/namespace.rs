@@ -46,6 +46,17 @@ pub(crate) fn run(program: &str, arguments: &str) {
     );
 }
 
+/// Makes `link` a wire: nothing longer than the MTU, and no unfinished checksum.
+pub(crate) fn make_a_wire_of(link: &str) {
+    run(
+        "ethtool",
+        &format!(
+            "-K {link} tso off gso off tx-udp-segmentation off tx-udp_tnl-segmentation off \
+             tx-udp_tnl-csum-segmentation off tx off"
+        ),
+    );
+}
+
 /// Waits until `link` sends: the kernel gives a link its queue some time after the
 /// carrier came, and until then drops what is sent without an error.
 pub(crate) fn wait_for(link: &str) {
