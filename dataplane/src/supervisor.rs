@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::counters::Sheet;
 use crate::egress::{Egress, PacketGso, TapGso};
 use crate::fib::{Build, Fib, Publisher, Tables, XdpWrites};
+use crate::limits::Limits;
 use crate::tap::TapError;
 use crate::wait::{Waiter, Waker};
 use crate::worker::{Command, Link, Queues, Reply, Worker};
@@ -145,6 +146,8 @@ impl Supervisor {
         let umem = Umem::new(Arc::clone(&region))?;
         let (publisher, readers) = Publisher::new(Tables::default(), config.workers.len());
         let (devices, no_tap) = make_devices(&config, &redirect)?;
+        // Without TAPs, the size of segments is not told.
+        let limits = no_tap.as_ref().map(|_| Arc::new(Limits::default()));
         let mut devices = devices.into_iter();
         let mut workers = Vec::new();
         for (number, (&cpu, tables)) in (0..).zip(config.workers.iter().zip(readers)) {
@@ -159,6 +162,7 @@ impl Supervisor {
                 region: Arc::clone(&region),
                 pool: FramePool::new(frames.split_off(left)),
                 tables,
+                limits: limits.clone(),
                 egress: Egress::new(
                     PacketGso::new()?,
                     devices.as_ref().map(|devices| TapGso::new(devices.tap())),

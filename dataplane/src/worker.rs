@@ -15,6 +15,7 @@ use crate::egress::Egress;
 use crate::fib::{PortId, Reader, Tables};
 use crate::forward::forward;
 use crate::ingress::{Burst, Ingress, LEAST_POSTED};
+use crate::limits::Limits;
 use crate::verdict::Verdict;
 use crate::wait::{Rest, Waiter};
 use crate::xsk::{Frame, FramePool, Region};
@@ -40,6 +41,8 @@ pub struct Worker {
     pub pool: FramePool,
     /// The tables that were published last.
     pub tables: Reader<Tables>,
+    /// What peers and paths take, of all workers; none where the kernel tells how to cut.
+    pub limits: Option<Arc<Limits>>,
     /// Sends messages.
     pub egress: Egress,
     /// Finds ready queues and blocks.
@@ -206,7 +209,10 @@ impl Worker {
         for (port, mut packet) in burst.packets(&self.region) {
             self.sheet.received(port, packet.len(), packet.frames());
             match forward(&mut packet, port, tables) {
-                Verdict::Send(send) => {
+                Verdict::Send(mut send) => {
+                    if let Some(limits) = &self.limits {
+                        limits.apply(&packet, &mut send, tables);
+                    }
                     self.egress
                         .push(&mut packet, &send, tables, &self.region, &self.sheet);
                 }

@@ -6,6 +6,7 @@ use super::kernel::Out;
 use crate::egress::{Gather, Message, Pushed};
 use crate::fib::{PortId, Tables};
 use crate::forward::forward;
+use crate::limits::Limits;
 use crate::packet::{MAX_CHAIN, Offload, Packet};
 use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) headroom: usize,
     /// What the kernel says of the packets that come next.
     pub(crate) offload: Option<Offload>,
+    /// What was overheard; `None`: nothing is.
+    pub(crate) limits: Option<Limits>,
 }
 
 /// A frame and where its data was put.
@@ -67,6 +70,7 @@ impl Node {
             chunk: 3500,
             headroom: 256,
             offload: None,
+            limits: None,
         }
     }
 
@@ -151,13 +155,17 @@ impl Node {
             free,
             sent,
             offload,
+            limits,
             ..
         } = self;
         let pushed = in_packet(region, &mut frames, *offload, |packet| {
-            let send = match forward(packet, from, tables) {
+            let mut send = match forward(packet, from, tables) {
                 Verdict::Send(send) => send,
                 Verdict::Drop(reason) => return Err(reason),
             };
+            if let Some(limits) = limits {
+                limits.apply(packet, &mut send, tables);
+            }
             look(&send, packet);
             let mut pushed = gather.push(packet, &send, tables);
             if pushed == Pushed::Full {
