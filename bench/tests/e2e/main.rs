@@ -18,5 +18,6 @@ mod native;
 mod order;
 mod refusals;
 mod restart;
+mod segments;
 mod support;
 mod traffic;

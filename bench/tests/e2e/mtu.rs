@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use podway_bench::iperf::Iperf;
-use podway_bench::netns::wait_until;
+use podway_bench::netns::{Netns, wait_until};
 use podway_bench::topology::{ClusterSpec, POD_INTERFACE, Pod, UPLINK};
 use podway_bench::wiretap::Wiretap;
 use podway_proto::types::Mode;
@@ -12,14 +12,14 @@ use podway_proto::types::Mode;
 use crate::support::{Delta, Network, options, ping_all, spec};
 
 /// What the link between the nodes' routers carries, in bytes.
-const NARROW: u16 = 1400;
+pub(crate) const NARROW: u16 = 1400;
 /// What goes before the inner IP header in a tunnel: Ethernet, IPv4, UDP, VXLAN, Ethernet.
-const TUNNEL: u64 = 64;
-const ETHERNET: u64 = 14;
+pub(crate) const TUNNEL: u64 = 64;
+pub(crate) const ETHERNET: u64 = 14;
 /// A path on which segments are lost for their size is orders of magnitude below this.
 const TCP_FLOOR: f64 = 1e8;
 
-fn narrow() -> ClusterSpec {
+pub(crate) fn narrow() -> ClusterSpec {
     ClusterSpec {
         narrow_middle: Some(NARROW),
         ..spec()
@@ -147,10 +147,9 @@ fn a_pod_with_a_smaller_mtu_gets_what_fits() {
     const SMALL: u64 = 1300;
     let network = Network::up(spec(), &options(Mode::Vxlan));
     let (client, server) = (network.pod(0, 0), network.pod(1, 0));
-    let narrow = |interface: &str| format!("link set dev {interface} mtu {SMALL}");
     let node = &network.node(1).netns;
-    node.ip(&[narrow(&server.host_interface)]).unwrap();
-    server.netns.ip(&[narrow(POD_INTERFACE)]).unwrap();
+    set_mtu(node, &server.host_interface, SMALL);
+    set_mtu(&server.netns, POD_INTERFACE, SMALL);
     set_route(server, &format!("mtu {SMALL}"));
     assert_eq!(longest_frame(&network), TUNNEL + SMALL);
     // What it sends itself reaches a pod with a larger one, and fragments cross both ways.
@@ -163,8 +162,14 @@ fn a_pod_with_a_smaller_mtu_gets_what_fits() {
     network.finish();
 }
 
+pub(crate) fn set_mtu(netns: &Netns, interface: &str, mtu: u64) {
+    netns
+        .ip(&[format!("link set dev {interface} mtu {mtu}")])
+        .unwrap();
+}
+
 /// Gives a pod's default route an attribute.
-fn set_route(pod: &Pod, attributes: &str) {
+pub(crate) fn set_route(pod: &Pod, attributes: &str) {
     let [a, b, c, _] = pod.ipv4.octets();
     let gateway = IpAddr::from(Ipv4Addr::new(a, b, c, 1));
     let route = format!("route replace default via {gateway} dev {POD_INTERFACE} {attributes}");

@@ -8,6 +8,7 @@ use podway_bench::ping::Ping;
 use podway_bench::podway::{Agent, Options, Podway};
 use podway_bench::topology::{Cluster, ClusterSpec, Node, Pod};
 use podway_bench::{cleanup, link};
+use podway_proto::config::IngressChoice;
 use podway_proto::dataplane::{Counters, PortCounters};
 use podway_proto::types::Mode;
 
@@ -45,6 +46,14 @@ pub(crate) fn options(mode: Mode) -> Options {
         mode,
         workers: width().into(),
         ..Options::default()
+    }
+}
+
+/// As [`options`], with every port received by AF_XDP.
+pub(crate) fn af_xdp(mode: Mode) -> Options {
+    Options {
+        ingress: IngressChoice::AfXdp,
+        ..options(mode)
     }
 }
 

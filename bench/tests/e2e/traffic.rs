@@ -9,10 +9,10 @@ use podway_bench::netns::Netns;
 use podway_bench::podway::Options;
 use podway_bench::topology::{ClusterSpec, POD_INTERFACE, UPLINK};
 use podway_bench::{cpu, link};
-use podway_proto::config::{IngressChoice, WaitMode};
+use podway_proto::config::WaitMode;
 use podway_proto::types::Mode;
 
-use crate::support::{Delta, Network, lost_by_sockets, options, ping_all, spec};
+use crate::support::{Delta, Network, af_xdp, lost_by_sockets, options, ping_all, spec};
 
 const PINGS: u16 = 10;
 /// An echo of 8000 bytes is 8008 bytes of ICMP; a fragment carries 1424 of them through the
@@ -202,13 +202,6 @@ fn native_by_af_xdp_with_two_workers_and_finished_checksums() {
     let mut options = af_xdp(Mode::Native);
     options.workers = 2;
     carries_everything_by(spec, options);
-}
-
-fn af_xdp(mode: Mode) -> Options {
-    Options {
-        ingress: IngressChoice::AfXdp,
-        ..options(mode)
-    }
 }
 
 fn carries_everything(spec: ClusterSpec, mode: Mode, workers: u16) {
