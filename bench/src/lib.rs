@@ -18,6 +18,7 @@
 //! - [`frames`]: raw frames and numbered datagrams, for the end-to-end tests.
 //! - [`watch`], [`wiretap`]: what it cost, and whether it was true.
 //! - [`suite`]: every contender on every wire, interleaved; the report.
+//! - [`scale`]: many routes and nodes: times of full syncs and of one change, memory.
 //! - [`demo`]: the article's table.
 //!
 //! All of it needs root and `iproute2`, `ethtool`, `iperf3` and `iputils-ping`; `scripts/setup`
@@ -41,6 +42,7 @@ pub mod ovs;
 pub mod ping;
 pub mod podway;
 mod process;
+pub mod scale;
 pub mod suite;
 pub mod topology;
 pub mod watch;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podway_bench::contender::Contender;
 use podway_bench::demo::{Demo, ROWS};
+use podway_bench::scale::{MAX_NODES, MAX_ROUTES, Scale};
 use podway_bench::suite::{Comparison, Report, Size, Suite, Wire, plan};
 use podway_bench::{Error, Result};
 
@@ -25,6 +26,8 @@ enum Command {
     Demo(DemoArgs),
     /// Measure every contender on every wire; write a table, JSON and a picture.
     Run(RunArgs),
+    /// Measure full syncs, single changes and memory with many routes and nodes.
+    Scale(ScaleArgs),
     /// Show ratio by ratio whether the intervals of two runs overlap.
     Compare {
         /// JSON of the run before.
@@ -106,10 +109,36 @@ struct RunArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct ScaleArgs {
+    /// Numbers of routes, one row each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [1_000, 100_000, 1_000_000],
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ROUTES))
+    )]
+    routes: Vec<u32>,
+    /// Other nodes.
+    #[arg(
+        long,
+        default_value_t = 5_000,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_NODES))
+    )]
+    nodes: u32,
+    /// Single changes of a route.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..))]
+    changes: u32,
+    /// Also write every measured value to a file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => demo(args),
         Command::Run(args) => suite(args).run(&mut io::stdout()),
+        Command::Scale(args) => scale(args),
         Command::Compare { before, after } => compare(&before, &after),
     };
     match result {
@@ -169,6 +198,22 @@ fn suite(args: RunArgs) -> Suite {
         name: size.name().to_owned(),
         directory: args.out,
     }
+}
+
+fn scale(args: ScaleArgs) -> Result<()> {
+    let scale = Scale {
+        routes: args.routes,
+        nodes: args.nodes,
+        changes: args.changes,
+    };
+    let report = scale.run(&mut io::stdout())?;
+    let Some(path) = args.json else { return Ok(()) };
+    let text = serde_json::to_string_pretty(&report).map_err(io::Error::from);
+    let written = text.and_then(|text| std::fs::write(&path, text + "\n"));
+    written.map_err(|source| Error::Io {
+        what: path.display().to_string(),
+        source,
+    })
 }
 
 fn compare(before: &std::path::Path, after: &std::path::Path) -> Result<()> {

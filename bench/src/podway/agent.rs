@@ -430,7 +430,7 @@ impl Agent {
         (0..self.options.idle_ports).map(|number| format!("idle{number}"))
     }
 
-    pub(super) fn with_logs<T>(&self, result: Result<T>) -> Result<T> {
+    pub(crate) fn with_logs<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| match error {
             Error::Interrupted => error,
             other => Error::Unexpected(format!("{other}\n{}", self.logs())),
