@@ -15,15 +15,16 @@
 //!   (Were that done for the main table's own routes, too, zebra would take ours for the better
 //!   one, withdraw its own, and with it the reason for ours.)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use podway_proto::config::KernelTable;
-use podway_proto::control::{NodeSpec, PortRoleSpec};
+use podway_proto::control::NodeSpec;
 use podway_proto::types::Mode;
 
+use crate::index::Index;
 use crate::netlink::{Event, ForeignRoute, Hop, Link};
 use crate::state::check_prefix;
 use crate::world::World;
@@ -37,6 +38,8 @@ pub struct Import {
     table: Option<KernelTable>,
     /// Each prefix' routes, no two with one metric, the lowest first.
     routes: BTreeMap<IpNet, Vec<ForeignRoute>>,
+    /// How many routes name each router, by link.
+    routers: BTreeMap<(u32, IpAddr), usize>,
     doubtful: bool,
     read: Option<Instant>,
 }
@@ -52,13 +55,17 @@ impl Import {
         }
     }
 
-    /// Takes in what the kernel tells.
-    pub fn apply(&mut self, event: &Event) {
+    /// Takes in what the kernel tells; whether that is of a route of the table.
+    pub fn apply(&mut self, event: &Event) -> bool {
         match event {
             Event::ForeignRoute { route, replaces } if self.follows(route) => {
                 self.set(route, *replaces);
+                return true;
             }
-            Event::ForeignRouteGone(route) if self.follows(route) => self.remove(route),
+            Event::ForeignRouteGone(route) if self.follows(route) => {
+                self.remove(route);
+                return true;
+            }
             // With a link or an address the kernel removes IPv4 routes without telling
             // (`fib_sync_down_dev`, `fib_sync_down_addr`).
             Event::Link(Link {
@@ -68,6 +75,7 @@ impl Import {
             Event::AddressGone(address) => self.doubt_link(address.index),
             _ => {}
         }
+        false
     }
 
     fn follows(&self, route: &ForeignRoute) -> bool {
@@ -81,9 +89,28 @@ impl Import {
                 // Beside the other one and not in its place: IPv4 takes the one in front, IPv6
                 // makes one of both.
                 self.doubtful |= !replaces && all[at] != *route;
-                all[at] = route.clone();
+                let old = std::mem::replace(&mut all[at], route.clone());
+                self.forget_routers(&old);
             }
             Err(at) => all.insert(at, route.clone()),
+        }
+        self.note_routers(route);
+    }
+
+    fn note_routers(&mut self, route: &ForeignRoute) {
+        for hop in &route.hops {
+            *self.routers.entry((hop.link, hop.gateway)).or_default() += 1;
+        }
+    }
+
+    fn forget_routers(&mut self, route: &ForeignRoute) {
+        for hop in &route.hops {
+            let key = (hop.link, hop.gateway);
+            let users = self.routers.entry(key).or_default();
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.routers.remove(&key);
+            }
         }
     }
 
@@ -98,6 +125,7 @@ impl Import {
                 if all.is_empty() {
                     self.routes.remove(&route.prefix);
                 }
+                self.forget_routers(route);
             }
             // One router of several, or one that stood beside another.
             (Some(_), None) => self.doubtful = true,
@@ -134,12 +162,14 @@ impl Import {
     /// something else than what was known.
     pub fn replace(&mut self, routes: Vec<ForeignRoute>, whole: bool, now: Instant) -> bool {
         let old = std::mem::take(&mut self.routes);
+        self.routers.clear();
         for route in routes {
             let all = self.routes.entry(route.prefix).or_default();
             let found = all.binary_search_by_key(&route.metric, |known| known.metric);
             // Of several with one metric the kernel names the one that it takes first.
             if let Err(at) = found {
-                all.insert(at, route);
+                all.insert(at, route.clone());
+                self.note_routers(&route);
             }
         }
         self.doubtful = !whole;
@@ -150,6 +180,30 @@ impl Import {
     /// Notes that the table could not be read.
     pub fn failed(&mut self, now: Instant) {
         self.read = Some(now);
+    }
+
+    /// The prefixes of the table.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        self.routes.keys().copied()
+    }
+
+    /// Whether the table has a route to exactly `prefix`.
+    pub fn has(&self, prefix: IpNet) -> bool {
+        self.routes.contains_key(&prefix)
+    }
+
+    /// The routers that its routes name, by link.
+    pub fn routers(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        self.routers.keys().copied()
+    }
+
+    /// The prefixes whose routes a node with this underlay address is in the way of or takes.
+    pub fn touched_by(&self, underlay: IpAddr) -> impl Iterator<Item = IpNet> {
+        let routes = self.routes.iter().filter(move |(prefix, all)| {
+            let mut hops = all.iter().flat_map(|route| &route.hops);
+            prefix.contains(&underlay) || hops.any(|hop| hop.gateway == underlay)
+        });
+        routes.map(|(prefix, _)| *prefix)
     }
 
     /// Whether control writes the routes into the main table.
@@ -171,52 +225,31 @@ pub struct Imported<'a> {
     pub tunnel: Option<&'a NodeSpec>,
 }
 
-/// The routes that are taken over, by prefix.
-pub fn routes<'a>(world: &World<'a>) -> impl Iterator<Item = Imported<'a>> {
+/// The route to exactly `prefix`, if there is one that is taken over.
+pub fn route<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<Imported<'a>> {
     let import = world.import;
-    let uplinks = world.uplinks();
-    let links = world.observed.links();
-    let uplinks: BTreeMap<u32, &'a Link> = links
-        .filter(|link| uplinks.contains(link.name.as_str()))
-        .map(|link| (link.index, link))
-        .collect();
-    let tunnels: BTreeMap<IpAddr, &'a NodeSpec> = world
-        .remote_nodes()
-        .filter(|node| import.carries_out() && world.mode(node) == Mode::Vxlan)
-        .map(|node| (node.underlay, node))
-        .collect();
-    let nodes = world.desired.nodes.values();
-    let mut underlays: BTreeSet<IpAddr> = nodes.map(|node| node.underlay).collect();
-    underlays.extend(world.underlay());
-    let told = told(world);
-    import.routes.iter().filter_map(move |(prefix, all)| {
-        let prefix = *prefix;
-        let mut hops = all.first()?.hops.iter();
-        let (hop, link) = hops.find_map(|hop| Some((*hop, *uplinks.get(&hop.link)?)))?;
-        let hosts = prefix.network()..=prefix.broadcast();
-        let is_ours = check_prefix(prefix).is_ok()
-            && !told.contains(&prefix)
-            && underlays.range(hosts).next().is_none();
-        is_ours.then(|| Imported {
-            prefix,
-            hop,
-            link,
-            tunnel: tunnels.get(&hop.gateway).copied(),
-        })
+    let mut hops = import.routes.get(&prefix)?.first()?.hops.iter();
+    let (hop, link) = hops.find_map(|hop| {
+        let link = world.observed.link(hop.link)?;
+        world.is_uplink(&link.name).then_some((*hop, link))
+    })?;
+    let told = world.desired.routes.contains_key(&prefix)
+        || index.node_of_cidr(prefix).is_some()
+        || index.port_of(prefix).is_some();
+    let own = world.underlay();
+    let has_node = index.has_node_in(prefix) || own.is_some_and(|own| prefix.contains(&own));
+    if told || has_node || check_prefix(prefix).is_err() {
+        return None;
+    }
+    let node = index.node_at(hop.gateway).filter(|_| import.carries_out());
+    let node = node.filter(|name| *name != world.settings.node_name);
+    let node = node.and_then(|name| world.desired.nodes.get(name));
+    Some(Imported {
+        prefix,
+        hop,
+        link,
+        tunnel: node.filter(|node| world.mode(node) == Mode::Vxlan),
     })
-}
-
-/// The prefixes that were told otherwise.
-fn told(world: &World<'_>) -> BTreeSet<IpNet> {
-    let pods = world.desired.ports.values().flat_map(|role| match role {
-        PortRoleSpec::Pod { addresses, .. } => addresses.as_slice(),
-        PortRoleSpec::Uplink { .. } => &[],
-    });
-    let nodes = world.desired.nodes.values();
-    let pod_cidrs = nodes.flat_map(|node| &node.pod_cidrs);
-    let added = world.desired.routes.keys();
-    let networks = added.chain(pod_cidrs).copied();
-    networks.chain(pods.copied().map(IpNet::from)).collect()
 }
 
 #[cfg(test)]
@@ -279,7 +312,10 @@ pub(crate) mod tests {
                 node.unwrap_or_default()
             )
         };
-        routes(&fixture.world()).map(text).collect()
+        let (world, index) = (fixture.world(), fixture.index());
+        let prefixes = world.import.prefixes();
+        let taken = prefixes.filter_map(|prefix| super::route(&world, &index, prefix));
+        taken.map(text).collect()
     }
 
     #[test]

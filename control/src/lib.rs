@@ -24,8 +24,11 @@
 pub mod cli;
 pub mod clients;
 pub mod daemon;
+pub mod dirt;
+pub mod entry;
 pub mod facts;
 pub mod import;
+pub mod index;
 pub mod kernel;
 pub mod masquerade;
 pub mod netlink;

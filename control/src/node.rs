@@ -1,26 +1,29 @@
 //! The node: what was told, what is seen, and the work of bringing both together.
 //!
-//! Each round of the main loop takes in what the kernel tells and what clients ask, and then, if
-//! anything has changed, brings kernel and dataplane in line once. Changes are answered after
-//! that: what was acknowledged is in the state file and in force in the kernel, and on its way to
-//! the dataplane.
+//! Each round of the main loop takes in what the kernel tells and what clients ask, notes what
+//! follows from that ([`Dirt`]), and brings so much of kernel and dataplane in line, once. Changes
+//! are answered after that: what was acknowledged is in the state file and in force in the kernel,
+//! and on its way to the dataplane.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use mio::Registry;
 use podway_proto::control::{DataplaneLink, PortRoleSpec, Request, Response, ViaSpec};
 use podway_proto::dataplane;
 use podway_proto::server::ClientId;
 use podway_proto::{ErrorBody, ErrorCode};
 
-use crate::facts::Facts;
+use crate::dirt::Dirt;
+use crate::entry::Entry;
 use crate::import::Import;
+use crate::index::Index;
 use crate::kernel::{self, DEVICE, DeviceWant, Want};
 use crate::masquerade::{Rules, nft};
-use crate::netlink::{self, Lookup, Monitor, Requests};
-use crate::observed::Observed;
+use crate::netlink::{self, Event, Lookup, Monitor, Requests};
+use crate::observed::{Observed, Stale};
 use crate::path_mtu;
 use crate::report;
 use crate::session::{LinkState, Session, Ticket};
@@ -37,6 +40,10 @@ const SETTLE_ROUNDS: u32 = 4;
 /// Ways are asked again at most this often: a routing daemon that loads a table makes thousands
 /// of changes a second, each of which may change any way.
 const WAYS_PERIOD: Duration = Duration::from_millis(50);
+/// After all ways were asked for, nothing is asked for this many times as long as that took.
+const WAYS_REST: u32 = 20;
+/// Orders to the kernel before what it tells of them is read.
+const ORDERS_AT_ONCE: usize = 4096;
 
 /// The node.
 #[derive(Debug)]
@@ -51,14 +58,20 @@ pub struct Node {
     learned: LearnedMacs,
     import: Import,
     masquerade: nft::Keeper,
+    rules: Option<Rules>,
     session: Session,
+    /// What the kernel refused or cannot have, routes aside.
     kernel_errors: Vec<String>,
+    /// The same of routes.
+    route_errors: BTreeMap<IpNet, String>,
     retry_kernel: Option<Instant>,
-    /// Whether something has changed since kernel and dataplane were brought in line.
-    changed: bool,
-    ways_asked: Option<Instant>,
-    /// Whether ways have to be asked again when their period is over.
-    ways_stale: bool,
+    index: Index,
+    /// What has changed since kernel and dataplane were brought in line, and follows from it.
+    dirt: Dirt,
+    /// When ways may be asked again.
+    ways_due: Instant,
+    /// The ways that have to be asked again then.
+    stale_ways: Stale,
     /// Errors of routers that packets are too large; `None` where nothing may listen to them.
     errors: Option<path_mtu::Errors>,
     /// Ways that have to be asked again, and when: a router has said something of them, or the
@@ -94,6 +107,7 @@ impl Node {
         let import = Import::of(settings.import_kernel_table);
         Ok(Self {
             settings,
+            index: Index::of(&desired),
             desired,
             store,
             requests,
@@ -103,12 +117,14 @@ impl Node {
             learned: LearnedMacs::new(),
             import,
             masquerade,
+            rules: None,
             session,
             kernel_errors: Vec::new(),
+            route_errors: BTreeMap::new(),
             retry_kernel: None,
-            changed: true,
-            ways_asked: None,
-            ways_stale: true,
+            dirt: Dirt::all(),
+            ways_due: Instant::now(),
+            stale_ways: Stale::default(),
             errors,
             doubtful: BTreeMap::new(),
             questions: BTreeMap::new(),
@@ -122,12 +138,9 @@ impl Node {
 
     /// When something has to be done though nothing came.
     pub fn deadline(&self) -> Option<Instant> {
-        let ways = self
-            .ways_asked
-            .filter(|_| self.ways_stale)
-            .map(|at| at + WAYS_PERIOD);
+        let ways = (self.stale_ways != Stale::default()).then_some(self.ways_due);
         let doubtful = self.doubtful.values().min().copied();
-        let now = self.changed.then(Instant::now);
+        let now = (!self.dirt.is_empty()).then(Instant::now);
         [
             self.session.deadline(),
             self.retry_kernel,
@@ -147,8 +160,7 @@ impl Node {
         match self.monitor.drain() {
             Ok(events) => {
                 for event in events {
-                    self.import.apply(&event);
-                    self.changed |= self.observed.apply(event);
+                    self.follow(event);
                 }
             }
             Err(netlink::Overrun) => {
@@ -162,10 +174,10 @@ impl Node {
                     }
                 }
                 self.import.doubt();
-                self.changed = true;
+                self.dirt.all = true;
             }
         }
-        self.ways_stale |= self.observed.take_stale_ways();
+        self.stale_ways.merge(self.observed.take_stale_ways());
         self.masquerade.follow();
     }
 
@@ -175,11 +187,27 @@ impl Node {
             return;
         };
         match self.requests.dump_table(table) {
-            Ok((routes, whole)) => self.changed |= self.import.replace(routes, whole, now),
+            Ok((routes, whole)) => self.dirt.all |= self.import.replace(routes, whole, now),
             Err(error) => {
                 tracing::warn!("{error}");
                 self.import.failed(now);
             }
+        }
+    }
+
+    fn follow(&mut self, event: Event) {
+        let link = match &event {
+            Event::Link(link) => Some(link.index),
+            Event::LinkGone { index } => Some(*index),
+            _ => None,
+        };
+        let name = link.and_then(|index| self.observed.link(index));
+        let name = name.map(|link| link.name.clone());
+        let imported = self.import.apply(&event);
+        if self.observed.apply(event.clone()) || imported {
+            let mut dirt = std::mem::take(&mut self.dirt);
+            dirt.event(&event, name.as_deref(), &self.world(), &self.index);
+            self.dirt = dirt;
         }
     }
 
@@ -227,45 +255,54 @@ impl Node {
 
     /// Makes the change that `request` asks for; `None` when it asks for none.
     fn change(&mut self, request: &Request) -> Option<Result<(), ErrorBody>> {
-        let mut desired = self.desired.clone();
+        let before = Entry::about(request, &self.desired)?;
+        Some(self.change_entry(request, before))
+    }
+
+    fn change_entry(&mut self, request: &Request, before: Entry) -> Result<(), ErrorBody> {
         let fixed = Fixed {
             node_name: &self.settings.node_name,
             uplink: self.settings.uplink.as_deref(),
         };
-        let world = self.world();
         let told_link = |via: &ViaSpec| match via {
             ViaSpec::Gateway {
                 interface: Some(interface),
                 ..
-            } => report::check_link(&world, interface),
+            } => report::check_link(&self.observed, interface),
             _ => Ok(()),
         };
-        let result = match request.clone() {
-            Request::NodeSet(node) => desired.set_node(node),
-            Request::NodeDel { name } => desired.delete_node(&name),
+        let desired = &mut self.desired;
+        match request.clone() {
+            Request::NodeSet(node) => desired.set_node(node)?,
+            Request::NodeDel { name } => desired.delete_node(&name)?,
             Request::RouteAdd(route) => {
-                told_link(&route.via).and_then(|()| desired.set_route(route, false, fixed))
+                told_link(&route.via)?;
+                desired.set_route(route, false, fixed)?;
             }
             Request::RouteReplace(route) => {
-                told_link(&route.via).and_then(|()| desired.set_route(route, true, fixed))
+                told_link(&route.via)?;
+                desired.set_route(route, true, fixed)?;
             }
-            Request::RouteDel { prefix } => desired.delete_route(prefix),
-            Request::PortAdd(port) => report::check_link(&world, &port.interface)
-                .and_then(|()| desired.add_port(port, fixed)),
-            Request::PortDel { interface } => desired.delete_port(&interface, fixed),
-            _ => return None,
-        };
-        Some(result.and_then(|()| self.adopt(desired)))
-    }
-
-    /// Saves what is desired from now on, then takes it as such.
-    fn adopt(&mut self, desired: Desired) -> Result<(), ErrorBody> {
-        if desired != self.desired {
-            let saved = self.store.save(&desired);
-            saved.map_err(|error| ErrorBody::new(ErrorCode::System, error.to_string()))?;
-            self.desired = desired;
-            self.changed = true;
+            Request::RouteDel { prefix } => desired.delete_route(prefix)?,
+            Request::PortAdd(port) => {
+                report::check_link(&self.observed, &port.interface)?;
+                desired.add_port(port, fixed)?;
+            }
+            Request::PortDel { interface } => desired.delete_port(&interface, fixed)?,
+            _ => {}
         }
+        let after = Entry::about(request, &self.desired).unwrap_or_else(|| before.clone());
+        if after == before {
+            return Ok(());
+        }
+        if let Err(error) = self.store.save(&self.desired) {
+            before.put(&mut self.desired);
+            return Err(ErrorBody::new(ErrorCode::System, error.to_string()));
+        }
+        self.index.change(&before, &after);
+        let mut dirt = std::mem::take(&mut self.dirt);
+        dirt.entry(&before, &after, &self.world(), &self.index);
+        self.dirt = dirt;
         Ok(())
     }
 
@@ -273,48 +310,90 @@ impl Node {
     fn settle(&mut self, now: Instant) {
         self.ask_doubtful(now);
         self.read_table(now);
-        let rules = Rules::of(&self.world());
-        self.masquerade.keep(rules.as_ref(), now);
-        let retry = self.retry_kernel.is_some_and(|at| now >= at);
-        let ways_due = self.ways_stale
-            && self
-                .ways_asked
-                .is_none_or(|at| now.saturating_duration_since(at) >= WAYS_PERIOD);
-        if !(self.changed || retry || ways_due) {
+        if self.dirt.all || self.dirt.objects {
+            self.rules = Rules::of(&self.world());
+        }
+        self.masquerade.keep(self.rules.as_ref(), now);
+        let mut errors = self.ask_stale_ways(now);
+        if self.retry_kernel.is_some_and(|at| now >= at) {
+            self.retry_kernel = None;
+            self.dirt.objects = true;
+            self.dirt.routes.extend(self.route_errors.keys());
+        }
+        if self.dirt.is_empty() {
             return;
         }
-        let mut ask_all = ways_due || retry;
-        if ask_all {
-            self.ways_stale = false;
-            self.ways_asked = Some(now);
-        }
-        let mut way_errors = BTreeSet::new();
+        let mut settled = Dirt::default();
         for _ in 0..SETTLE_ROUNDS {
-            self.changed = false;
-            self.ask_ways(std::mem::take(&mut ask_all), &mut way_errors);
-            self.settle_kernel(now, &way_errors);
+            let mut dirt = std::mem::take(&mut self.dirt);
+            if dirt.all || dirt.objects {
+                self.ask_new_ways(&mut dirt, &mut errors);
+            }
+            self.settle_kernel(now, &dirt, &errors);
+            settled.merge(dirt);
             self.follow_kernel();
-            if !self.changed {
+            if self.dirt.is_empty() {
                 break;
             }
         }
-        self.learn_macs();
-        self.session.set_want(Facts::of(&self.world()));
+        if settled.all || settled.ports {
+            self.learn_macs();
+        }
+        let world = World {
+            settings: &self.settings,
+            desired: &self.desired,
+            observed: &self.observed,
+            ways: &self.ways,
+            learned: &self.learned,
+            import: &self.import,
+        };
+        self.session.update(&world, &self.index, &settled);
     }
 
-    /// Asks for the ways that are needed and not known, or for `all` that are needed. A way that
-    /// cannot be asked for stays what it was.
-    fn ask_ways(&mut self, all: bool, errors: &mut BTreeSet<String>) {
-        let needed = self.world().needed_ways();
+    /// Asks for the ways that are needed and not known, and forgets those that are not needed.
+    fn ask_new_ways(&mut self, dirt: &mut Dirt, errors: &mut BTreeSet<String>) {
+        let needed = self.world().needed_ways(&self.index);
         self.ways.retain(|address, _| needed.contains(address));
-        for address in needed {
-            if !all && self.ways.contains_key(&address) {
-                continue;
+        let new = needed.into_iter();
+        let new: Vec<IpAddr> = new.filter(|a| !self.ways.contains_key(a)).collect();
+        self.ask_ways(&new, dirt, errors);
+    }
+
+    /// Asks again for the ways that may have changed, when it is time to.
+    fn ask_stale_ways(&mut self, now: Instant) -> BTreeSet<String> {
+        let mut errors = BTreeSet::new();
+        if self.stale_ways == Stale::default() || now < self.ways_due {
+            return errors;
+        }
+        let stale = std::mem::take(&mut self.stale_ways);
+        let addresses: Vec<IpAddr> = if stale.all {
+            self.ways.keys().copied().collect()
+        } else {
+            let inside = stale.inside.iter();
+            let ways = inside.flat_map(|p| self.ways.range(p.network()..=p.broadcast()));
+            ways.map(|(address, _)| *address).collect()
+        };
+        if !addresses.is_empty() {
+            let mut dirt = std::mem::take(&mut self.dirt);
+            self.ask_ways(&addresses, &mut dirt, &mut errors);
+            self.dirt = dirt;
+            let took = now.elapsed();
+            self.ways_due = now + WAYS_PERIOD.max(took * WAYS_REST);
+        }
+        errors
+    }
+
+    /// Asks for ways. What cannot be asked for stays what it was.
+    fn ask_ways(&mut self, addresses: &[IpAddr], dirt: &mut Dirt, errors: &mut BTreeSet<String>) {
+        match self.requests.lookup_all(addresses) {
+            Ok(ways) => {
+                let ways = addresses.iter().zip(ways);
+                let changed = ways
+                    .filter_map(|(address, way)| self.set_way(*address, way).then_some(*address));
+                let changed = changed.collect();
+                dirt.ways(&changed, &self.world(), &self.index);
             }
-            match self.requests.lookup(address) {
-                Ok(way) => drop(self.set_way(address, way)),
-                Err(error) => drop(errors.insert(error.to_string())),
-            }
+            Err(error) => drop(errors.insert(error.to_string())),
         }
     }
 
@@ -365,7 +444,9 @@ impl Node {
                     let mtu = way.as_ref().and_then(|way| way.mtu);
                     if self.set_way(address, way) {
                         tracing::info!(%address, mtu, "the way to a node has changed");
-                        self.changed = true;
+                        let mut dirt = std::mem::take(&mut self.dirt);
+                        dirt.ways(&BTreeSet::from([address]), &self.world(), &self.index);
+                        self.dirt = dirt;
                     }
                 }
                 Err(error) => {
@@ -376,16 +457,12 @@ impl Node {
         }
     }
 
-    /// Brings the kernel in line; what fails is tried again in a second, `way_errors` too.
-    fn settle_kernel(&mut self, now: Instant, way_errors: &BTreeSet<String>) {
+    /// Brings those objects of the kernel in line that `dirt` names; what fails is tried again in
+    /// a second, `way_errors` too.
+    fn settle_kernel(&mut self, now: Instant, dirt: &Dirt, way_errors: &BTreeSet<String>) {
         let mut errors: Vec<String> = way_errors.iter().cloned().collect();
-        if self.observed.take_stale_routes() {
-            match self.requests.dump_our_routes() {
-                Ok(events) => self.observed.set_our_routes(events),
-                Err(error) => errors.push(error.to_string()),
-            }
-        }
-        if let Some(want) = DeviceWant::of(&self.world()) {
+        let objects = dirt.all || dirt.objects;
+        if objects && let Some(want) = DeviceWant::of(&self.world()) {
             match kernel::apply_device(&mut self.requests, &self.observed, &want) {
                 Ok(true) => self.follow_kernel(),
                 Ok(false) => {}
@@ -393,16 +470,74 @@ impl Node {
             }
         }
         let device = self.observed.link_named(DEVICE).filter(|link| link.up);
-        let want = Want::of(&self.world(), device.map(|link| link.index));
-        let (_, refused) = kernel::apply(&mut self.requests, &self.observed, &want);
-        errors.extend(want.errors);
-        errors.extend(refused);
-        self.retry_kernel = (!errors.is_empty()).then_some(now + RETRY_KERNEL);
-        if errors != self.kernel_errors {
-            for error in &errors {
+        let device = device.map(|link| link.index);
+        let (mut orders, mut removals) = (Vec::new(), Vec::new());
+        if objects {
+            let want = Want::of(&self.world(), &self.index, device);
+            (orders, removals) = kernel::orders(&self.observed, &want);
+            errors.extend(want.errors);
+        }
+        let prefixes: Vec<IpNet> = if dirt.all {
+            let told = self.index.prefixes(&self.desired);
+            let imported = self.import.prefixes();
+            let ours = self.observed.our_routes().keys().copied();
+            let mut all: Vec<IpNet> = told.chain(imported).chain(ours).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        } else {
+            dirt.routes.iter().copied().collect()
+        };
+        let (mut routes, mut refused) = (Vec::new(), BTreeMap::new());
+        for prefix in &prefixes {
+            let want = kernel::route(&self.world(), &self.index, device, *prefix);
+            let want = want.unwrap_or_else(|error| {
+                refused.insert(*prefix, error);
+                None
+            });
+            routes.extend(kernel::route_order(&self.observed, *prefix, want));
+        }
+        // For each route the kernel searches all gateways of the link, the newest first
+        // (`fib_find_info` of net/ipv4/fib_semantics.c hashes by link, not by gateway): routes
+        // through one gateway after the other are found at once.
+        routes.sort_by_key(|order| order.route().map(|route| (route.link, route.gateway)));
+        orders.extend(routes);
+        orders.extend(removals);
+        for some in orders.chunks(ORDERS_AT_ONCE) {
+            for (position, error) in kernel::carry_out(&mut self.requests, some) {
+                match some[position].route() {
+                    Some(route) => drop(refused.insert(route.prefix, error)),
+                    None => errors.push(error),
+                }
+            }
+            // The kernel tells of each, and the monitor does not hold any number.
+            self.follow_kernel();
+        }
+        for prefix in prefixes {
+            match refused.remove(&prefix) {
+                Some(error) => self.note_route_error(prefix, error),
+                None => drop(self.route_errors.remove(&prefix)),
+            }
+        }
+        if objects {
+            for error in errors
+                .iter()
+                .filter(|error| !self.kernel_errors.contains(error))
+            {
                 tracing::warn!("{error}");
             }
             self.kernel_errors = errors;
+        }
+        if !(self.kernel_errors.is_empty() && self.route_errors.is_empty()) {
+            self.retry_kernel.get_or_insert(now + RETRY_KERNEL);
+        }
+    }
+
+    /// Keeps what is wrong with a route, and logs it once.
+    fn note_route_error(&mut self, prefix: IpNet, error: String) {
+        if self.route_errors.get(&prefix) != Some(&error) {
+            tracing::warn!("{error}");
+            self.route_errors.insert(prefix, error);
         }
     }
 
@@ -439,12 +574,13 @@ impl Node {
                 nodes: report::nodes(&world),
             },
             Request::RouteShow => Response::Routes {
-                routes: report::routes(&world),
+                routes: report::routes(&world, &self.index),
             },
             Request::PortShow => Response::Ports {
                 ports: report::ports(&world),
             },
-            Request::RouteGet { address } => match report::route_get(&world, *address) {
+            Request::RouteGet { address } => match report::route_get(&world, &self.index, *address)
+            {
                 Ok(answer) => Response::RouteGet(answer),
                 Err(error) => Response::Error(error),
             },
@@ -507,9 +643,15 @@ impl Node {
                 status,
             },
         };
-        let mut errors = self.kernel_errors.clone();
+        let errors = self.kernel_errors.iter().chain(self.route_errors.values());
+        let mut errors: BTreeSet<String> = errors.cloned().collect();
         errors.extend(self.masquerade.error().map(str::to_owned));
-        let status = report::status(&self.world(), dataplane, &errors);
+        let status = report::status(
+            &self.world(),
+            &self.index,
+            dataplane,
+            errors.into_iter().collect(),
+        );
         Response::Status(Box::new(status))
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use podway_proto::types::MacAddr;
 
 use crate::netlink::{Address, Event, FdbEntry, Link, Neighbor, Route};
@@ -15,21 +15,48 @@ use crate::netlink::{Address, Event, FdbEntry, Link, Neighbor, Route};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     links: BTreeMap<u32, Link>,
+    /// Their indices by name.
+    names: BTreeMap<String, u32>,
     addresses: BTreeSet<Address>,
     neighbors: BTreeMap<(u32, IpAddr), Neighbor>,
     fdb: BTreeMap<(u32, MacAddr), IpAddr>,
     our_routes: BTreeMap<IpNet, Route>,
+    /// The same by link.
+    routes_by_link: BTreeSet<(u32, IpNet)>,
     stale: Stale,
 }
 
-/// What has to be asked again because events do not tell it.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Stale {
-    /// Ways to addresses: a link, an address or a route has changed.
-    ways: bool,
-    /// Our routes: with a link that goes down or an address that goes away the kernel removes
-    /// IPv4 routes without telling (`fib_sync_down_dev`, `fib_sync_down_addr`).
-    our_routes: bool,
+/// Prefixes that are noted one by one. With more, asking for all ways costs less than to look which
+/// are meant.
+const MOST_PREFIXES: usize = 1024;
+
+/// Ways that have to be asked again because events do not tell of them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Stale {
+    /// All: a link, an address or somebody else's route has changed.
+    pub all: bool,
+    /// Those to addresses inside these prefixes: a route of ours has come or gone.
+    pub inside: BTreeSet<IpNet>,
+}
+
+impl Stale {
+    /// Adds what another names.
+    pub fn merge(&mut self, other: Self) {
+        self.all |= other.all;
+        other
+            .inside
+            .into_iter()
+            .for_each(|prefix| self.insert(prefix));
+    }
+
+    fn insert(&mut self, prefix: IpNet) {
+        self.all |= self.inside.len() >= MOST_PREFIXES;
+        if self.all {
+            self.inside.clear();
+        } else {
+            self.inside.insert(prefix);
+        }
+    }
 }
 
 impl Observed {
@@ -40,8 +67,8 @@ impl Observed {
             observed.apply(event);
         }
         observed.stale = Stale {
-            ways: true,
-            our_routes: false,
+            all: true,
+            inside: BTreeSet::new(),
         };
         observed
     }
@@ -52,7 +79,14 @@ impl Observed {
             Event::Link(link) => self.set_link(link),
             Event::LinkGone { index } => self.remove_link(index),
             Event::Address(address) => self.touch_addresses(|all| all.insert(address)),
-            Event::AddressGone(address) => self.touch_addresses(|all| all.remove(&address)),
+            Event::AddressGone(address) => {
+                let changed = self.touch_addresses(|all| all.remove(&address));
+                let is_ipv4 = |a: &Address| a.index == address.index && a.address.is_ipv4();
+                if is_ipv4(&address) && !self.addresses.iter().any(is_ipv4) {
+                    self.drop_ipv4_routes(address.index);
+                }
+                changed
+            }
             Event::Neighbor(neighbor) => {
                 let key = (neighbor.index, neighbor.address);
                 self.neighbors.insert(key, neighbor) != Some(neighbor)
@@ -63,81 +97,114 @@ impl Observed {
             }
             Event::FdbGone(entry) => self.fdb.remove(&(entry.index, entry.mac)).is_some(),
             Event::OurRoute(route) => {
-                let old = self.our_routes.insert(route.prefix, route.clone());
-                let changed = old.as_ref() != Some(&route);
-                self.stale.ways |= changed;
-                changed
+                let (prefix, link) = (route.prefix, route.link);
+                let old = self.our_routes.get(&prefix);
+                if old == Some(&route) {
+                    return false;
+                }
+                if let Some(old) = old.filter(|old| old.link != link) {
+                    self.routes_by_link.remove(&(old.link, prefix));
+                }
+                self.routes_by_link.insert((link, prefix));
+                self.our_routes.insert(prefix, route);
+                self.stale.insert(prefix);
+                true
             }
             // What it hid may now be the way to what was behind it.
-            Event::OurRouteGone(route) => {
-                let changed = self.our_routes.remove(&route.prefix).is_some();
-                self.stale.ways |= changed;
-                changed
+            Event::OurRouteGone(route) => self.remove_our_route(route.prefix),
+            // What changes by it is seen when ways are asked again.
+            Event::ForeignRoute { route, .. } | Event::ForeignRouteGone(route) => {
+                self.stale.insert(route.prefix);
+                false
             }
-            // What changes by it is seen when ways are asked again; a routing daemon that loads a
-            // table makes thousands of these.
-            Event::ForeignRoute { .. } | Event::ForeignRouteGone(_) | Event::RouteNoise => {
-                self.stale.ways = true;
+            Event::RouteNoise => {
+                self.stale.all = true;
                 false
             }
         }
     }
 
+    fn remove_our_route(&mut self, prefix: IpNet) -> bool {
+        let Some(old) = self.our_routes.remove(&prefix) else {
+            return false;
+        };
+        self.routes_by_link.remove(&(old.link, prefix));
+        self.stale.insert(prefix);
+        true
+    }
+
     fn set_link(&mut self, link: Link) -> bool {
-        let index = link.index;
+        let (index, up) = (link.index, link.up);
+        self.forget_name(index);
+        self.names.insert(link.name.clone(), index);
         let old = self.links.insert(index, link);
         let changed = old.as_ref() != self.links.get(&index);
-        if changed {
-            self.stale = Stale {
-                ways: true,
-                our_routes: true,
-            };
+        self.stale.all |= changed;
+        if !up && old.is_some_and(|old| old.up) {
+            self.drop_ipv4_routes(index);
         }
         changed
     }
 
+    /// With a link that goes down, and with the last IPv4 address of one, the kernel removes the
+    /// IPv4 routes on it without a word (`fib_disable_ip` of net/ipv4/fib_frontend.c).
+    fn drop_ipv4_routes(&mut self, link: u32) {
+        for prefix in self.routes_on(link) {
+            if prefix.addr().is_ipv4() {
+                self.remove_our_route(prefix);
+            }
+        }
+    }
+
+    fn routes_on(&self, link: u32) -> Vec<IpNet> {
+        let first = IpNet::V4(Ipv4Net::default());
+        let last = IpNet::V6(Ipv6Net::new_assert(u128::MAX.into(), 128));
+        let on_link = self.routes_by_link.range((link, first)..=(link, last));
+        on_link.map(|(_, prefix)| *prefix).collect()
+    }
+
+    fn forget_name(&mut self, index: u32) {
+        if let Some(link) = self.links.get(&index)
+            && self.names.get(&link.name) == Some(&index)
+        {
+            self.names.remove(&link.name);
+        }
+    }
+
     fn remove_link(&mut self, index: u32) -> bool {
-        let existed = self.links.remove(&index).is_some();
+        self.forget_name(index);
+        let before = self.size();
+        self.links.remove(&index);
         // The kernel tells of what was on the link before it tells that the link is gone, but not
         // of all of it.
         self.addresses.retain(|address| address.index != index);
         self.neighbors.retain(|(on, _), _| *on != index);
         self.fdb.retain(|(on, _), _| *on != index);
-        self.our_routes.retain(|_, route| route.link != index);
-        self.stale = Stale {
-            ways: true,
-            our_routes: true,
-        };
-        existed
+        for prefix in self.routes_on(index) {
+            self.remove_our_route(prefix);
+        }
+        self.stale.all = true;
+        self.size() != before
+    }
+
+    /// How much is in the mirror.
+    fn size(&self) -> usize {
+        self.links.len()
+            + self.addresses.len()
+            + self.neighbors.len()
+            + self.fdb.len()
+            + self.our_routes.len()
     }
 
     fn touch_addresses(&mut self, change: impl FnOnce(&mut BTreeSet<Address>) -> bool) -> bool {
         let changed = change(&mut self.addresses);
-        if changed {
-            self.stale = Stale {
-                ways: true,
-                our_routes: true,
-            };
-        }
+        self.stale.all |= changed;
         changed
     }
 
-    /// Whether ways have to be asked again; from now on they have not.
-    pub fn take_stale_ways(&mut self) -> bool {
-        std::mem::take(&mut self.stale.ways)
-    }
-
-    /// Whether our routes have to be asked again; from now on they have not.
-    pub fn take_stale_routes(&mut self) -> bool {
-        std::mem::take(&mut self.stale.our_routes)
-    }
-
-    /// Replaces our routes by what a dump said.
-    pub fn set_our_routes(&mut self, events: Vec<Event>) {
-        self.our_routes.clear();
-        for event in events {
-            self.apply(event);
-        }
+    /// The ways that have to be asked again; from now on none.
+    pub fn take_stale_ways(&mut self) -> Stale {
+        std::mem::take(&mut self.stale)
     }
 
     /// All links by index.
@@ -152,7 +219,7 @@ impl Observed {
 
     /// The link of that name.
     pub fn link_named(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+        self.links.get(self.names.get(name)?)
     }
 
     /// All addresses, by link.
@@ -172,10 +239,9 @@ impl Observed {
 
     /// The forwarding database of a VXLAN device.
     pub fn fdb(&self, index: u32) -> impl Iterator<Item = FdbEntry> {
-        let of_device = move |((on, _), _): &(&(u32, MacAddr), &IpAddr)| *on == index;
+        let (first, last) = (MacAddr([0; 6]), MacAddr([0xff; 6]));
         self.fdb
-            .iter()
-            .filter(of_device)
+            .range((index, first)..=(index, last))
             .map(|((index, mac), remote)| FdbEntry {
                 index: *index,
                 mac: *mac,
@@ -226,8 +292,8 @@ pub(crate) mod tests {
             assert!(observed.apply(event.clone()));
             assert!(!observed.apply(event));
         }
-        assert!(observed.take_stale_ways() && observed.take_stale_routes());
-        assert!(!observed.take_stale_ways() && !observed.take_stale_routes());
+        assert!(observed.take_stale_ways().all);
+        assert_eq!(observed.take_stale_ways(), Stale::default());
     }
 
     #[test]

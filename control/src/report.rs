@@ -12,12 +12,19 @@ use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::facts::told_ports;
 use crate::import;
+use crate::index::Index;
 use crate::kernel::DEVICE;
+use crate::observed::Observed;
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
 
 /// How this node is; `dataplane` is what the link to it says.
-pub fn status(world: &World<'_>, dataplane: DataplaneLink, kernel_errors: &[String]) -> Status {
+pub fn status(
+    world: &World<'_>,
+    index: &Index,
+    dataplane: DataplaneLink,
+    kernel_errors: Vec<String>,
+) -> Status {
     let uplink = world.uplink();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -39,14 +46,14 @@ pub fn status(world: &World<'_>, dataplane: DataplaneLink, kernel_errors: &[Stri
         kernel: KernelStatus {
             device: DEVICE.to_owned(),
             in_sync: kernel_errors.is_empty() && world.observed.link_named(DEVICE).is_some(),
-            errors: kernel_errors.to_vec(),
+            errors: kernel_errors,
         },
-        hints: hints(world),
+        hints: hints(world, index),
     }
 }
 
 /// What is missing, one sentence each with the remedy.
-fn hints(world: &World<'_>) -> Vec<String> {
+fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
     let mut hints = Vec::new();
     let name = &world.settings.node_name;
     match (world.uplink_name(), world.uplink()) {
@@ -103,7 +110,7 @@ fn hints(world: &World<'_>) -> Vec<String> {
             "the kernel has no route to node {name}: ip route get {underlay}"
         ));
     }
-    hints.extend(routing::hints(world));
+    hints.extend(routing::hints(world, index));
     if switched_off("/proc/sys/net/ipv4/ip_forward") {
         hints.push("the kernel does not forward IPv4: sysctl -w net.ipv4.ip_forward=1".to_owned());
     }
@@ -154,7 +161,7 @@ pub fn nodes(world: &World<'_>) -> Vec<NodeEntry> {
 }
 
 /// All routes by prefix.
-pub fn routes(world: &World<'_>) -> Vec<RouteEntry> {
+pub fn routes(world: &World<'_>, index: &Index) -> Vec<RouteEntry> {
     let mut routes = Vec::new();
     for (prefix, spec) in &world.desired.routes {
         let via = match (world.via(spec), spec) {
@@ -199,7 +206,9 @@ pub fn routes(world: &World<'_>) -> Vec<RouteEntry> {
             });
         }
     }
-    routes.extend(import::routes(world).map(|route| RouteEntry {
+    let imported = world.import.prefixes();
+    let imported = imported.filter_map(|prefix| import::route(world, index, prefix));
+    routes.extend(imported.map(|route| RouteEntry {
         prefix: route.prefix,
         via: match route.tunnel {
             Some(node) => RouteTarget::Node {
@@ -220,8 +229,12 @@ pub fn routes(world: &World<'_>) -> Vec<RouteEntry> {
 ///
 /// # Errors
 /// `NotFound` when no route matches: such packets are the kernel's.
-pub fn route_get(world: &World<'_>, address: IpAddr) -> Result<RouteAnswer, ErrorBody> {
-    let matching = routes(world)
+pub fn route_get(
+    world: &World<'_>,
+    index: &Index,
+    address: IpAddr,
+) -> Result<RouteAnswer, ErrorBody> {
+    let matching = routes(world, index)
         .into_iter()
         .filter(|route| route.prefix.contains(&address));
     // Of two routes to one address the pod's wins, as in the kernel and the dataplane.
@@ -318,8 +331,8 @@ pub fn ports(world: &World<'_>) -> Vec<PortEntry> {
 ///
 /// # Errors
 /// `NoSuchInterface` names the one that is not.
-pub fn check_link(world: &World<'_>, interface: &str) -> Result<(), ErrorBody> {
-    match world.observed.link_named(interface) {
+pub fn check_link(observed: &Observed, interface: &str) -> Result<(), ErrorBody> {
+    match observed.link_named(interface) {
         Some(_) => Ok(()),
         None => Err(ErrorBody::new(
             ErrorCode::NoSuchInterface,
@@ -358,7 +371,8 @@ mod tests {
             .desired
             .routes
             .insert("10.7.0.0/16".parse().unwrap(), gateway);
-        let get = |address: &str| route_get(&fixture.world(), ip(address)).unwrap();
+        let get =
+            |address: &str| route_get(&fixture.world(), &fixture.index(), ip(address)).unwrap();
         let remote = get("10.0.1.9");
         assert_eq!(remote.route.prefix, "10.0.1.0/24".parse().unwrap());
         assert_eq!(remote.mode, Some(Mode::Vxlan));
@@ -377,7 +391,7 @@ mod tests {
             get("10.200.0.1").route.prefix,
             "10.0.0.0/8".parse().unwrap()
         );
-        let error = route_get(&fixture.world(), ip("8.8.8.8")).unwrap_err();
+        let error = route_get(&fixture.world(), &fixture.index(), ip("8.8.8.8")).unwrap_err();
         assert_eq!(error.code, ErrorCode::NotFound);
     }
 
@@ -409,7 +423,7 @@ mod tests {
     fn a_status_says_what_is_missing() {
         let mut fixture = Fixture::new();
         let hints_of = |fixture: &Fixture| {
-            let mut found = hints(&fixture.world());
+            let mut found = hints(&fixture.world(), &fixture.index());
             found.retain(|hint| !hint.contains("sysctl"));
             found
         };

@@ -12,6 +12,7 @@ use podway_proto::control::{NodeSpec, ViaSpec};
 use podway_proto::types::{Mode, Via};
 
 use crate::import;
+use crate::index::Index;
 use crate::kernel::DEVICE;
 use crate::netlink::{Link, Lookup};
 use crate::world::World;
@@ -39,43 +40,66 @@ pub struct Decision<'a> {
 }
 
 /// All routes to other nodes and routers. A route through a node that was never told has none.
-pub fn decisions<'a>(world: &World<'a>) -> Vec<Decision<'a>> {
-    let desired = world.desired;
-    let added = desired.routes.iter().filter_map(|(prefix, spec)| {
-        let (node, via) = match spec {
-            ViaSpec::Node { node } => {
-                let node = desired.nodes.get(node)?;
-                (Some(node), through_node(world, *prefix, node))
-            }
-            ViaSpec::Gateway { .. } => (None, through_router(world, *prefix, spec)),
-        };
-        let prefix = *prefix;
-        Some(Decision { prefix, node, via })
-    });
+pub fn decisions<'a>(world: &World<'a>, index: &Index) -> Vec<Decision<'a>> {
+    let routes = world.desired.routes.iter();
+    let added = routes.filter_map(|(prefix, spec)| added(world, *prefix, spec));
     let pod_cidrs = world.remote_nodes().flat_map(|node| {
-        node.pod_cidrs.iter().map(move |prefix| Decision {
-            prefix: *prefix,
-            node: Some(node),
-            via: through_node(world, *prefix, node),
-        })
+        let cidrs = node.pod_cidrs.iter();
+        cidrs.map(move |prefix| pod_cidr(world, *prefix, node))
     });
-    let imported = import::routes(world).map(|route| {
-        let via = match route.tunnel {
-            Some(node) => Ok(Via::Node {
-                node: node.name.clone(),
-            }),
-            None => check_native(world, route.prefix).map(|()| Via::Gateway {
-                address: route.hop.gateway,
-                interface: route.link.name.clone(),
-            }),
-        };
-        Decision {
-            prefix: route.prefix,
-            node: route.tunnel,
-            via,
-        }
-    });
+    let imported = world.import.prefixes();
+    let imported = imported.filter_map(|prefix| imported_route(world, index, prefix));
     added.chain(pod_cidrs).chain(imported).collect()
+}
+
+/// The route to exactly `prefix`.
+pub fn decision<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<Decision<'a>> {
+    let holder = index.node_of_cidr(prefix);
+    let holder = holder.filter(|name| *name != world.settings.node_name);
+    match holder.and_then(|name| world.desired.nodes.get(name)) {
+        Some(node) => Some(pod_cidr(world, prefix, node)),
+        None => match world.desired.routes.get(&prefix) {
+            Some(spec) => added(world, prefix, spec),
+            None => imported_route(world, index, prefix),
+        },
+    }
+}
+
+fn imported_route<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<Decision<'a>> {
+    let route = import::route(world, index, prefix)?;
+    let via = match route.tunnel {
+        Some(node) => Ok(Via::Node {
+            node: node.name.clone(),
+        }),
+        None => check_native(world, prefix).map(|()| Via::Gateway {
+            address: route.hop.gateway,
+            interface: route.link.name.clone(),
+        }),
+    };
+    Some(Decision {
+        prefix,
+        node: route.tunnel,
+        via,
+    })
+}
+
+fn added<'a>(world: &World<'a>, prefix: IpNet, spec: &ViaSpec) -> Option<Decision<'a>> {
+    let (node, via) = match spec {
+        ViaSpec::Node { node } => {
+            let node = world.desired.nodes.get(node)?;
+            (Some(node), through_node(world, prefix, node))
+        }
+        ViaSpec::Gateway { .. } => (None, through_router(world, prefix, spec)),
+    };
+    Some(Decision { prefix, node, via })
+}
+
+fn pod_cidr<'a>(world: &World<'a>, prefix: IpNet, node: &'a NodeSpec) -> Decision<'a> {
+    Decision {
+        prefix,
+        node: Some(node),
+        via: through_node(world, prefix, node),
+    }
 }
 
 /// Who takes packets to `prefix` behind `node`.
@@ -102,7 +126,7 @@ pub fn through_node(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result
 fn through_router(world: &World<'_>, prefix: IpNet, spec: &ViaSpec) -> Result<Via, KernelOnly> {
     check_native(world, prefix)?;
     match world.via(spec) {
-        Some(Via::Gateway { interface, .. }) if !world.uplinks().contains(interface.as_str()) => {
+        Some(Via::Gateway { interface, .. }) if !world.is_uplink(&interface) => {
             Err(KernelOnly::NotByUplink)
         }
         Some(via) => Ok(via),
@@ -121,33 +145,28 @@ fn check_native(world: &World<'_>, prefix: IpNet) -> Result<(), KernelOnly> {
 pub fn kernel_way<'a>(world: &World<'a>, prefix: IpNet) -> Option<(&'a Link, &'a Lookup)> {
     let way = world.way(first_host(prefix))?;
     let link = world.observed.link(way.link)?;
-    let by_uplink = link.name != DEVICE && world.uplinks().contains(link.name.as_str());
+    let by_uplink = link.name != DEVICE && world.is_uplink(&link.name);
     by_uplink.then_some((link, way))
 }
 
 /// The addresses whose ways say where the prefixes of native nodes lead.
-pub fn needed_ways(world: &World<'_>) -> Vec<IpAddr> {
+pub fn needed_ways(world: &World<'_>, index: &Index) -> Vec<IpAddr> {
     if world.settings.auto_direct_node_routes {
         return Vec::new();
     }
-    let is_native = |node: &&NodeSpec| world.mode(node) == Mode::Native;
-    let added = world.desired.routes.iter().filter_map(|(prefix, spec)| {
-        let ViaSpec::Node { node } = spec else {
-            return None;
-        };
-        let node = world.desired.nodes.get(node).filter(is_native);
-        node.map(|_| first_host(*prefix))
-    });
-    let pod_cidrs = world
+    let native = world
         .remote_nodes()
-        .filter(is_native)
-        .flat_map(|node| node.pod_cidrs.iter().copied().map(first_host));
-    added.chain(pod_cidrs).collect()
+        .filter(|node| world.mode(node) == Mode::Native);
+    let prefixes = native.flat_map(|node| {
+        let cidrs = node.pod_cidrs.iter().copied();
+        cidrs.chain(index.routes_by_node(&node.name))
+    });
+    prefixes.map(first_host).collect()
 }
 
 /// The first address of `prefix` that a host may have: not the network's own (RFC 4291 section
 /// 2.6.1 for IPv6), unless the prefix has no more than two addresses (RFC 3021, RFC 6164).
-fn first_host(prefix: IpNet) -> IpAddr {
+pub fn first_host(prefix: IpNet) -> IpAddr {
     let skip = u8::from(prefix.max_prefix_len() - prefix.prefix_len() > 1);
     match prefix.network() {
         IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() | u32::from(skip)).into(),
@@ -159,8 +178,8 @@ fn first_host(prefix: IpNet) -> IpAddr {
 const MOST_NAMED: usize = 8;
 
 /// What keeps native routes from the dataplane, one sentence each with the remedy.
-pub fn hints(world: &World<'_>) -> Vec<String> {
-    let decisions = decisions(world);
+pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
+    let decisions = decisions(world, index);
     let mut hints = Vec::new();
     let no_way = decisions.iter().filter(|d| d.via == Err(KernelOnly::NoWay));
     let no_way: Vec<&Decision<'_>> = no_way.collect();
@@ -239,7 +258,7 @@ mod tests {
     }
 
     fn via(fixture: &Fixture, prefix: &str) -> Result<Via, KernelOnly> {
-        let all = decisions(&fixture.world());
+        let all = decisions(&fixture.world(), &fixture.index());
         let found = all.into_iter().find(|d| d.prefix == net(prefix));
         found.unwrap().via
     }
@@ -261,10 +280,13 @@ mod tests {
     fn a_native_node_follows_the_kernels_routes() {
         let mut fixture = native();
         let world = fixture.world();
-        assert_eq!(needed_ways(&world), [ip("10.0.1.1"), ip("fd00:1::1")]);
+        assert_eq!(
+            needed_ways(&world, &fixture.index()),
+            [ip("10.0.1.1"), ip("fd00:1::1")]
+        );
         assert_eq!(via(&fixture, "10.0.1.0/24"), Err(KernelOnly::NoWay));
         assert_eq!(
-            hints(&fixture.world()),
+            hints(&fixture.world(), &fixture.index()),
             [
                 "node b is native, auto-direct-node-routes is off and the kernel has no route by \
                  an uplink to 10.0.1.0/24, fd00:1::/64: set it or add the route"
@@ -281,7 +303,10 @@ mod tests {
             router("192.168.1.254", "eth0")
         );
         assert_eq!(via(&fixture, "fd00:1::/64"), router("fe80::9", "eth0"));
-        assert_eq!(hints(&fixture.world()), Vec::<String>::new());
+        assert_eq!(
+            hints(&fixture.world(), &fixture.index()),
+            Vec::<String>::new()
+        );
         fixture.ways.insert(ip("10.0.1.1"), way(2, None));
         assert_eq!(via(&fixture, "10.0.1.0/24"), router("192.168.1.2", "eth0"));
         // By the tunnel's device or a link that is no uplink: the kernel's.
@@ -298,10 +323,10 @@ mod tests {
         fixture.settings.auto_direct_node_routes = true;
         let b = Ok(Via::Node { node: "b".into() });
         assert_eq!(via(&fixture, "10.0.1.0/24"), b);
-        assert!(needed_ways(&fixture.world()).is_empty());
+        assert!(needed_ways(&fixture.world(), &fixture.index()).is_empty());
         let fixture = Fixture::new();
         assert_eq!(via(&fixture, "10.0.1.0/24"), b, "a tunnel");
-        assert!(needed_ways(&fixture.world()).is_empty());
+        assert!(needed_ways(&fixture.world(), &fixture.index()).is_empty());
     }
 
     #[test]
@@ -325,7 +350,7 @@ mod tests {
         let b = Ok(Via::Node { node: "b".into() });
         assert_eq!(via(&fixture, "fd00:1::/64"), b, "the other IP version");
         assert_eq!(
-            hints(&fixture.world()),
+            hints(&fixture.world(), &fixture.index()),
             [
                 "172.16.0.0/12, 10.0.1.0/24: native and not inside ipv4-native-routing-cidr \
                  10.9.0.0/16, so left to the kernel; widen it to have Podway send them"

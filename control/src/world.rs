@@ -8,6 +8,7 @@ use podway_proto::control::{NodeSpec, PortRoleSpec, ViaSpec, derived_vtep_mac};
 use podway_proto::types::{MacAddr, Mode, Path, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, Via};
 
 use crate::import::Import;
+use crate::index::Index;
 use crate::netlink::{Link, Lookup};
 use crate::observed::Observed;
 use crate::routing;
@@ -61,6 +62,13 @@ impl<'a> World<'a> {
             .collect()
     }
 
+    /// Whether a link is one of the uplinks.
+    pub fn is_uplink(&self, name: &str) -> bool {
+        let added = self.desired.ports.get(name);
+        self.settings.uplink.as_deref() == Some(name)
+            || matches!(added, Some(PortRoleSpec::Uplink { .. }))
+    }
+
     /// Name of the uplink that tunnels leave by: the configuration's, or the first one added.
     pub fn uplink_name(&self) -> Option<&'a str> {
         let configured = self.settings.uplink.as_deref();
@@ -112,18 +120,13 @@ impl<'a> World<'a> {
     }
 
     /// The addresses whose ways have to be known.
-    pub fn needed_ways(&self) -> BTreeSet<IpAddr> {
-        let gateways = self.desired.routes.values().filter_map(|via| match via {
-            ViaSpec::Gateway {
-                address,
-                interface: None,
-            } => Some(*address),
-            _ => None,
-        });
+    pub fn needed_ways(&self, index: &Index) -> BTreeSet<IpAddr> {
+        let routers = index.routers();
+        let routers = routers.filter(|((_, interface), _)| interface.is_none());
         self.remote_nodes()
             .map(|node| node.underlay)
-            .chain(gateways)
-            .chain(routing::needed_ways(self))
+            .chain(routers.map(|((address, _), _)| *address))
+            .chain(routing::needed_ways(self, index))
             .collect()
     }
 
@@ -286,6 +289,10 @@ pub(crate) mod tests {
                 learned: LearnedMacs::new(),
                 import: Import::default(),
             }
+        }
+
+        pub(crate) fn index(&self) -> Index {
+            Index::of(&self.desired)
         }
 
         pub(crate) fn world(&self) -> World<'_> {

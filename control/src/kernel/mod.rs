@@ -13,30 +13,14 @@ pub mod want;
 
 use std::net::IpAddr;
 
-use podway_proto::types::MacAddr;
-
-use crate::netlink::{self, Address, FdbEntry, LinkKind, Requests, Route};
+use crate::netlink::{self, Address, FdbEntry, LinkKind, Order, Requests, Route};
 use crate::observed::Observed;
+use ipnet::IpNet;
 
-pub use self::want::{DeviceWant, Want};
+pub use self::want::{DeviceWant, Want, route};
 
 /// Name of the kernel's VXLAN device. The dot keeps it apart from names of physical devices.
 pub const DEVICE: &str = "podway.vx";
-
-/// One change of the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
-    AddAddress(Address),
-    DeleteAddress(Address),
-    SetFdb(FdbEntry),
-    DeleteFdb(FdbEntry),
-    SetNeighbor(u32, IpAddr, MacAddr),
-    ManageNeighbor(u32, IpAddr),
-    DeleteNeighbor(u32, IpAddr),
-    AddRoute(Route),
-    ReplaceRoute(Route),
-    DeleteRoute(Route),
-}
 
 /// Brings the VXLAN device in line. Whether anything was done.
 ///
@@ -83,60 +67,27 @@ fn rival<'a>(observed: &'a Observed, want: &DeviceWant) -> Option<&'a str> {
         .map(|link| link.name.as_str())
 }
 
-/// Brings addresses, forwarding entries, neighbours and routes in line. Gives whether anything
-/// was done, and one sentence for each step that failed; the steps after it are taken anyway.
-pub fn apply(requests: &mut Requests, observed: &Observed, want: &Want) -> (bool, Vec<String>) {
-    let steps = steps(observed, want);
-    let mut errors = Vec::new();
-    for step in &steps {
-        if let Err(error) = take(requests, step) {
-            tracing::warn!(%error, "the kernel refused a step");
-            errors.push(error);
+/// Carries out orders. Gives the sentence for each that failed, with its position.
+pub fn carry_out(requests: &mut Requests, orders: &[Order]) -> Vec<(usize, String)> {
+    let mut failures = Vec::new();
+    for (position, error) in requests.carry_out(orders) {
+        let order = &orders[position];
+        let result = match order {
+            Order::AddRoute(route) if error.is(libc::EEXIST) => foreign_route(requests, route),
+            // What was to be removed is gone already: the event of it is on its way.
+            _ if order.removes() && is_missing(&error) => Ok(()),
+            _ => Err(error.to_string()),
+        };
+        if let Err(text) = result {
+            failures.push((position, text));
         }
     }
-    (!steps.is_empty(), errors)
+    failures
 }
 
-fn take(requests: &mut Requests, step: &Step) -> Result<(), String> {
-    let result = match step {
-        Step::AddAddress(address) => requests.add_address(address),
-        Step::DeleteAddress(address) => requests.delete_address(address),
-        Step::SetFdb(entry) => requests.set_fdb(entry),
-        Step::DeleteFdb(entry) => requests.delete_fdb(entry),
-        Step::SetNeighbor(index, address, mac) => requests.set_neighbor(*index, *address, *mac),
-        Step::ManageNeighbor(index, address) => requests.manage_neighbor(*index, *address),
-        Step::DeleteNeighbor(index, address) => requests.delete_neighbor(*index, *address),
-        Step::AddRoute(route) => match requests.set_route(route, false) {
-            Err(error) if error.is(libc::EEXIST) => return foreign_route(requests, route),
-            result => result,
-        },
-        Step::ReplaceRoute(route) => requests.set_route(route, true),
-        Step::DeleteRoute(route) => requests.delete_route(route),
-    };
-    match result {
-        // What was to be removed is gone already: the event of it is on its way.
-        Err(error)
-            if step.removes()
-                && [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV]
-                    .iter()
-                    .any(|errno| error.is(*errno)) =>
-        {
-            Ok(())
-        }
-        result => result.map_err(|error| error.to_string()),
-    }
-}
-
-impl Step {
-    fn removes(&self) -> bool {
-        matches!(
-            self,
-            Self::DeleteAddress(_)
-                | Self::DeleteFdb(_)
-                | Self::DeleteNeighbor(..)
-                | Self::DeleteRoute(_)
-        )
-    }
+fn is_missing(error: &netlink::Error) -> bool {
+    let missing = [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV];
+    missing.iter().any(|errno| error.is(*errno))
 }
 
 /// Somebody else's route to the same prefix is no harm if it says the same.
@@ -153,30 +104,17 @@ fn foreign_route(requests: &mut Requests, route: &Route) -> Result<(), String> {
     }
 }
 
-/// What leads from `observed` to `want`: what others stand on comes first and goes last, and
-/// a route that changes is replaced in one step, so that no packet finds none.
-fn steps(observed: &Observed, want: &Want) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut removals = Vec::new();
+/// What leads from `observed` to `want`, routes aside: what others stand on, which comes before
+/// the routes, and what is not wanted any more, which goes after them.
+pub fn orders(observed: &Observed, want: &Want) -> (Vec<Order>, Vec<Order>) {
+    let (mut orders, mut removals) = (Vec::new(), Vec::new());
     if let Some(device) = want.device {
-        device_steps(observed, want, device, &mut steps, &mut removals);
+        device_orders(observed, want, device, &mut orders, &mut removals);
     }
     for (index, address) in &want.managed {
         let known = observed.neighbor(*index, *address);
         if !known.is_some_and(|neighbor| neighbor.managed || neighbor.permanent) {
-            steps.push(Step::ManageNeighbor(*index, *address));
-        }
-    }
-    for route in want.routes.values() {
-        match observed.our_routes().get(&route.prefix) {
-            Some(old) if old == route => {}
-            Some(_) => steps.push(Step::ReplaceRoute(route.clone())),
-            None => steps.push(Step::AddRoute(route.clone())),
-        }
-    }
-    for (prefix, route) in observed.our_routes() {
-        if !want.routes.contains_key(prefix) {
-            steps.push(Step::DeleteRoute(route.clone()));
+            orders.push(Order::ManageNeighbor(*index, *address));
         }
     }
     for neighbor in observed
@@ -184,19 +122,29 @@ fn steps(observed: &Observed, want: &Want) -> Vec<Step> {
         .filter(|n| n.ours && Some(n.index) != want.device)
     {
         if !want.managed.contains(&(neighbor.index, neighbor.address)) {
-            steps.push(Step::DeleteNeighbor(neighbor.index, neighbor.address));
+            removals.push(Order::DeleteNeighbor(neighbor.index, neighbor.address));
         }
     }
-    steps.extend(removals);
-    steps
+    (orders, removals)
 }
 
-fn device_steps(
+/// What makes our route to `prefix` the wanted one. One that changes is replaced in one step, so
+/// that no packet finds none.
+pub fn route_order(observed: &Observed, prefix: IpNet, want: Option<Route>) -> Option<Order> {
+    match (observed.our_routes().get(&prefix), want) {
+        (None, Some(route)) => Some(Order::AddRoute(route)),
+        (Some(old), Some(route)) if *old != route => Some(Order::ReplaceRoute(route)),
+        (Some(old), None) => Some(Order::DeleteRoute(old.clone())),
+        _ => None,
+    }
+}
+
+fn device_orders(
     observed: &Observed,
     want: &Want,
     device: u32,
-    steps: &mut Vec<Step>,
-    removals: &mut Vec<Step>,
+    orders: &mut Vec<Order>,
+    removals: &mut Vec<Order>,
 ) {
     let have: Vec<&Address> = observed
         .addresses()
@@ -205,13 +153,13 @@ fn device_steps(
     for address in &want.addresses {
         let right = |a: &&Address| a.address == *address && a.prefix_len == full_length(*address);
         if !have.iter().any(right) {
-            steps.push(Step::AddAddress(device_address(device, *address)));
+            orders.push(Order::AddAddress(device_address(device, *address)));
         }
     }
     for address in have {
         let wanted = want.addresses.contains(&address.address);
         if !wanted || address.prefix_len != full_length(address.address) {
-            removals.push(Step::DeleteAddress(*address));
+            removals.push(Order::DeleteAddress(*address));
         }
     }
     let mut fdb = want.fdb.clone();
@@ -220,26 +168,26 @@ fn device_steps(
             Some(remote) if *remote == entry.remote => drop(fdb.remove(&entry.mac)),
             // Set again below: NLM_F_REPLACE changes the remote of a MAC in place.
             Some(_) => {}
-            None => removals.push(Step::DeleteFdb(entry)),
+            None => removals.push(Order::DeleteFdb(entry)),
         }
     }
     let entry = |(mac, remote)| {
-        Step::SetFdb(FdbEntry {
+        Order::SetFdb(FdbEntry {
             index: device,
             mac,
             remote,
         })
     };
-    steps.extend(fdb.into_iter().map(entry));
+    orders.extend(fdb.into_iter().map(entry));
     for (address, mac) in &want.neighbors {
         let known = observed.neighbor(device, *address);
         if !known.is_some_and(|n| n.permanent && n.mac == Some(*mac)) {
-            steps.push(Step::SetNeighbor(device, *address, *mac));
+            orders.push(Order::SetNeighbor(device, *address, *mac));
         }
     }
     for neighbor in observed.neighbors().filter(|n| n.index == device && n.ours) {
         if !want.neighbors.contains_key(&neighbor.address) {
-            removals.push(Step::DeleteNeighbor(device, neighbor.address));
+            removals.push(Order::DeleteNeighbor(device, neighbor.address));
         }
     }
 }
@@ -259,7 +207,12 @@ fn device_address(device: u32, address: IpAddr) -> Address {
 
 /// Removes all that is Podway's from the kernel. Goes on after failures and gives them all.
 pub fn cleanup(requests: &mut Requests, observed: &Observed) -> Vec<String> {
-    let (_, mut errors) = apply(requests, observed, &Want::default());
+    let routes = observed.our_routes().values().cloned();
+    let mut all: Vec<Order> = routes.map(Order::DeleteRoute).collect();
+    let (orders, removals) = orders(observed, &Want::default());
+    all.extend(orders.into_iter().chain(removals));
+    let failures = carry_out(requests, &all).into_iter();
+    let mut errors: Vec<String> = failures.map(|(_, text)| text).collect();
     if let Some(link) = observed.link_named(DEVICE)
         && let Err(error) = requests.delete_link(link.index)
     {
@@ -271,6 +224,8 @@ pub fn cleanup(requests: &mut Requests, observed: &Observed) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+
+    use podway_proto::types::MacAddr;
 
     use super::*;
     use crate::netlink::{Event, Link, Neighbor, Vxlan};
@@ -291,15 +246,33 @@ mod tests {
         }
     }
 
+    /// The one route that is wanted with [`want`].
+    fn remote() -> Route {
+        route("10.0.1.0/24", Some("10.0.1.0"), 9)
+    }
+
+    /// All orders, with `remote` as the only route that is wanted.
+    fn steps(observed: &Observed, want: &Want, remote: Route) -> Vec<Order> {
+        let (mut all, removals) = orders(observed, want);
+        let prefixes: BTreeSet<IpNet> = observed.our_routes().keys().copied().collect();
+        for prefix in prefixes.into_iter().chain([remote.prefix]) {
+            let wanted = (prefix == remote.prefix).then(|| remote.clone());
+            let order = route_order(observed, prefix, wanted);
+            if !order.as_ref().is_some_and(|order| all.contains(order)) {
+                all.extend(order);
+            }
+        }
+        all.extend(removals);
+        all
+    }
+
     fn want() -> Want {
-        let remote = route("10.0.1.0/24", Some("10.0.1.0"), 9);
         Want {
             device: Some(9),
             addresses: BTreeSet::from([ip("10.0.0.0")]),
             fdb: BTreeMap::from([(REMOTE, ip("192.168.1.2"))]),
             neighbors: BTreeMap::from([(ip("10.0.1.0"), REMOTE)]),
             managed: BTreeSet::from([(2, ip("192.168.1.2"))]),
-            routes: BTreeMap::from([(remote.prefix, remote)]),
             errors: Vec::new(),
         }
     }
@@ -335,24 +308,27 @@ mod tests {
 
     #[test]
     fn what_is_in_line_is_left_alone() {
-        assert_eq!(steps(&Observed::from_dump(in_line()), &want()), []);
+        assert_eq!(
+            steps(&Observed::from_dump(in_line()), &want(), remote()),
+            []
+        );
     }
 
     #[test]
     fn an_empty_kernel_gets_all_in_order() {
         let observed = Observed::from_dump(in_line().into_iter().take(3).collect());
         assert_eq!(
-            steps(&observed, &want()),
+            steps(&observed, &want(), remote()),
             [
-                Step::AddAddress(address(9, "10.0.0.0/32")),
-                Step::SetFdb(FdbEntry {
+                Order::AddAddress(address(9, "10.0.0.0/32")),
+                Order::SetFdb(FdbEntry {
                     index: 9,
                     mac: REMOTE,
                     remote: ip("192.168.1.2")
                 }),
-                Step::SetNeighbor(9, ip("10.0.1.0"), REMOTE),
-                Step::ManageNeighbor(2, ip("192.168.1.2")),
-                Step::AddRoute(route("10.0.1.0/24", Some("10.0.1.0"), 9)),
+                Order::SetNeighbor(9, ip("10.0.1.0"), REMOTE),
+                Order::ManageNeighbor(2, ip("192.168.1.2")),
+                Order::AddRoute(route("10.0.1.0/24", Some("10.0.1.0"), 9)),
             ]
         );
     }
@@ -376,17 +352,17 @@ mod tests {
             Event::OurRoute(route("10.0.2.0/24", Some("10.0.2.0"), 9)),
         ]);
         assert_eq!(
-            steps(&Observed::from_dump(events), &want()),
+            steps(&Observed::from_dump(events), &want(), remote()),
             [
-                Step::DeleteRoute(route("10.0.2.0/24", Some("10.0.2.0"), 9)),
-                Step::DeleteNeighbor(2, ip("192.168.1.3")),
-                Step::DeleteAddress(address(9, "10.0.7.0/32")),
-                Step::DeleteFdb(FdbEntry {
+                Order::DeleteRoute(route("10.0.2.0/24", Some("10.0.2.0"), 9)),
+                Order::DeleteAddress(address(9, "10.0.7.0/32")),
+                Order::DeleteFdb(FdbEntry {
                     index: 9,
                     mac: old,
                     remote: ip("192.168.1.3")
                 }),
-                Step::DeleteNeighbor(9, ip("10.0.2.0")),
+                Order::DeleteNeighbor(9, ip("10.0.2.0")),
+                Order::DeleteNeighbor(2, ip("192.168.1.3")),
             ]
         );
     }
@@ -395,19 +371,18 @@ mod tests {
     fn a_change_of_mode_replaces_the_route_in_one_step() {
         let mut want = want();
         let direct = route("10.0.1.0/24", Some("192.168.1.2"), 2);
-        want.routes.insert(direct.prefix, direct.clone());
         want.fdb.clear();
         want.neighbors.clear();
         assert_eq!(
-            steps(&Observed::from_dump(in_line()), &want),
+            steps(&Observed::from_dump(in_line()), &want, direct.clone()),
             [
-                Step::ReplaceRoute(direct),
-                Step::DeleteFdb(FdbEntry {
+                Order::ReplaceRoute(direct),
+                Order::DeleteFdb(FdbEntry {
                     index: 9,
                     mac: REMOTE,
                     remote: ip("192.168.1.2")
                 }),
-                Step::DeleteNeighbor(9, ip("10.0.1.0")),
+                Order::DeleteNeighbor(9, ip("10.0.1.0")),
             ]
         );
     }

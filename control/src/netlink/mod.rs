@@ -1,10 +1,12 @@
 //! The kernel's network facts, over rtnetlink.
 //!
-//! [`Requests`] asks and changes, one request at a time: the kernel answers a request within the
-//! system call that sends it, so there is nothing to wait for. [`Monitor`] tells of changes; it
-//! never blocks. The types here are what the rest of the crate sees; messages stay inside.
+//! [`Requests`] asks and changes: the kernel answers requests within the system call that sends
+//! them, so there is nothing to wait for. Changes are ordered many at a time. [`Monitor`] tells of
+//! changes; it never blocks. The types here are what the rest of the crate sees; messages stay
+//! inside.
 
 mod build;
+mod order;
 mod parse;
 mod socket;
 
@@ -16,6 +18,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use podway_proto::types::MacAddr;
 
+pub use self::order::Order;
 pub use self::parse::Event;
 pub use self::socket::{Monitor, Overrun, Requests};
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
@@ -17,13 +17,16 @@ use podway_proto::types::MacAddr;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::parse::{self, Event};
-use super::{Address, Error, FdbEntry, ForeignRoute, Lookup, Route, Vxlan, build};
+use super::{Error, ForeignRoute, Lookup, Order, Vxlan, build};
 
 /// Room for one datagram: the kernel makes dumps of up to 32 KiB a piece (`netlink_dump`), and a
 /// link of many virtual functions can be larger than that.
 const DATAGRAM: usize = 1 << 18;
 /// Receive buffer of the monitor in bytes: some ten thousand changes between two rounds.
 const MONITOR_BUFFER: usize = 8 << 20;
+/// Orders in one system call. The answers, were they all failures, fit in the default receive
+/// buffer: each is charged with less than a KiB of 208.
+const BATCH: usize = 128;
 /// How often a dump that changed under way is taken again before it is used as it is.
 const DUMP_ATTEMPTS: u32 = 5;
 
@@ -58,6 +61,8 @@ impl Requests {
             socket.connect(&SocketAddr::new(0, 0))?;
             // Dumps are then filtered by what the request's header says.
             socket.set_netlink_get_strict_chk(true)?;
+            // Failures come without the request that failed: those of a batch have to fit.
+            socket.set_cap_ack(true)?;
             Ok(socket)
         };
         Ok(Self {
@@ -98,11 +103,8 @@ impl Requests {
         )
     }
 
-    /// The routes of ours, as the events that would tell of them.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn dump_our_routes(&mut self) -> Result<Vec<Event>, Error> {
+    /// The routes of ours.
+    fn dump_our_routes(&mut self) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let request = Message::GetRoute(build::our_routes(family));
@@ -144,27 +146,8 @@ impl Requests {
     /// # Errors
     /// What the kernel says, other than that there is no way.
     pub fn lookup(&mut self, address: IpAddr) -> Result<Option<Lookup>, Error> {
-        let what = format!("look up the route to {address}");
-        let request = Message::GetRoute(build::lookup(address));
-        match self.exchange(&what, request, 0) {
-            Ok((answer, _)) => Ok(answer.iter().find_map(|message| match message {
-                Message::NewRoute(route) => parse::lookup(route),
-                _ => None,
-            })),
-            Err(error)
-                if [
-                    libc::ENETUNREACH,
-                    libc::EHOSTUNREACH,
-                    libc::EACCES,
-                    libc::EINVAL,
-                ]
-                .iter()
-                .any(|errno| error.is(*errno)) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        let ways = self.lookup_all(&[address])?;
+        Ok(ways.into_iter().next().flatten())
     }
 
     /// Makes a VXLAN device, up and without an address.
@@ -213,99 +196,104 @@ impl Requests {
             .map(drop)
     }
 
-    /// Adds an address to a link.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn add_address(&mut self, address: &Address) -> Result<(), Error> {
-        let what = format!("add address {}", address.address);
-        let message = Message::NewAddress(build::address(address));
-        self.exchange(&what, message, NLM_F_CREATE | NLM_F_REPLACE)
-            .map(drop)
+    /// Carries out orders in their sequence, many in one system call; one that fails does not stop
+    /// those after it. Gives what the kernel said to those that failed, each with its position.
+    pub fn carry_out(&mut self, orders: &[Order]) -> Vec<(usize, Error)> {
+        let mut failures = Vec::new();
+        for (batch, first) in orders.chunks(BATCH).zip((0..).step_by(BATCH)) {
+            if let Err(source) = self.carry_out_batch(batch, first, &mut failures) {
+                failures.push((first, error(&batch[0].to_string(), source)));
+            }
+        }
+        failures
     }
 
-    /// Removes an address from a link.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn delete_address(&mut self, address: &Address) -> Result<(), Error> {
-        let what = format!("delete address {}", address.address);
-        self.exchange(&what, Message::DelAddress(build::address(address)), 0)
-            .map(drop)
+    /// Only the last order of a batch asks for an acknowledgement: the kernel has then dealt with
+    /// those before it, and it tells of a failure unasked.
+    fn carry_out_batch(
+        &mut self,
+        batch: &[Order],
+        first: usize,
+        failures: &mut Vec<(usize, Error)>,
+    ) -> io::Result<()> {
+        let before = self.sequence;
+        let mut bytes = Vec::new();
+        for (left, order) in (0..batch.len()).rev().zip(batch) {
+            self.sequence = self.sequence.wrapping_add(1);
+            let (message, flags) = order.message();
+            let ack = if left == 0 { NLM_F_ACK } else { 0 };
+            append(&mut bytes, message, flags | ack, self.sequence);
+        }
+        self.socket.send(&bytes, 0)?;
+        loop {
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            for packet in packets(&self.buffer).flatten() {
+                let position = packet.header.sequence_number.wrapping_sub(before) as usize;
+                let Some(order) = position.checked_sub(1).and_then(|at| batch.get(at)) else {
+                    continue;
+                };
+                let NetlinkPayload::Error(answer) = packet.payload else {
+                    continue;
+                };
+                if answer.code.is_some() {
+                    let failure = error(&order.to_string(), answer.to_io());
+                    failures.push((first + position - 1, failure));
+                }
+                if position == batch.len() {
+                    return Ok(());
+                }
+            }
+        }
     }
 
-    /// Makes the kernel resolve a neighbour and keep it resolved.
+    /// The ways to `addresses`, in their order, as [`Requests::lookup`] gives them one by one.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn manage_neighbor(&mut self, index: u32, address: IpAddr) -> Result<(), Error> {
-        let what = format!("have neighbour {address} resolved");
-        let message = Message::NewNeighbour(build::managed_neighbor(index, address));
-        self.exchange(&what, message, NLM_F_CREATE | NLM_F_REPLACE)
-            .map(drop)
+    /// What the socket says; nothing is known of any of them then.
+    pub fn lookup_all(&mut self, addresses: &[IpAddr]) -> Result<Vec<Option<Lookup>>, Error> {
+        let mut ways = Vec::with_capacity(addresses.len());
+        for batch in addresses.chunks(BATCH) {
+            self.lookup_batch(batch, &mut ways)
+                .map_err(|source| error("look up routes", source))?;
+        }
+        Ok(ways)
     }
 
-    /// Writes a neighbour that needs no resolving.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn set_neighbor(&mut self, index: u32, address: IpAddr, mac: MacAddr) -> Result<(), Error> {
-        let what = format!("set neighbour {address} to {mac}");
-        let message = Message::NewNeighbour(build::permanent_neighbor(index, address, mac));
-        self.exchange(&what, message, NLM_F_CREATE | NLM_F_REPLACE)
-            .map(drop)
-    }
-
-    /// Removes a neighbour.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn delete_neighbor(&mut self, index: u32, address: IpAddr) -> Result<(), Error> {
-        let what = format!("delete neighbour {address}");
-        let message = Message::DelNeighbour(build::any_neighbor(index, address));
-        self.exchange(&what, message, 0).map(drop)
-    }
-
-    /// Writes the one remote of a MAC into a VXLAN device's forwarding database.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn set_fdb(&mut self, entry: &FdbEntry) -> Result<(), Error> {
-        let what = format!("set forwarding entry {} to {}", entry.mac, entry.remote);
-        let message = Message::NewNeighbour(build::fdb_entry(entry));
-        self.exchange(&what, message, NLM_F_CREATE | NLM_F_REPLACE)
-            .map(drop)
-    }
-
-    /// Removes an entry of a VXLAN device's forwarding database.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn delete_fdb(&mut self, entry: &FdbEntry) -> Result<(), Error> {
-        let what = format!("delete forwarding entry {}", entry.mac);
-        self.exchange(&what, Message::DelNeighbour(build::fdb_entry(entry)), 0)
-            .map(drop)
-    }
-
-    /// Adds a route of ours; `replace` when one of ours to the same prefix is there.
-    ///
-    /// # Errors
-    /// What the kernel says: `EEXIST` when somebody else has a route to the same prefix.
-    pub fn set_route(&mut self, route: &Route, replace: bool) -> Result<(), Error> {
-        let what = format!("add route {}", route.prefix);
-        let how = if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
-        let message = Message::NewRoute(build::route(route));
-        self.exchange(&what, message, NLM_F_CREATE | how).map(drop)
-    }
-
-    /// Removes a route of ours.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
-        let what = format!("delete route {}", route.prefix);
-        self.exchange(&what, Message::DelRoute(build::route(route)), 0)
-            .map(drop)
+    fn lookup_batch(&mut self, batch: &[IpAddr], ways: &mut Vec<Option<Lookup>>) -> io::Result<()> {
+        let before = self.sequence;
+        let first = ways.len();
+        let mut bytes = Vec::new();
+        for address in batch {
+            self.sequence = self.sequence.wrapping_add(1);
+            let message = Message::GetRoute(build::lookup(*address));
+            append(&mut bytes, message, 0, self.sequence);
+            ways.push(None);
+        }
+        self.socket.send(&bytes, 0)?;
+        // Each gets one answer: a route, or that there is none.
+        let mut left = batch.len();
+        while left > 0 {
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            for packet in packets(&self.buffer).flatten() {
+                let position = packet.header.sequence_number.wrapping_sub(before) as usize;
+                if !(1..=batch.len()).contains(&position) {
+                    continue;
+                }
+                left -= 1;
+                match packet.payload {
+                    NetlinkPayload::InnerMessage(Message::NewRoute(route)) => {
+                        ways[first + position - 1] = parse::lookup(&route);
+                    }
+                    NetlinkPayload::Error(answer) if !is_no_way(&answer.to_io()) => {
+                        return Err(answer.to_io());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     fn dump(&mut self, what: &str, request: Message) -> Result<Vec<Event>, Error> {
@@ -337,13 +325,9 @@ impl Requests {
     fn exchange_once(&mut self, message: Message, flags: u16) -> io::Result<(Vec<Message>, bool)> {
         self.sequence = self.sequence.wrapping_add(1);
         let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
-        let mut packet =
-            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
-        packet.header.flags = NLM_F_REQUEST | flags | if is_dump { 0 } else { NLM_F_ACK };
-        packet.header.sequence_number = self.sequence;
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
+        let ack = if is_dump { 0 } else { NLM_F_ACK };
+        let mut bytes = Vec::new();
+        append(&mut bytes, message, flags | ack, self.sequence);
         self.socket.send(&bytes, 0)?;
         let mut found = Vec::new();
         let mut interrupted = false;
@@ -372,6 +356,31 @@ impl Requests {
             }
         }
     }
+}
+
+/// Whether the kernel says that there is no way to an address.
+fn is_no_way(error: &io::Error) -> bool {
+    let no_way = [
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::EACCES,
+        libc::EINVAL,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| no_way.contains(&errno))
+}
+
+/// Appends a request to those of a datagram.
+fn append(bytes: &mut Vec<u8>, message: Message, flags: u16, sequence: u32) {
+    let mut packet = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
+    packet.header.flags = NLM_F_REQUEST | flags;
+    packet.header.sequence_number = sequence;
+    packet.finalize();
+    let begin = bytes.len();
+    // The next one starts at a multiple of four bytes (NLMSG_ALIGN).
+    bytes.resize(begin + packet.buffer_len().next_multiple_of(4), 0);
+    packet.serialize(&mut bytes[begin..]);
 }
 
 fn vxlan_index(event: &Event) -> Option<u32> {

@@ -6,19 +6,18 @@ use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use podway_proto::codec::{self, LineBuffer};
-use podway_proto::dataplane::{Change, Request, Response};
+use podway_proto::dataplane::{Request, Response};
 
+use super::untold::{Batch, Told};
 use super::{RECONNECT, RECONNECT_AFTER_FAULT, Ticket};
-
-/// Bytes of changes in one request: far below [`codec::MAX_LINE`], whatever one change adds.
-const BATCH_BYTES: usize = 256 << 10;
+use crate::facts::Key;
 
 /// What a request that is under way is for.
 #[derive(Debug)]
 pub(super) enum Purpose {
     Hello,
     SyncBegin,
-    Apply(Vec<Change>),
+    Apply(Vec<Told>),
     SyncEnd,
     Question(Ticket),
 }
@@ -33,6 +32,8 @@ pub(super) struct Connection {
     pub(super) waiting: VecDeque<(Purpose, Request)>,
     /// The request that waits for its answer, and since when.
     pub(super) under_way: Option<(Purpose, Instant)>,
+    /// While everything is being told: the fact that was queued last.
+    pub(super) syncing: Option<Option<Key>>,
     /// Whether everything was told.
     pub(super) synced: bool,
 }
@@ -74,24 +75,24 @@ impl Connection {
             output: Vec::new(),
             waiting: VecDeque::from([first]),
             under_way: None,
+            syncing: None,
             synced: false,
         }
     }
 
-    pub(super) fn queue_apply(&mut self, changes: Vec<Change>) {
-        let request = Request::Apply {
-            changes: changes.clone(),
-        };
-        self.waiting.push_back((Purpose::Apply(changes), request));
+    pub(super) fn queue(&mut self, request: (Purpose, Request)) {
+        self.waiting.push_back(request);
     }
 
-    /// Whether changes are waiting or under way.
-    pub(super) fn tells(&self) -> bool {
-        let is_apply = |purpose: &Purpose| matches!(purpose, Purpose::Apply(_));
-        self.under_way
-            .as_ref()
-            .is_some_and(|(purpose, _)| is_apply(purpose))
-            || self.waiting.iter().any(|(purpose, _)| is_apply(purpose))
+    pub(super) fn queue_apply(&mut self, batch: Batch) {
+        let Batch { told, changes } = batch;
+        self.queue((Purpose::Apply(told), Request::Apply { changes }));
+    }
+
+    /// Whether changes are waiting. While others are under way the next may be made ready.
+    pub(super) fn has_changes(&self) -> bool {
+        let is_apply = |(purpose, _): &(Purpose, Request)| matches!(purpose, Purpose::Apply(_));
+        self.waiting.iter().any(is_apply)
     }
 
     pub(super) fn send_next(&mut self, now: Instant) {
@@ -139,46 +140,5 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-}
-
-/// Cuts a list of changes into requests that fit in a line.
-pub(super) fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
-    let mut batches = Vec::new();
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    for change in changes {
-        bytes += codec::encode(&change).len();
-        batch.push(change);
-        if bytes >= BATCH_BYTES {
-            batches.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-    }
-    if !batch.is_empty() {
-        batches.push(batch);
-    }
-    batches
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_large_table_goes_in_several_lines() {
-        let change = |n: u32| Change::DelRoute {
-            prefix: ipnet::Ipv4Net::new(n.into(), 32).unwrap().into(),
-        };
-        let changes: Vec<Change> = (0..20_000).map(change).collect();
-        let batches = batches(changes.clone());
-        assert!(batches.len() > 1);
-        for batch in &batches {
-            let line = codec::encode(&Request::Apply {
-                changes: batch.clone(),
-            });
-            assert!(line.len() < codec::MAX_LINE / 2, "{}", line.len());
-        }
-        assert_eq!(batches.concat(), changes);
     }
 }

@@ -6,6 +6,7 @@
 //! forwards by the old ones meanwhile.
 
 mod connection;
+mod untold;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,11 +14,15 @@ use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
-use podway_proto::dataplane::{Change, Refused, Request, Response};
+use podway_proto::dataplane::{Refused, Request, Response};
 use podway_proto::{ErrorBody, ErrorCode, VERSION};
 
-use self::connection::{Connection, Fault, Purpose, batches};
-use crate::facts::{Facts, subject};
+use self::connection::{Connection, Fault, Purpose};
+use self::untold::{Batch, Told, Untold};
+use crate::dirt::Dirt;
+use crate::facts::{Facts, Key};
+use crate::index::Index;
+use crate::world::World;
 
 /// How often a connection is tried while the dataplane is not there.
 const RECONNECT: Duration = Duration::from_millis(100);
@@ -55,10 +60,10 @@ pub struct Session {
     connection: Option<Connection>,
     reason: String,
     next_attempt: Instant,
-    want: Facts,
-    /// What the dataplane holds, once all that waits or is under way is done.
-    sent: Facts,
-    refused: BTreeMap<String, String>,
+    facts: Facts,
+    untold: Untold,
+    /// Facts that were refused, and why.
+    refused: BTreeMap<Key, String>,
     retry_refused: Option<Instant>,
     next_ticket: Ticket,
     answers: Vec<Answer>,
@@ -73,8 +78,8 @@ impl Session {
             connection: None,
             reason: "no attempt yet".to_owned(),
             next_attempt: Instant::now(),
-            want: Facts::default(),
-            sent: Facts::default(),
+            facts: Facts::default(),
+            untold: Untold::default(),
             refused: BTreeMap::new(),
             retry_refused: None,
             next_ticket: 0,
@@ -99,9 +104,12 @@ impl Session {
             .collect()
     }
 
-    /// Says which facts the dataplane is to hold.
-    pub fn set_want(&mut self, want: Facts) {
-        self.want = want;
+    /// Brings the facts that the dataplane is to hold up to date with what `dirt` names.
+    pub fn update(&mut self, world: &World<'_>, index: &Index, dirt: &Dirt) {
+        for (key, held) in self.facts.update(world, index, dirt) {
+            let has = self.facts.has(&key);
+            self.untold.note(key, held, has);
+        }
     }
 
     /// Asks the dataplane something; the answer comes from [`Self::take_answers`].
@@ -187,7 +195,7 @@ impl Session {
         let _ = registry.deregister(&mut connection.stream);
         self.next_attempt = now + reason.pause;
         self.reason = reason.text;
-        self.sent = Facts::default();
+        self.untold = Untold::default();
         self.refused.clear();
         self.retry_refused = None;
         let under_way = connection.under_way.map(|(purpose, _)| purpose);
@@ -227,38 +235,44 @@ impl Session {
         }
     }
 
-    /// Queues what changes, once the dataplane has dealt with what was told before.
+    /// Queues the next changes, once the dataplane has dealt with those before.
     fn queue_changes(&mut self, now: Instant) {
         let Some(connection) = &mut self.connection else {
             return;
         };
-        if !connection.synced || connection.tells() {
+        if connection.has_changes() {
+            return;
+        }
+        if let Some(last) = &connection.syncing {
+            let rest = self.facts.after(last.as_ref());
+            let batch = Batch::of(rest.filter_map(|key| {
+                let change = self.facts.tell(&key)?;
+                Some((key, change))
+            }));
+            match batch.last() {
+                Some(last) => {
+                    connection.syncing = Some(Some(last.clone()));
+                    connection.queue_apply(batch);
+                }
+                None => {
+                    connection.syncing = None;
+                    connection.queue((Purpose::SyncEnd, Request::SyncEnd));
+                }
+            }
+            return;
+        }
+        if !connection.synced {
             return;
         }
         if self.retry_refused.is_some_and(|at| now >= at) {
             self.retry_refused = None;
-        }
-        // Between retries a refused fact counts as held, or it would be told in each round.
-        let waits = self.retry_refused.is_some();
-        let changes: Vec<Change> = self
-            .sent
-            .changes_to(&self.want)
-            .into_iter()
-            .filter(|change| !(waits && self.refused.contains_key(&subject(change))))
-            .collect();
-        if changes.is_empty() {
-            return;
-        }
-        let mut sent = self.want.clone();
-        if waits {
-            for change in Facts::default().changes_to(&self.want) {
-                if self.refused.contains_key(&subject(&change)) {
-                    sent.forget(&change);
-                }
+            for key in self.refused.keys() {
+                self.untold.note(key.clone(), true, self.facts.has(key));
             }
         }
-        self.sent = sent;
-        for batch in batches(changes) {
+        let (untold, facts) = (&mut self.untold, &self.facts);
+        let batch = Batch::of(std::iter::from_fn(|| untold.next(facts)));
+        if batch.last().is_some() {
             connection.queue_apply(batch);
         }
     }
@@ -283,8 +297,8 @@ impl Session {
                 )));
             }
             (Purpose::SyncBegin, Response::Done) => {}
-            (Purpose::Apply(changes), Response::Applied { refused }) => {
-                self.note_refused(&changes, &refused, now);
+            (Purpose::Apply(told), Response::Applied { refused }) => {
+                self.note_refused(&told, &refused, now);
             }
             (Purpose::SyncEnd, Response::Done) => {
                 if let Some(connection) = &mut self.connection {
@@ -306,48 +320,25 @@ impl Session {
         let Some(connection) = &mut self.connection else {
             return;
         };
-        connection
-            .waiting
-            .push_front((Purpose::SyncEnd, Request::SyncEnd));
-        for batch in batches(Facts::default().changes_to(&self.want))
-            .into_iter()
-            .rev()
-        {
-            let request = Request::Apply {
-                changes: batch.clone(),
-            };
-            connection
-                .waiting
-                .push_front((Purpose::Apply(batch), request));
-        }
-        connection
-            .waiting
-            .push_front((Purpose::SyncBegin, Request::SyncBegin));
-        self.sent = self.want.clone();
+        connection.queue((Purpose::SyncBegin, Request::SyncBegin));
+        connection.syncing = Some(None);
+        self.untold = Untold::default();
     }
 
-    fn note_refused(&mut self, changes: &[Change], refused: &[Refused], now: Instant) {
-        for change in changes {
-            self.refused.remove(&subject(change));
+    fn note_refused(&mut self, told: &[Told], refused: &[Refused], now: Instant) {
+        for Told { key, .. } in told {
+            self.refused.remove(key);
         }
         for Refused { index, error } in refused {
-            let Some(change) = changes.get(*index) else {
+            let Some(Told { key, removes }) = told.get(*index) else {
                 continue;
             };
             // What is to be removed and is not there is as it should be.
-            let removes = matches!(
-                change,
-                Change::DelPort { .. }
-                    | Change::DelNode { .. }
-                    | Change::DelRoute { .. }
-                    | Change::DelNeighbor { .. }
-            );
-            if removes && error.code == ErrorCode::NotFound {
+            if *removes && error.code == ErrorCode::NotFound {
                 continue;
             }
-            tracing::warn!(fact = subject(change), %error, "the dataplane refused a fact");
-            self.sent.forget(change);
-            self.refused.insert(subject(change), error.message.clone());
+            tracing::warn!(fact = %key, %error, "the dataplane refused a fact");
+            self.refused.insert(key.clone(), error.message.clone());
             self.retry_refused = Some(now + RETRY_REFUSED);
         }
     }
@@ -360,6 +351,7 @@ mod tests {
 
     use mio::{Events, Poll};
     use podway_proto::codec;
+    use podway_proto::dataplane::Change;
 
     use super::*;
     use crate::world::tests::Fixture;
@@ -419,6 +411,11 @@ mod tests {
             codec::decode(&line).unwrap()
         }
 
+        fn update(&mut self, fixture: &Fixture) {
+            let (world, index) = (fixture.world(), fixture.index());
+            self.session.update(&world, &index, &Dirt::all());
+        }
+
         fn sync(&mut self, peer: &mut Peer) -> Vec<Change> {
             let hello = Response::Hello {
                 version: VERSION,
@@ -442,17 +439,23 @@ mod tests {
         }
     }
 
+    fn all_changes(fixture: &Fixture) -> Vec<Change> {
+        let facts = Facts::of(&fixture.world(), &fixture.index());
+        facts
+            .after(None)
+            .filter_map(|key| facts.tell(&key))
+            .collect()
+    }
+
     #[test]
     fn everything_is_told_after_each_connection_and_then_the_changes() {
         let mut fixture = Fixture::new();
         let mut bench = Bench::new();
-        let want = Facts::of(&fixture.world());
-        bench.session.set_want(want.clone());
+        bench.update(&fixture);
         let mut peer = bench.accept();
-        assert_eq!(bench.sync(&mut peer), Facts::default().changes_to(&want));
+        assert_eq!(bench.sync(&mut peer), all_changes(&fixture));
         fixture.desired.nodes.remove("b");
-        let fewer = Facts::of(&fixture.world());
-        bench.session.set_want(fewer.clone());
+        bench.update(&fixture);
         bench.advance();
         let applied = Response::Applied {
             refused: Vec::new(),
@@ -461,7 +464,15 @@ mod tests {
         assert_eq!(
             request,
             Request::Apply {
-                changes: want.changes_to(&fewer)
+                changes: vec![
+                    Change::DelRoute {
+                        prefix: "fd00:1::/64".parse().unwrap()
+                    },
+                    Change::DelRoute {
+                        prefix: "10.0.1.0/24".parse().unwrap()
+                    },
+                    Change::DelNode { name: "b".into() },
+                ]
             }
         );
         drop(peer);
@@ -469,14 +480,14 @@ mod tests {
         assert!(matches!(bench.session.state(), LinkState::Disconnected(_)));
         bench.advance_at(Instant::now() + RECONNECT);
         let mut peer = bench.accept();
-        assert_eq!(bench.sync(&mut peer), Facts::default().changes_to(&fewer));
+        assert_eq!(bench.sync(&mut peer), all_changes(&fixture));
     }
 
     #[test]
     fn a_refused_fact_is_told_again_after_a_second_and_not_before() {
         let fixture = Fixture::new();
         let mut bench = Bench::new();
-        bench.session.set_want(Facts::of(&fixture.world()));
+        bench.update(&fixture);
         let mut peer = bench.accept();
         bench.answer(
             &mut peer,
@@ -509,10 +520,9 @@ mod tests {
         let Request::Apply { changes } = bench.answer(&mut peer, &applied) else {
             panic!()
         };
-        assert_eq!(
-            changes.iter().map(subject).collect::<Vec<_>>(),
-            ["port eth0"]
-        );
+        let facts = Facts::of(&fixture.world(), &fixture.index());
+        let eth0 = facts.tell(&Key::Port("eth0".into()));
+        assert_eq!(changes, eth0.into_iter().collect::<Vec<_>>());
         assert!(bench.session.refused().is_empty());
         assert_eq!(bench.session.deadline(), None);
     }
