@@ -106,7 +106,12 @@ impl Session {
 
     /// Brings the facts that the dataplane is to hold up to date with what `dirt` names.
     pub fn update(&mut self, world: &World<'_>, index: &Index, dirt: &Dirt) {
-        for (key, held) in self.facts.update(world, index, dirt) {
+        let changed = self.facts.update(world, index, dirt);
+        // A new connection is told everything.
+        if self.connection.is_none() {
+            return;
+        }
+        for (key, held) in changed {
             let has = self.facts.has(&key);
             self.untold.note(key, held, has);
         }
