@@ -141,7 +141,8 @@ impl Dirt {
                 self.routes.insert(route.prefix);
                 self.objects = true;
             }
-            Event::RouteNoise => {}
+            // The table is read anew.
+            Event::NextHop { .. } | Event::RouteNoise => {}
         }
     }
 

@@ -16,6 +16,7 @@
 //!   one, withdraw its own, and with it the reason for ours.)
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub struct Import {
     routes: BTreeMap<IpNet, Vec<ForeignRoute>>,
     /// How many routes name each router, by link.
     routers: BTreeMap<(u32, IpAddr), usize>,
+    /// How many routes name each next-hop object.
+    objects: BTreeMap<u32, usize>,
     doubtful: bool,
     read: Option<Instant>,
 }
@@ -73,6 +76,7 @@ impl Import {
             })
             | Event::LinkGone { index } => self.doubt_link(*index),
             Event::AddressGone(address) => self.doubt_link(address.index),
+            Event::NextHop { object } => self.doubtful |= self.objects.contains_key(object),
             _ => {}
         }
         false
@@ -101,16 +105,17 @@ impl Import {
         for hop in &route.hops {
             *self.routers.entry((hop.link, hop.gateway)).or_default() += 1;
         }
+        if let Some(object) = route.object {
+            *self.objects.entry(object).or_default() += 1;
+        }
     }
 
     fn forget_routers(&mut self, route: &ForeignRoute) {
         for hop in &route.hops {
-            let key = (hop.link, hop.gateway);
-            let users = self.routers.entry(key).or_default();
-            *users = users.saturating_sub(1);
-            if *users == 0 {
-                self.routers.remove(&key);
-            }
+            forget(&mut self.routers, (hop.link, hop.gateway));
+        }
+        if let Some(object) = route.object {
+            forget(&mut self.objects, object);
         }
     }
 
@@ -163,6 +168,7 @@ impl Import {
     pub fn replace(&mut self, routes: Vec<ForeignRoute>, whole: bool, now: Instant) -> bool {
         let old = std::mem::take(&mut self.routes);
         self.routers.clear();
+        self.objects.clear();
         for route in routes {
             let all = self.routes.entry(route.prefix).or_default();
             let found = all.binary_search_by_key(&route.metric, |known| known.metric);
@@ -209,6 +215,16 @@ impl Import {
     /// Whether control writes the routes into the main table.
     pub fn carries_out(&self) -> bool {
         self.table != Some(KernelTable::MAIN)
+    }
+}
+
+/// Counts one user less.
+fn forget<K: Ord>(users: &mut BTreeMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut count) = users.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
     }
 }
 
@@ -277,6 +293,7 @@ pub(crate) mod tests {
             prefix: prefix.parse().unwrap(),
             metric,
             hops: gateways.iter().map(|gateway| hop(gateway, 2)).collect(),
+            object: None,
         }
     }
 
@@ -373,7 +390,22 @@ pub(crate) mod tests {
         assert!(!doubts(Event::ForeignRouteGone(known.clone())));
         assert!(!doubts(Event::LinkGone { index: 3 }), "another link");
 
-        let mut import = import("100", vec![known.clone()]);
+        let object = Some(7);
+        let by_object = ForeignRoute {
+            object,
+            ..known.clone()
+        };
+        let mut import = self::import("100", vec![by_object.clone()]);
+        import.apply(&Event::NextHop { object: 8 });
+        assert_eq!(import.deadline(), None, "another object");
+        import.apply(&Event::ForeignRouteGone(by_object.clone()));
+        import.apply(&Event::NextHop { object: 7 });
+        assert_eq!(import.deadline(), None, "its routes went before");
+        import.apply(&added(by_object));
+        import.apply(&Event::NextHop { object: 7 });
+        assert!(import.deadline().is_some());
+
+        let mut import = self::import("100", vec![known.clone()]);
         import.doubt();
         let soon = import.deadline().unwrap();
         assert_eq!(import.due(soon - Duration::from_millis(1)), None);

@@ -117,7 +117,7 @@ impl Observed {
                 self.stale.insert(route.prefix);
                 false
             }
-            Event::RouteNoise => {
+            Event::NextHop { .. } | Event::RouteNoise => {
                 self.stale.all = true;
                 false
             }

@@ -312,3 +312,21 @@ fn a_missing_capability_is_named() {
         assert!(!cluster.run_dir("a").exists(), "it has touched nothing");
     }
 }
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn routes_through_a_next_hop_object_go_with_it() {
+    let cluster = Cluster::new();
+    let daemon = cluster.start("a", "uplink = 'eth0'\nimport-kernel-table = 100\n");
+    cluster.ip("a", "nexthop add id 7 via 192.168.77.2 dev eth0");
+    cluster.ip("a", "route add 10.7.0.0/24 nhid 7 table 100");
+    eventually("the route is taken over", || {
+        our_routes(&cluster, "a", "-4") == ["10.7.0.0/24 via 192.168.77.2 dev eth0"]
+    });
+    // The kernel removes the route, and tells of the object alone.
+    cluster.ip("a", "nexthop del id 7");
+    eventually("the route is gone", || {
+        our_routes(&cluster, "a", "-4").is_empty()
+    });
+    daemon.stop();
+}

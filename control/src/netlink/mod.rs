@@ -136,6 +136,8 @@ pub struct ForeignRoute {
     /// The routers, in the kernel's order, each on its link: those that are not dead. There are
     /// none where packets are thrown away, are for the host itself or stay on the link.
     pub hops: Vec<Hop>,
+    /// The next-hop object that stands for the routers, by number, if one does.
+    pub object: Option<u32>,
 }
 
 /// A router of a route.

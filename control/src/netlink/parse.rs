@@ -62,6 +62,12 @@ pub enum Event {
     },
     /// A route of somebody else was removed: ways may differ from now on.
     ForeignRouteGone(ForeignRoute),
+    /// A next-hop object has changed or is gone, and routes through it with it: those the kernel
+    /// does not tell of one by one.
+    NextHop {
+        /// Its number.
+        object: u32,
+    },
     /// Something about a route that is told in no other event: ways may differ from now on.
     RouteNoise,
 }
@@ -105,6 +111,30 @@ pub(super) fn event(message: RouteNetlinkMessage, flags: u16) -> Option<Event> {
         }
         _ => None,
     }
+}
+
+/// What a message about a next-hop object tells; the library does not know them. `message` has its
+/// header; the attributes follow eight bytes of `struct nhmsg` (linux/nexthop.h).
+pub(super) fn next_hop(message: &[u8]) -> Option<Event> {
+    const RTM_NEWNEXTHOP: u16 = 104;
+    const RTM_DELNEXTHOP: u16 = 105;
+    const NHA_ID: u16 = 1;
+    const ATTRIBUTES: usize = 16 + 8;
+    let word = |at: usize| {
+        let bytes = message.get(at..)?.first_chunk::<2>()?;
+        Some(u16::from_ne_bytes(*bytes))
+    };
+    if ![RTM_NEWNEXTHOP, RTM_DELNEXTHOP].contains(&word(4)?) {
+        return None;
+    }
+    // The number comes first (`nh_fill_node` of net/ipv4/nexthop.c).
+    if (word(ATTRIBUTES)?, word(ATTRIBUTES + 2)?) != (8, NHA_ID) {
+        return Some(Event::RouteNoise);
+    }
+    let number = message.get(ATTRIBUTES + 4..)?.first_chunk::<4>()?;
+    Some(Event::NextHop {
+        object: u32::from_ne_bytes(*number),
+    })
 }
 
 fn is_ours(message: &RouteMessage) -> bool {
@@ -322,13 +352,14 @@ fn foreign_route(message: &RouteMessage) -> Option<ForeignRoute> {
     }
     let mut destination = unspecified(header)?;
     let (mut table, mut metric) = (u32::from(header.table), 0);
-    let mut several = None;
+    let (mut several, mut object) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = route_address(address)?,
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::MultiPath(hops) => several = Some(hops),
+            RouteAttribute::NhId(number) => object = Some(*number),
             _ => {}
         }
     }
@@ -355,6 +386,7 @@ fn foreign_route(message: &RouteMessage) -> Option<ForeignRoute> {
         prefix: IpNet::new(destination, header.destination_prefix_length).ok()?,
         metric,
         hops,
+        object,
     })
 }
 

@@ -30,13 +30,14 @@ const BATCH: usize = 128;
 /// How often a dump that changed under way is taken again before it is used as it is.
 const DUMP_ATTEMPTS: u32 = 5;
 
-const GROUPS: [u32; 6] = [
+const GROUPS: [u32; 7] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
     libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_NEXTHOP,
 ];
 
 type Message = RouteNetlinkMessage;
@@ -228,7 +229,7 @@ impl Requests {
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
-            for packet in packets(&self.buffer).flatten() {
+            for packet in packets(&self.buffer) {
                 let position = packet.header.sequence_number.wrapping_sub(before) as usize;
                 let Some(order) = position.checked_sub(1).and_then(|at| batch.get(at)) else {
                     continue;
@@ -276,7 +277,7 @@ impl Requests {
         while left > 0 {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
-            for packet in packets(&self.buffer).flatten() {
+            for packet in packets(&self.buffer) {
                 let position = packet.header.sequence_number.wrapping_sub(before) as usize;
                 if !(1..=batch.len()).contains(&position) {
                     continue;
@@ -335,7 +336,6 @@ impl Requests {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
             for packet in packets(&self.buffer) {
-                let Some(packet) = packet else { continue };
                 if packet.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -397,8 +397,8 @@ fn error(what: &str, source: io::Error) -> Error {
     }
 }
 
-/// The messages of a datagram; `None` for one that cannot be read.
-fn packets(datagram: &[u8]) -> impl Iterator<Item = Option<NetlinkMessage<Message>>> {
+/// The messages of a datagram, as bytes.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = rest
@@ -410,14 +410,24 @@ fn packets(datagram: &[u8]) -> impl Iterator<Item = Option<NetlinkMessage<Messag
         let message = rest.get(..length)?;
         // Messages start at multiples of four bytes (NLMSG_ALIGN).
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(match NetlinkMessage::deserialize(message) {
-            Ok(message) => Some(message),
-            Err(error) => {
-                tracing::debug!(%error, "skipped a netlink message that cannot be read");
-                None
-            }
-        })
+        Some(message)
     })
+}
+
+/// A message; `None` for one that cannot be read.
+fn packet(message: &[u8]) -> Option<NetlinkMessage<Message>> {
+    match NetlinkMessage::deserialize(message) {
+        Ok(message) => Some(message),
+        Err(error) => {
+            tracing::debug!(%error, "skipped a netlink message that cannot be read");
+            None
+        }
+    }
+}
+
+/// The messages of a datagram that can be read.
+fn packets(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<Message>> {
+    messages(datagram).filter_map(packet)
 }
 
 /// Tells of changes, without blocking.
@@ -465,12 +475,9 @@ impl Monitor {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
                 Ok(_) => {
-                    for packet in packets(&self.buffer).flatten() {
-                        let flags = packet.header.flags;
-                        if let NetlinkPayload::InnerMessage(message) = packet.payload {
-                            events.extend(parse::event(message, flags));
-                        }
-                    }
+                    events.extend(messages(&self.buffer).filter_map(|message| {
+                        parse::next_hop(message).or_else(|| event(packet(message)?))
+                    }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return if overrun { Err(Overrun) } else { Ok(events) };
@@ -481,6 +488,13 @@ impl Monitor {
                 Err(_) => return Err(Overrun),
             }
         }
+    }
+}
+
+fn event(packet: NetlinkMessage<Message>) -> Option<Event> {
+    match packet.payload {
+        NetlinkPayload::InnerMessage(message) => parse::event(message, packet.header.flags),
+        _ => None,
     }
 }
 
