@@ -420,8 +420,10 @@ mod tests {
                     // One that is refused has changed nothing.
                     let _ = match request.clone() {
                         Request::NodeSet(node) => desired.set_node(node),
-                        Request::NodeDel { name } => desired.delete_node(&name),
-                        Request::RouteReplace(route) => desired.set_route(route, true, fixed),
+                        Request::NodeDel { name } => desired.delete_node(&name, &self.index),
+                        Request::RouteReplace(route) => {
+                            desired.set_route(route, true, fixed, &self.index)
+                        }
                         Request::RouteDel { prefix } => desired.delete_route(prefix),
                         Request::PortAdd(port) => desired.add_port(port, fixed),
                         Request::PortDel { interface } => desired.delete_port(&interface, fixed),

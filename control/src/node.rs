@@ -274,14 +274,14 @@ impl Node {
         let desired = &mut self.desired;
         match request.clone() {
             Request::NodeSet(node) => desired.set_node(node)?,
-            Request::NodeDel { name } => desired.delete_node(&name)?,
+            Request::NodeDel { name } => desired.delete_node(&name, &self.index)?,
             Request::RouteAdd(route) => {
                 told_link(&route.via)?;
-                desired.set_route(route, false, fixed)?;
+                desired.set_route(route, false, fixed, &self.index)?;
             }
             Request::RouteReplace(route) => {
                 told_link(&route.via)?;
-                desired.set_route(route, true, fixed)?;
+                desired.set_route(route, true, fixed, &self.index)?;
             }
             Request::RouteDel { prefix } => desired.delete_route(prefix)?,
             Request::PortAdd(port) => {

@@ -14,6 +14,8 @@ use podway_proto::types::MacAddr;
 use podway_proto::{ErrorBody, ErrorCode};
 use serde::{Deserialize, Serialize};
 
+use crate::index::Index;
+
 /// Longest node name in bytes; a DNS name fits (RFC 1035).
 const MAX_NAME: usize = 253;
 /// Longest interface name in bytes (`IFNAMSIZ` of linux/if.h without its NUL).
@@ -144,18 +146,17 @@ impl Desired {
         Ok(())
     }
 
-    /// Forgets a node.
+    /// Forgets a node. `index` is of this state.
     ///
     /// # Errors
     /// When there is none, or a route that was added goes through it.
-    pub fn delete_node(&mut self, name: &str) -> Check {
+    pub fn delete_node(&mut self, name: &str, index: &Index) -> Check {
         if !self.nodes.contains_key(name) {
             return Err(not_found(format!(
                 "there is no node {name}; see podway node list"
             )));
         }
-        let through = |via: &ViaSpec| matches!(via, ViaSpec::Node { node } if node == name);
-        if let Some((prefix, _)) = self.routes.iter().find(|(_, via)| through(via)) {
+        if let Some(prefix) = index.routes_by_node(name).next() {
             return Err(ErrorBody::new(
                 ErrorCode::Busy,
                 format!(
@@ -167,11 +168,18 @@ impl Desired {
         Ok(())
     }
 
-    /// Adds a route; with `replace` also in place of one to the same prefix.
+    /// Adds a route; with `replace` also in place of one to the same prefix. `index` is of this
+    /// state.
     ///
     /// # Errors
     /// When the prefix is taken, the node is not known, or the values make no route.
-    pub fn set_route(&mut self, route: RouteSpec, replace: bool, fixed: Fixed<'_>) -> Check {
+    pub fn set_route(
+        &mut self,
+        route: RouteSpec,
+        replace: bool,
+        fixed: Fixed<'_>,
+        index: &Index,
+    ) -> Check {
         let prefix = route.prefix;
         check_prefix(prefix)?;
         match &route.via {
@@ -199,14 +207,9 @@ impl Desired {
                 interface.as_deref().map_or(Ok(()), check_interface_name)?;
             }
         }
-        let holder = self
-            .nodes
-            .values()
-            .find(|node| node.pod_cidrs.contains(&prefix));
-        if let Some(node) = holder {
+        if let Some(node) = index.node_of_cidr(prefix) {
             return Err(exists(format!(
-                "{prefix} is a PodCIDR of node {}; change it with podway node set",
-                node.name
+                "{prefix} is a PodCIDR of node {node}; change it with podway node set"
             )));
         }
         match self.routes.get(&prefix) {
@@ -501,6 +504,16 @@ mod tests {
         }
     }
 
+    fn set_route(desired: &mut Desired, route: RouteSpec, replace: bool) -> Check {
+        let index = Index::of(desired);
+        desired.set_route(route, replace, FIXED, &index)
+    }
+
+    fn delete_node(desired: &mut Desired, name: &str) -> Check {
+        let index = Index::of(desired);
+        desired.delete_node(name, &index)
+    }
+
     fn two_nodes() -> Desired {
         let mut desired = Desired::default();
         desired
@@ -515,9 +528,7 @@ mod tests {
     /// Asserts that `change` is refused with `code` and changes nothing.
     fn refused(code: ErrorCode, change: impl FnOnce(&mut Desired) -> Check) {
         let mut desired = two_nodes();
-        desired
-            .set_route(via("10.9.0.0/16", "b"), false, FIXED)
-            .unwrap();
+        set_route(&mut desired, via("10.9.0.0/16", "b"), false).unwrap();
         desired.add_port(pod("veth-a", "10.0.0.2"), FIXED).unwrap();
         let before = desired.clone();
         let error = change(&mut desired).unwrap_err();
@@ -571,14 +582,13 @@ mod tests {
 
     #[test]
     fn a_node_that_a_route_needs_stays() {
-        refused(ErrorCode::Busy, |desired| desired.delete_node("b"));
-        refused(ErrorCode::NotFound, |desired| desired.delete_node("c"));
+        refused(ErrorCode::Busy, |desired| delete_node(desired, "b"));
+        refused(ErrorCode::NotFound, |desired| delete_node(desired, "c"));
     }
 
     #[test]
     fn routes_that_cannot_be_are_refused() {
-        let add =
-            |spec: RouteSpec| move |desired: &mut Desired| desired.set_route(spec, false, FIXED);
+        let add = |spec: RouteSpec| move |desired: &mut Desired| set_route(desired, spec, false);
         let gateway = |prefix: &str, address: &str| RouteSpec {
             prefix: prefix.parse().unwrap(),
             via: ViaSpec::Gateway {
@@ -605,12 +615,8 @@ mod tests {
     fn a_route_is_added_twice_replaced_and_deleted() {
         let mut desired = two_nodes();
         let prefix = "10.9.0.0/16".parse().unwrap();
-        desired
-            .set_route(via("10.9.0.0/16", "b"), false, FIXED)
-            .unwrap();
-        desired
-            .set_route(via("10.9.0.0/16", "b"), false, FIXED)
-            .unwrap();
+        set_route(&mut desired, via("10.9.0.0/16", "b"), false).unwrap();
+        set_route(&mut desired, via("10.9.0.0/16", "b"), false).unwrap();
         let gateway = ViaSpec::Gateway {
             address: "192.168.1.9".parse().unwrap(),
             interface: None,
@@ -619,7 +625,7 @@ mod tests {
             prefix,
             via: gateway.clone(),
         };
-        desired.set_route(other, true, FIXED).unwrap();
+        set_route(&mut desired, other, true).unwrap();
         assert_eq!(desired.routes, BTreeMap::from([(prefix, gateway)]));
         desired.delete_route(prefix).unwrap();
         assert!(desired.routes.is_empty());
