@@ -111,6 +111,11 @@ impl Dirt {
                 Some(name) => {
                     self.local = true;
                     self.link(name, *gone, world, index);
+                    // The address that tunnels come from may have gone with the link.
+                    let own = world.own().map(|own| own.underlay);
+                    let mut own = [world.underlay(), own].into_iter().flatten();
+                    let has = |own| world.observed.addresses().any(|a| a.address == own);
+                    self.all |= !own.all(has);
                 }
                 None => self.all = true,
             },
