@@ -157,10 +157,7 @@ pub fn needed_ways(world: &World<'_>, index: &Index) -> Vec<IpAddr> {
     let native = world
         .remote_nodes()
         .filter(|node| world.mode(node) == Mode::Native);
-    let prefixes = native.flat_map(|node| {
-        let cidrs = node.pod_cidrs.iter().copied();
-        cidrs.chain(index.routes_by_node(&node.name))
-    });
+    let prefixes = native.flat_map(|node| prefixes_of(index, node));
     prefixes.map(first_host).collect()
 }
 
@@ -177,18 +174,18 @@ pub fn first_host(prefix: IpNet) -> IpAddr {
 /// Prefixes that one sentence names at most.
 const MOST_NAMED: usize = 8;
 
-/// What keeps native routes from the dataplane, one sentence each with the remedy.
+/// What keeps native routes from the dataplane, one sentence each with the remedy. Costs what there
+/// are of native routes, not of tunnels.
 pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
-    let decisions = decisions(world, index);
+    let is_native = |node: &&NodeSpec| world.mode(node) == Mode::Native;
+    let is_left = |prefix: &IpNet, why: KernelOnly| {
+        let decision = decision(world, index, *prefix);
+        decision.is_some_and(|decision| decision.via == Err(why))
+    };
     let mut hints = Vec::new();
-    let no_way = decisions.iter().filter(|d| d.via == Err(KernelOnly::NoWay));
-    let no_way: Vec<&Decision<'_>> = no_way.collect();
-    for node in world.remote_nodes() {
-        let without = no_way
-            .iter()
-            .copied()
-            .filter(|d| d.node.is_some_and(|n| n.name == node.name));
-        if let Some(prefixes) = named(without) {
+    for node in world.remote_nodes().filter(is_native) {
+        let without = prefixes_of(index, node);
+        if let Some(prefixes) = named(without.filter(|p| is_left(p, KernelOnly::NoWay))) {
             hints.push(format!(
                 "node {} is native, auto-direct-node-routes is off and the kernel has no route by \
                  an uplink to {prefixes}: set it or add the route",
@@ -207,9 +204,12 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
         ),
     ] {
         let Some(cidr) = cidr else { continue };
-        let outside = decisions
-            .iter()
-            .filter(|d| d.via == Err(KernelOnly::OutsideNative(cidr)));
+        let routers = index.routers().flat_map(|(_, prefixes)| prefixes).copied();
+        let nodes = world.remote_nodes().filter(is_native);
+        let native = routers
+            .chain(nodes.flat_map(|node| prefixes_of(index, node)))
+            .chain(world.import.prefixes());
+        let outside = native.filter(|p| is_left(p, KernelOnly::OutsideNative(cidr)));
         if let Some(prefixes) = named(outside) {
             hints.push(format!(
                 "{prefixes}: native and not inside {name}-native-routing-cidr {cidr}, so left to \
@@ -220,12 +220,21 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
     hints
 }
 
+/// All that is reached through a node, imported routes aside.
+fn prefixes_of<'a>(index: &'a Index, node: &'a NodeSpec) -> impl Iterator<Item = IpNet> + 'a {
+    let cidrs = node.pod_cidrs.iter().copied();
+    cidrs.chain(index.routes_by_node(&node.name))
+}
+
 /// The prefixes as a list; `None` when there are none.
-fn named<'a>(decisions: impl Iterator<Item = &'a Decision<'a>>) -> Option<String> {
-    let prefixes: Vec<String> = decisions.map(|d| d.prefix.to_string()).collect();
-    let rest = prefixes.len().saturating_sub(MOST_NAMED);
-    let list = prefixes[..prefixes.len() - rest].join(", ");
-    match (prefixes.is_empty(), rest) {
+fn named(mut prefixes: impl Iterator<Item = IpNet>) -> Option<String> {
+    let first: Vec<String> = prefixes
+        .by_ref()
+        .take(MOST_NAMED)
+        .map(|prefix| prefix.to_string())
+        .collect();
+    let list = first.join(", ");
+    match (first.is_empty(), prefixes.count()) {
         (true, _) => None,
         (false, 0) => Some(list),
         (false, rest) => Some(format!("{list} and {rest} more")),
