@@ -60,6 +60,8 @@ pub enum Contender {
     PodwayVxlanFull,
     /// Between pods by Podway in native mode.
     PodwayNative,
+    /// Podway in native mode that receives by AF_XDP, whatever it would choose.
+    PodwayNativeAfXdp,
     /// Podway in VXLAN mode on the first node only, its worker spinning on a core of its own; the
     /// kernel's VXLAN device on the others.
     PodwaySpin,
@@ -93,6 +95,7 @@ impl Contender {
             Self::PodwayVxlanAfXdp => "Podway VXLAN, AF_XDP",
             Self::PodwayVxlanFull => "Podway VXLAN, 110 pods",
             Self::PodwayNative => "Podway native",
+            Self::PodwayNativeAfXdp => "Podway native, AF_XDP",
             Self::PodwaySpin => "Podway VXLAN, spinning",
             Self::OvsAfxdp => "OVS afxdp",
             Self::OvsAfxdpNonpmd => "OVS afxdp-nonpmd",
@@ -109,7 +112,9 @@ impl Contender {
     /// How packets are sent to other nodes.
     pub fn mode(self) -> Mode {
         match self {
-            Self::Hosts | Self::KernelNative | Self::PodwayNative => Mode::Native,
+            Self::Hosts | Self::KernelNative | Self::PodwayNative | Self::PodwayNativeAfXdp => {
+                Mode::Native
+            }
             Self::KernelVxlan
             | Self::KernelVxlanNoGro
             | Self::PodwayVxlan
@@ -144,6 +149,7 @@ impl Contender {
             | Self::PodwayVxlanAfXdp
             | Self::PodwayVxlanFull
             | Self::PodwayNative
+            | Self::PodwayNativeAfXdp
             | Self::PodwaySpin => {
                 let programs = ["podway", "podway-control", "podway-dataplane"];
                 let mut found = programs.iter().map(|name| program(name));
@@ -187,7 +193,7 @@ impl Contender {
             Self::PodwayVxlan | Self::PodwayVxlanFull | Self::PodwayNative => {
                 podway(IngressChoice::Auto)
             }
-            Self::PodwayVxlanAfXdp => podway(IngressChoice::AfXdp),
+            Self::PodwayVxlanAfXdp | Self::PodwayNativeAfXdp => podway(IngressChoice::AfXdp),
             Self::PodwaySpin => Ok(Box::new(Spinning::put(cluster)?)),
             Self::OvsAfxdp => Ok(Box::new(OpenVSwitch::put(cluster, Ports::Afxdp)?)),
             Self::OvsAfxdpNonpmd => Ok(Box::new(OpenVSwitch::put(cluster, Ports::AfxdpNonpmd)?)),

@@ -50,6 +50,8 @@ pub struct ClusterSpec {
     /// MTU in bytes of a link in the middle of the underlay, between two routers; none by default.
     /// It takes two nodes.
     pub narrow_middle: Option<u16>,
+    /// Maximum segment size in bytes that pods announce to their peers; by their MTU by default.
+    pub announced_mss: Option<u16>,
     /// Whether senders leave L4 checksums unfinished on the uplinks (`ethtool -K tx`). A real
     /// wire cannot carry those: off judges correctness, on is the veth's speed.
     pub uplink_tx_checksum: bool,
@@ -69,6 +71,7 @@ impl ClusterSpec {
             queues: 1,
             uplink_mtu: 1500,
             narrow_middle: None,
+            announced_mss: None,
             uplink_tx_checksum: true,
             wire_true: true,
             uplink_gro: true,
@@ -218,13 +221,19 @@ impl Cluster {
     /// # Errors
     /// When `ip` fails.
     pub fn set_pod_mtu(&self, mtu: u16) -> Result<()> {
+        let announced = self.spec.announced_mss;
+        let advmss = announced.map_or_else(String::new, |mss| format!(" advmss {mss}"));
         for node in &self.nodes {
             let gateway = pod_ipv4(node.number, 1);
             let gateway6 = pod_ipv6(node.number, 1);
             for pod in &node.pods {
                 pod.netns.ip(&[
-                    format!("route replace default via {gateway} dev {POD_INTERFACE} mtu {mtu}"),
-                    format!("route replace ::/0 via {gateway6} dev {POD_INTERFACE} mtu {mtu}"),
+                    format!(
+                        "route replace default via {gateway} dev {POD_INTERFACE} mtu {mtu}{advmss}"
+                    ),
+                    format!(
+                        "route replace ::/0 via {gateway6} dev {POD_INTERFACE} mtu {mtu}{advmss}"
+                    ),
                 ])?;
             }
         }

@@ -144,7 +144,7 @@ fn colour(contender: Contender) -> &'static str {
         Contender::KernelVxlanNoGro => "#2b4f7d",
         Contender::PodwayNative => "#f2a65a",
         Contender::PodwayVxlan | Contender::PodwayVxlanFull | Contender::PodwaySpin => "#e36209",
-        Contender::PodwayVxlanAfXdp => "#a04100",
+        Contender::PodwayVxlanAfXdp | Contender::PodwayNativeAfXdp => "#a04100",
         Contender::OvsAfxdp | Contender::OvsAfxdpNonpmd | Contender::OvsSystem => "#5a9e6f",
         Contender::XskRsBaseline => "#8250df",
     }

@@ -66,6 +66,7 @@ pub fn plan(size: Size, is_there: impl Fn(Contender) -> bool) -> Vec<Rounds> {
             Wire::JumboTxOff,
             Wire::Virtual,
             Wire::NarrowMiddle,
+            Wire::SmallSegments,
             Wire::Pinned,
         ],
     };
@@ -85,8 +86,8 @@ pub fn plan(size: Size, is_there: impl Fn(Contender) -> bool) -> Vec<Rounds> {
 
 fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
     use Contender::{
-        KernelNative, KernelVxlan, KernelVxlanNoGro, OvsAfxdp, PodwayNative, PodwaySpin,
-        PodwayVxlan, PodwayVxlanAfXdp, PodwayVxlanFull,
+        KernelNative, KernelVxlan, KernelVxlanNoGro, OvsAfxdp, PodwayNative, PodwayNativeAfXdp,
+        PodwaySpin, PodwayVxlan, PodwayVxlanAfXdp, PodwayVxlanFull,
     };
     let all = match (wire, size) {
         (Wire::Pinned, _) => vec![KernelVxlan, PodwaySpin],
@@ -96,6 +97,7 @@ fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
                 KernelVxlan,
                 KernelVxlanNoGro,
                 PodwayNative,
+                PodwayNativeAfXdp,
                 PodwayVxlan,
                 PodwayVxlanAfXdp,
                 PodwayVxlanFull,
@@ -126,6 +128,10 @@ fn measures(wire: Wire, size: Size) -> Vec<Measure> {
             Wire::Pinned => vec![alone],
             _ => vec![Measure::TCP],
         };
+    }
+    // Both pods announce the same.
+    if wire == Wire::SmallSegments {
+        return vec![Measure::TCP];
     }
     let mut measures = vec![Measure::TCP, reverse(Measure::TCP)];
     if wire == Wire::True {

@@ -10,6 +10,8 @@ use crate::topology::ClusterSpec;
 
 /// MTU of the link in the middle of [`Wire::NarrowMiddle`], in bytes.
 const NARROW_MTU: u16 = 1400;
+/// What pods announce on [`Wire::SmallSegments`], in bytes: what hosts do that know of no path.
+const SMALL_MSS: u16 = 536;
 /// MTU of jumbo frames, in bytes.
 const JUMBO_MTU: u16 = 9000;
 
@@ -33,6 +35,8 @@ pub enum Wire {
     /// Two routers with a link of 1400 bytes between them, of which the nodes are not told. True,
     /// finished checksums.
     NarrowMiddle,
+    /// As [`Wire::TrueTxOff`]; pods announce a maximum segment size of 536 bytes.
+    SmallSegments,
     /// As [`Wire::True`], with everything but a spinning worker on core 0.
     Pinned,
 }
@@ -63,6 +67,11 @@ impl Wire {
                 wire_true: false,
                 ..spec
             },
+            Self::SmallSegments => ClusterSpec {
+                announced_mss: Some(SMALL_MSS),
+                uplink_tx_checksum: false,
+                ..spec
+            },
             Self::NarrowMiddle => ClusterSpec {
                 narrow_middle: Some(NARROW_MTU),
                 uplink_tx_checksum: false,
@@ -72,14 +81,25 @@ impl Wire {
     }
 
     /// Whether a contender can be measured on it. The switches know no frames over 1500 bytes and no
-    /// routers; a spinning worker needs a core of its own; a full node is compared on one wire only.
+    /// routers, and put pods on one link with routes of their own; a spinning worker needs a core of
+    /// its own; a full node is compared on one wire only, AF_XDP natively where segments are small
+    /// and on the wire to compare these with.
     pub fn suits(self, contender: Contender) -> bool {
-        if contender == Contender::PodwayVxlanFull {
-            return self == Self::True;
+        match contender {
+            Contender::PodwayVxlanFull => return self == Self::True,
+            Contender::PodwayNativeAfXdp => {
+                return matches!(
+                    self,
+                    Self::TrueTxOff | Self::NarrowMiddle | Self::SmallSegments
+                );
+            }
+            _ => {}
         }
         let spins = contender == Contender::PodwaySpin;
         match self {
-            Self::Jumbo | Self::JumboTxOff | Self::NarrowMiddle => !contender.is_switch() && !spins,
+            Self::Jumbo | Self::JumboTxOff | Self::NarrowMiddle | Self::SmallSegments => {
+                !contender.is_switch() && !spins
+            }
             Self::Pinned => true,
             Self::True | Self::TrueTxOff | Self::Virtual => !spins,
         }
@@ -100,6 +120,7 @@ impl fmt::Display for Wire {
             Self::JumboTxOff => "wire-true, MTU 9000, tx off",
             Self::Virtual => "virtual wire, offloads left on",
             Self::NarrowMiddle => "1400-byte link in the middle, tx off",
+            Self::SmallSegments => "wire-true, MTU 1500, tx off, MSS 536 announced",
             Self::Pinned => "wire-true, MTU 1500, tx on; all but a spinning worker on core 0",
         })
     }
@@ -121,6 +142,8 @@ mod tests {
         assert!(Wire::True.suits(Contender::KernelNative));
         assert!(Wire::NarrowMiddle.suits(Contender::PodwayNative));
         assert!(!Wire::NarrowMiddle.suits(Contender::OvsAfxdp));
+        assert!(Wire::SmallSegments.suits(Contender::PodwayNativeAfXdp));
+        assert!(!Wire::True.suits(Contender::PodwayNativeAfXdp));
         assert!(!Wire::True.suits(Contender::PodwaySpin));
         assert!(Wire::True.suits(Contender::PodwayVxlanFull));
         assert!(!Wire::Jumbo.suits(Contender::PodwayVxlanFull));
