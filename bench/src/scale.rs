@@ -11,14 +11,14 @@
 //!   has adopted tables with or without the route, as the dataplane's own status tells.
 
 use std::fs;
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use podway_proto::client;
 use podway_proto::control::{self, NodeSpec, PortRoleSpec, RouteSpec, ViaSpec};
-use podway_proto::{CONTROL_SOCKET, DATAPLANE_SOCKET, VERSION, codec, dataplane};
+use podway_proto::{CONTROL_SOCKET, DATAPLANE_SOCKET, VERSION, dataplane};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -253,18 +253,15 @@ impl Scale {
 }
 
 /// A connection to a daemon's socket.
-struct Lines {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
-}
+struct Lines(client::Lines);
 
 impl Lines {
     /// Connects as soon as somebody listens, and greets.
     fn connect<Hello: Serialize>(path: &Path, hello: &Hello) -> Result<Self> {
         let begin = Instant::now();
-        let writer = loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => break stream,
+        let lines = loop {
+            match client::Lines::connect(path, DEADLINE) {
+                Ok(lines) => break lines,
                 Err(error) if begin.elapsed() > DEADLINE => {
                     return Err(late(&path.display().to_string(), error.to_string()));
                 }
@@ -272,11 +269,7 @@ impl Lines {
             }
             cleanup::interrupted()?;
         };
-        let reader = writer.try_clone().map_err(Error::io("a socket"))?;
-        let mut lines = Self {
-            reader: BufReader::new(reader),
-            writer,
-        };
+        let mut lines = Self(lines);
         lines.ask::<_, serde_json::Value>(hello)?;
         Ok(lines)
     }
@@ -285,8 +278,9 @@ impl Lines {
         &mut self,
         request: &Request,
     ) -> Result<Response> {
-        codec::exchange(&mut self.reader, &mut self.writer, request)
-            .map_err(Error::io("ask a daemon"))
+        let deadline = Instant::now() + DEADLINE;
+        let answer = self.0.exchange(request, deadline);
+        answer.map_err(Error::io("ask a daemon"))
     }
 }
 

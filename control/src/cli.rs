@@ -1,19 +1,21 @@
 //! The command line `podway`: arguments to a request, a response to text or JSON.
 
-use std::io::{self, BufReader, Write};
+mod load;
+
+use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use podway_proto::client::{Client, ClientError};
 use podway_proto::control::{
     NodeSpec, PortRoleSpec, PortSpec, Request, Response, RouteSpec, ViaSpec,
 };
 use podway_proto::types::{MacAddr, Mode};
-use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, ErrorBody, ErrorCode, VERSION, codec};
+use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, codec};
 
 use crate::show;
 
@@ -28,6 +30,15 @@ Examples:
 
 Exit codes: 0 done, 1 refused, 2 wrong usage, 3 not found, 4 the daemon cannot be reached.";
 
+const LOAD: &str = "\
+A line is what 'podway route add' takes; what follows a # says nothing:
+  10.9.0.0/16 via node-b
+  10.10.0.0/16 via 192.168.1.9 dev eth0
+
+Examples:
+  podway route load routes.txt
+  generate-routes | podway route load -";
+
 /// Tells podway-control what should be, and asks how things are.
 #[derive(Debug, Parser)]
 #[command(name = "podway", version, after_help = EXAMPLES)]
@@ -38,7 +49,7 @@ pub struct Cli {
     /// The daemon's socket itself, in place of the run directory.
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
-    /// Seconds to wait for the daemon.
+    /// Seconds to wait for each answer of the daemon.
     #[arg(long, value_name = "S", global = true, default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -127,6 +138,15 @@ enum RouteCommand {
         /// The route's prefix.
         prefix: IpNet,
     },
+    /// Add or change the routes of a file, all of them or none; other routes stay.
+    #[command(after_help = LOAD)]
+    Load {
+        /// One route a line; `-` is standard input.
+        file: PathBuf,
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// List all routes, those of PodCIDRs and of local pods included.
     #[command(visible_alias = "list")]
     Show,
@@ -203,21 +223,28 @@ enum YesNo {
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Entries of a bulk were refused.
     #[error("{0}")]
-    Refused(ErrorBody),
+    Entries(String),
     #[error("{0}")]
     Usage(String),
-    #[error("{0}")]
-    Unreachable(String),
+}
+
+impl From<String> for Failure {
+    fn from(complaint: String) -> Self {
+        Self::Usage(complaint)
+    }
 }
 
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(error) if error.code.is_not_found() => 3,
-            Self::Refused(_) => 1,
+            Self::Client(ClientError::Refused(error)) if error.code.is_not_found() => 3,
+            Self::Client(ClientError::Refused(_)) | Self::Entries(_) => 1,
             Self::Usage(_) => 2,
-            Self::Unreachable(_) => 4,
+            Self::Client(_) => 4,
         }
     }
 }
@@ -239,19 +266,28 @@ impl Cli {
             .socket
             .clone()
             .unwrap_or_else(|| self.run_dir.join(CONTROL_SOCKET));
-        let watch = matches!(self.command, Command::Counters { watch: true });
         let json = self.json;
         let timeout = Duration::from_secs(self.timeout);
-        let request = self.command.into_request()?;
-        let mut client = Client::connect(&socket, timeout)?;
-        if watch {
-            return watch_counters(&mut client, &request, json, out);
-        }
-        let response = client.ask(&request)?;
+        let connect = || Client::connect(&socket, timeout);
+        let mut client;
+        let response = match self.command {
+            Command::Route(RouteCommand::Load { file, dry_run }) => {
+                client = connect()?;
+                load::load(&mut client, &file, dry_run)?
+            }
+            Command::Counters { watch: true } => {
+                return watch_counters(&mut connect()?, json, out);
+            }
+            command => {
+                let request = command.into_request()?;
+                client = connect()?;
+                client.call(&request)?
+            }
+        };
         let text = match &response {
             _ if json => String::from_utf8_lossy(&codec::encode(&response)).into_owned(),
             // What the dataplane got for a port is in the status, once for all readers.
-            Response::Ports { ports } => show::ports(ports, &client.ask(&Request::Status)?),
+            Response::Ports { ports } => show::ports(ports, &client.call(&Request::Status)?),
             _ => show::text(&response),
         };
         // Nobody listens to a broken pipe: `podway counters | head` is no failure.
@@ -280,6 +316,7 @@ impl Command {
             Self::Route(RouteCommand::Add(route)) => Request::RouteAdd(route.into_spec()?),
             Self::Route(RouteCommand::Replace(route)) => Request::RouteReplace(route.into_spec()?),
             Self::Route(RouteCommand::Del { prefix }) => Request::RouteDel { prefix },
+            Self::Route(RouteCommand::Load { .. }) => unreachable!("it is no single request"),
             Self::Route(RouteCommand::Show) => Request::RouteShow,
             Self::Route(RouteCommand::Get { address }) => Request::RouteGet { address },
             Self::Port(PortCommand::Add(port)) => Request::PortAdd(PortSpec {
@@ -303,105 +340,35 @@ impl Command {
 }
 
 impl RouteArgs {
-    /// A target that reads as an address is a router, any other a node: node names may not look
-    /// like addresses.
-    fn into_spec(self) -> Result<RouteSpec, Failure> {
-        let via = match self.target.parse() {
-            Ok(address) => ViaSpec::Gateway {
-                address,
-                interface: self.interface,
-            },
-            Err(_) if self.interface.is_some() => {
-                return Err(Failure::Usage(format!(
-                    "'dev' goes with the address of a router, and '{}' is the name of a node; \
-                     leave 'dev' out",
-                    self.target
-                )));
-            }
-            Err(_) => ViaSpec::Node { node: self.target },
-        };
+    fn into_spec(self) -> Result<RouteSpec, String> {
         Ok(RouteSpec {
             prefix: self.prefix,
-            via,
+            via: via(self.target, self.interface)?,
         })
     }
 }
 
-/// A connection to the daemon after `hello`.
-#[derive(Debug)]
-struct Client {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
-}
-
-impl Client {
-    fn connect(socket: &Path, timeout: Duration) -> Result<Self, Failure> {
-        let unreachable = |error: io::Error| {
-            let remedy = match error.kind() {
-                io::ErrorKind::PermissionDenied => "run as root or as a member of its group",
-                _ => "is podway-control running, and is --run-dir the one that it was given?",
-            };
-            Failure::Unreachable(format!(
-                "cannot reach podway-control at {}: {error}; {remedy}",
-                socket.display()
-            ))
-        };
-        let writer = UnixStream::connect(socket).map_err(unreachable)?;
-        let reader = writer.try_clone().map_err(unreachable)?;
-        writer
-            .set_read_timeout(Some(timeout))
-            .map_err(unreachable)?;
-        writer
-            .set_write_timeout(Some(timeout))
-            .map_err(unreachable)?;
-        let mut client = Self {
-            reader: BufReader::new(reader),
-            writer,
-        };
-        match client.ask(&Request::Hello { version: VERSION })? {
-            Response::Hello {
-                version: VERSION, ..
-            } => Ok(client),
-            other => Err(Failure::Refused(ErrorBody::new(
-                ErrorCode::VersionMismatch,
-                format!(
-                    "podway-control answered {other:?} to protocol version {VERSION}; install \
-                         both programs from one release"
-                ),
-            ))),
-        }
-    }
-
-    fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
-        let answer = codec::exchange(&mut self.reader, &mut self.writer, request);
-        match answer {
-            Ok(Response::Error(error)) => Err(Failure::Refused(error)),
-            Ok(response) => Ok(response),
-            Err(error) => Err(Failure::Unreachable(match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    "podway-control did not answer in time; see its log, or give it more with \
-                     --timeout"
-                        .to_owned()
-                }
-                _ => format!("podway-control did not answer: {error}; see its log"),
-            })),
-        }
+/// A target that reads as an address is a router, any other a node: node names may not look like
+/// addresses.
+fn via(target: String, interface: Option<String>) -> Result<ViaSpec, String> {
+    match target.parse() {
+        Ok(address) => Ok(ViaSpec::Gateway { address, interface }),
+        Err(_) if interface.is_some() => Err(format!(
+            "'dev' goes with the address of a router, and '{target}' is the name of a node; leave \
+             'dev' out"
+        )),
+        Err(_) => Ok(ViaSpec::Node { node: target }),
     }
 }
 
 /// Shows the counters once a second until interrupted or the reader is gone.
-fn watch_counters(
-    client: &mut Client,
-    request: &Request,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
+fn watch_counters(client: &mut Client, json: bool, out: &mut impl Write) -> Result<(), Failure> {
     const PERIOD: Duration = Duration::from_secs(1);
     // Home and clear to the end: what is left of the last picture goes, without flicker.
     const CLEAR: &str = "\x1b[H\x1b[J";
     let mut last: Option<(Instant, Response)> = None;
     loop {
-        let response = client.ask(request)?;
+        let response = client.call(&Request::Counters)?;
         let now = Instant::now();
         let written = if json {
             out.write_all(&codec::encode(&response))
@@ -422,6 +389,8 @@ fn watch_counters(
 
 #[cfg(test)]
 mod tests {
+    use podway_proto::{ErrorBody, ErrorCode};
+
     use super::*;
 
     fn request(line: &str) -> Request {
@@ -533,11 +502,24 @@ mod tests {
 
     #[test]
     fn each_failure_has_its_exit_code() {
-        let refused = |code| Failure::Refused(ErrorBody::new(code, "")).exit_code();
+        let failed = |error| Failure::Client(error).exit_code();
+        let refused = |code| failed(ClientError::Refused(ErrorBody::new(code, "")));
         assert_eq!(refused(ErrorCode::Invalid), 1);
         assert_eq!(refused(ErrorCode::NotFound), 3);
         assert_eq!(refused(ErrorCode::NoSuchInterface), 3);
         assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
-        assert_eq!(Failure::Unreachable(String::new()).exit_code(), 4);
+        assert_eq!(Failure::Entries(String::new()).exit_code(), 1);
+        let socket = PathBuf::new;
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        let unreachable = ClientError::Unreachable {
+            socket: socket(),
+            source,
+        };
+        assert_eq!(failed(unreachable), 4);
+        let timed_out = ClientError::TimedOut {
+            socket: socket(),
+            timeout: Duration::ZERO,
+        };
+        assert_eq!(failed(timed_out), 4);
     }
 }

@@ -1,15 +1,18 @@
 //! `control.sock`: lines of clients to requests, responses to lines.
 //!
-//! What is no request, and what comes before `hello`, is answered here; the main loop sees
-//! requests only, one of a client at a time.
+//! What is no request, what comes before `hello`, and a bulk that is not whole yet are answered
+//! here; the main loop sees tasks only, one of a client at a time.
 
 use std::path::Path;
+use std::time::Instant;
 
 use mio::{Registry, Token};
 use podway_proto::codec::{decode, encode};
 use podway_proto::control::{Request, Response};
 use podway_proto::server::{BindError, ClientId, Handshake, LineServer, Reply};
 use podway_proto::{CONTROL_SOCKET, ErrorBody, VERSION};
+
+use crate::bulk::{Bulk, Handle, Turn};
 
 /// Lines taken in one round: enough to share the work that follows a change among them, few
 /// enough that the kernel and the dataplane get their turn.
@@ -18,7 +21,24 @@ const LINES_PER_ROUND: usize = 64;
 /// The socket and the clients that are connected to it.
 #[derive(Debug)]
 pub struct Clients {
-    server: LineServer<Handshake>,
+    server: LineServer<Connection>,
+    bulks: Turn,
+}
+
+/// What is kept for a connection.
+#[derive(Debug, Default)]
+struct Connection {
+    handshake: Handshake,
+    bulk: Handle,
+}
+
+/// What the main loop does for a client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Task {
+    /// A request as it came.
+    Request(Request),
+    /// A bulk that was handed over as a whole.
+    Bulk(Bulk),
 }
 
 impl Clients {
@@ -28,7 +48,8 @@ impl Clients {
     /// [`BindError`] names the file, or says that a second daemon is running.
     pub fn listen(run_dir: &Path, registry: &Registry, first: usize) -> Result<Self, BindError> {
         let server = LineServer::bind(&run_dir.join(CONTROL_SOCKET), registry, first)?;
-        Ok(Self { server })
+        let bulks = Turn::default();
+        Ok(Self { server, bulks })
     }
 
     /// Notes an event of one of its tokens.
@@ -36,25 +57,30 @@ impl Clients {
         self.server.ready(token, registry);
     }
 
-    /// The requests of a round. Each is owed a [`Clients::respond`].
-    pub fn take_requests(&mut self) -> Vec<(ClientId, Request)> {
-        let mut requests = Vec::new();
+    /// The tasks of a round. Each is owed a [`Clients::respond`].
+    pub fn take_tasks(&mut self) -> Vec<(ClientId, Task)> {
+        let mut tasks = Vec::new();
+        let (bulks, now) = (&mut self.bulks, Instant::now());
         self.server
-            .take_lines(LINES_PER_ROUND, |client, handshake, line| {
+            .take_lines(LINES_PER_ROUND, |client, connection, line| {
                 let request = match decode(line) {
+                    Ok(Request::Hello { version }) => {
+                        return greet(&mut connection.handshake, version);
+                    }
                     Ok(request) => request,
                     Err(error) => return Reply::Now(refusal(error)),
                 };
-                if let Request::Hello { version } = request {
-                    return greet(handshake, version);
+                let checked = connection.handshake.check();
+                match checked.and_then(|()| connection.take(request, line.len(), bulks, now)) {
+                    Ok(Some(task)) => {
+                        tasks.push((client, task));
+                        Reply::Later
+                    }
+                    Ok(None) => Reply::Now(encode(&Response::Done)),
+                    Err(error) => Reply::Now(refusal(error)),
                 }
-                if let Err(error) = handshake.check() {
-                    return Reply::Now(refusal(error));
-                }
-                requests.push((client, request));
-                Reply::Later
             });
-        requests
+        tasks
     }
 
     /// Gives a client the response to its request.
@@ -66,6 +92,31 @@ impl Clients {
     #[must_use = "requests that wait are not told of again"]
     pub fn flush(&mut self, registry: &Registry) -> bool {
         self.server.flush(registry)
+    }
+}
+
+impl Connection {
+    /// What is to be done for a request that came in so many `bytes`; nothing yet for a part of a
+    /// bulk.
+    fn take(
+        &self,
+        request: Request,
+        bytes: usize,
+        bulks: &mut Turn,
+        now: Instant,
+    ) -> Result<Option<Task>, ErrorBody> {
+        match request {
+            Request::BulkBegin { replace, dry_run } => {
+                bulks.begin(&self.bulk, replace, dry_run, now)?;
+                Ok(None)
+            }
+            Request::BulkPart(entries) => {
+                self.bulk.add(entries, bytes, now)?;
+                Ok(None)
+            }
+            Request::BulkEnd => Ok(Some(Task::Bulk(self.bulk.end()?))),
+            request => Ok(Some(Task::Request(request))),
+        }
     }
 }
 
@@ -90,6 +141,7 @@ mod tests {
 
     use mio::Poll;
     use podway_proto::ErrorCode;
+    use podway_proto::entries::Entries;
 
     use super::*;
 
@@ -118,15 +170,15 @@ mod tests {
             }
         }
 
-        /// The client sends `text`; the requests that the main loop gets of it, all answered.
-        fn send(&mut self, text: &str) -> Vec<Request> {
+        /// The client sends `text`; the tasks that the main loop gets of it, all answered.
+        fn send(&mut self, text: &str) -> Vec<Task> {
             self.client.get_mut().write_all(text.as_bytes()).unwrap();
             self.clients.ready(Token(FIRST + 1), self.poll.registry());
             let mut all = Vec::new();
             loop {
-                for (client, request) in self.clients.take_requests() {
+                for (client, task) in self.clients.take_tasks() {
                     self.clients.respond(client, &Response::Done);
-                    all.push(request);
+                    all.push(task);
                 }
                 if !self.clients.flush(self.poll.registry()) {
                     return all;
@@ -165,7 +217,8 @@ mod tests {
         let hello = Request::Hello { version: VERSION };
         let text = String::from_utf8(encode(&hello)).unwrap()
             + "{\"request\":\"status\"}\nnonsense\n{\"request\":\"node-list\"}\n";
-        assert_eq!(bench.send(&text), [Request::Status, Request::NodeList]);
+        let tasks = [Request::Status, Request::NodeList].map(Task::Request);
+        assert_eq!(bench.send(&text), tasks);
         let greeting = Response::Hello {
             version: VERSION,
             pid: std::process::id(),
@@ -174,5 +227,36 @@ mod tests {
         assert_eq!(bench.receive(), Response::Done);
         assert_eq!(bench.refusal(), ErrorCode::BadRequest);
         assert_eq!(bench.receive(), Response::Done);
+    }
+
+    #[test]
+    fn a_bulk_comes_to_the_main_loop_as_a_whole() {
+        let mut bench = Bench::new();
+        let hello = Request::Hello { version: VERSION };
+        let (replace, dry_run) = (true, false);
+        let begin = Request::BulkBegin { replace, dry_run };
+        let part = Request::BulkPart(Entries::default());
+        let lines = [
+            &hello,
+            &part,
+            &begin,
+            &part,
+            &Request::BulkEnd,
+            &Request::BulkEnd,
+        ];
+        let text: Vec<u8> = lines.into_iter().flat_map(encode).collect();
+        let bulk = Bulk {
+            replace,
+            dry_run,
+            entries: Entries::default(),
+        };
+        let tasks = bench.send(&String::from_utf8(text).unwrap());
+        assert_eq!(tasks, [Task::Bulk(bulk)]);
+        assert!(matches!(bench.receive(), Response::Hello { .. }));
+        assert_eq!(bench.refusal(), ErrorCode::BadRequest);
+        for _ in 0..3 {
+            assert_eq!(bench.receive(), Response::Done);
+        }
+        assert_eq!(bench.refusal(), ErrorCode::BadRequest);
     }
 }

@@ -150,8 +150,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         // One round: what the kernel tells, what clients ask, what follows from both.
         node.follow_kernel();
         node.follow_errors();
-        let requests = clients.take_requests();
-        for (client, response) in node.handle(requests, poll.registry(), Instant::now()) {
+        let tasks = clients.take_tasks();
+        for (client, response) in node.handle(tasks, poll.registry(), Instant::now()) {
             clients.respond(client, &response);
         }
         more_requests = clients.flush(poll.registry());

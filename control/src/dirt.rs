@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, PortRoleSpec, ViaSpec};
+use podway_proto::entries::Difference;
 use podway_proto::types::Mode;
 
 use crate::entry::Entry;
@@ -75,6 +76,21 @@ impl Dirt {
                 Entry::NoNode(_) | Entry::NoRoute(_) | Entry::NoPort(_) => {}
             }
         }
+    }
+
+    /// Notes that many entries have changed at once, in `world` and `index` already.
+    pub fn bulk(&mut self, change: &Difference, world: &World<'_>, index: &Index) {
+        for entries in [&change.removed, &change.added] {
+            for node in &entries.nodes {
+                self.node(node, world, index);
+            }
+            self.routes.extend(entries.routes.iter().map(|r| r.prefix));
+            for port in &entries.ports {
+                self.port(&port.role);
+            }
+        }
+        // Which route is the first through its router does not show when many come at once.
+        self.objects |= !change.is_empty();
     }
 
     fn node(&mut self, node: &NodeSpec, world: &World<'_>, index: &Index) {
@@ -211,9 +227,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use podway_proto::control::{PortSpec, Request, RouteSpec};
+    use podway_proto::entries::Entries;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bulk::{self, Bulk};
     use crate::facts::Facts;
     use crate::kernel::{self, Want};
     use crate::netlink::{Address, Link, Lookup, Neighbor, Route};
@@ -252,6 +270,8 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Ask(Request),
+        /// Many entries at once.
+        Bulk(Bulk),
         Tell(Event),
         Way(IpAddr, Option<Lookup>),
     }
@@ -298,6 +318,29 @@ mod tests {
                 interface: interface(one).1.to_owned(),
             },
         })
+    }
+
+    /// What `requests` tell; of two that tell of the same the last.
+    fn bulk(replace: bool, requests: Vec<Request>) -> Bulk {
+        let (mut nodes, mut routes) = (BTreeMap::new(), BTreeMap::new());
+        let mut ports = BTreeMap::new();
+        for request in requests {
+            match request {
+                Request::NodeSet(node) => drop(nodes.insert(node.name.clone(), node)),
+                Request::RouteReplace(route) => drop(routes.insert(route.prefix, route)),
+                Request::PortAdd(port) => drop(ports.insert(port.interface.clone(), port)),
+                _ => {}
+            }
+        }
+        Bulk {
+            replace,
+            dry_run: false,
+            entries: Entries {
+                nodes: nodes.into_values().collect(),
+                routes: routes.into_values().collect(),
+                ports: ports.into_values().collect(),
+            },
+        }
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -362,6 +405,8 @@ mod tests {
         let way = (any::<u8>(), any::<Option<(u8, bool)>>());
         prop_oneof![
             3 => request().prop_map(Step::Ask),
+            1 => (any::<bool>(), prop::collection::vec(request(), 0..8))
+                .prop_map(|(replace, requests)| Step::Bulk(bulk(replace, requests))),
             2 => event().prop_map(Step::Tell),
             1 => way.prop_map(|(one, way)| {
                 // Routers and nodes, and the first hosts of native nodes' prefixes.
@@ -437,6 +482,18 @@ mod tests {
                     let after = Entry::about(&request, desired).unwrap();
                     self.index.change(&before, &after);
                     dirt.entry(&before, &after, &fixture.world(), &self.index);
+                }
+                Step::Bulk(told) => {
+                    let fixed = Fixed {
+                        node_name: "a",
+                        uplink: Some("eth0"),
+                    };
+                    if let Ok(after) = bulk::apply(&fixture.desired, &told, fixed) {
+                        let change = bulk::difference(&fixture.desired, &after);
+                        fixture.desired = after;
+                        self.index = fixture.index();
+                        dirt.bulk(&change, &fixture.world(), &self.index);
+                    }
                 }
                 Step::Tell(event) => {
                     let link = match &event {

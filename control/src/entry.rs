@@ -43,7 +43,11 @@ impl Entry {
             | Request::RouteShow
             | Request::RouteGet { .. }
             | Request::PortShow
-            | Request::Counters => None,
+            | Request::Counters
+            | Request::Export
+            | Request::BulkBegin { .. }
+            | Request::BulkPart(_)
+            | Request::BulkEnd => None,
         }
     }
 

@@ -17,10 +17,12 @@
 //!
 //! - [`settings`]: the configuration file, validated.
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
+//! - [`bulk`]: many entries at once, all or none.
 //! - [`import`]: routes that a routing daemon tells. [`masquerade`]: packets that leave the cluster.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop; nothing in it blocks.
 
+pub mod bulk;
 pub mod cli;
 pub mod clients;
 pub mod daemon;

@@ -13,9 +13,12 @@ use ipnet::IpNet;
 use mio::Registry;
 use podway_proto::control::{DataplaneLink, PortRoleSpec, Request, Response, ViaSpec};
 use podway_proto::dataplane;
+use podway_proto::entries::{Entries, EntryKey, RefusedEntry};
 use podway_proto::server::ClientId;
 use podway_proto::{ErrorBody, ErrorCode};
 
+use crate::bulk::{self, Bulk};
+use crate::clients::Task;
 use crate::dirt::Dirt;
 use crate::entry::Entry;
 use crate::import::Import;
@@ -211,20 +214,23 @@ impl Node {
         }
     }
 
-    /// Handles the requests of a round and gives the responses that are ready: to them, and to
-    /// earlier ones that waited for the dataplane.
+    /// Handles the tasks of a round and gives the responses that are ready: to them, and to earlier
+    /// ones that waited for the dataplane.
     pub fn handle(
         &mut self,
-        requests: Vec<(ClientId, Request)>,
+        tasks: Vec<(ClientId, Task)>,
         registry: &Registry,
         now: Instant,
     ) -> Vec<(ClientId, Response)> {
         let mut responses = Vec::new();
         let mut questions = Vec::new();
-        for (client, request) in requests {
-            match self.change(&request) {
-                Some(result) => responses.push((client, result.into())),
-                None => questions.push((client, request)),
+        for (client, task) in tasks {
+            match task {
+                Task::Bulk(bulk) => responses.push((client, self.bulk(&bulk))),
+                Task::Request(request) => match self.change(&request) {
+                    Some(result) => responses.push((client, result.into())),
+                    None => questions.push((client, request)),
+                },
             }
         }
         self.settle(now);
@@ -260,17 +266,8 @@ impl Node {
     }
 
     fn change_entry(&mut self, request: &Request, before: Entry) -> Result<(), ErrorBody> {
-        let fixed = Fixed {
-            node_name: &self.settings.node_name,
-            uplink: self.settings.uplink.as_deref(),
-        };
-        let told_link = |via: &ViaSpec| match via {
-            ViaSpec::Gateway {
-                interface: Some(interface),
-                ..
-            } => report::check_link(&self.observed, interface),
-            _ => Ok(()),
-        };
+        let fixed = fixed(&self.settings);
+        let told_link = |via: &ViaSpec| check_told_link(&self.observed, via);
         let desired = &mut self.desired;
         match request.clone() {
             Request::NodeSet(node) => desired.set_node(node)?,
@@ -304,6 +301,52 @@ impl Node {
         dirt.entry(&before, &after, &self.world(), &self.index);
         self.dirt = dirt;
         Ok(())
+    }
+
+    /// Makes all that a bulk asks for, or nothing.
+    fn bulk(&mut self, bulk: &Bulk) -> Response {
+        let after = match bulk::apply(&self.desired, bulk, fixed(&self.settings)) {
+            Ok(after) => after,
+            Err(refused) => return Response::BulkRefused { refused },
+        };
+        let change = bulk::difference(&self.desired, &after);
+        let refused = self.without_link(&change.added);
+        if !refused.is_empty() {
+            return Response::BulkRefused { refused };
+        }
+        if bulk.dry_run || change.is_empty() {
+            return Response::BulkDone(change);
+        }
+        let before = std::mem::replace(&mut self.desired, after);
+        if let Err(error) = self.store.save(&self.desired) {
+            self.desired = before;
+            return Response::Error(ErrorBody::new(ErrorCode::System, error.to_string()));
+        }
+        self.index = Index::of(&self.desired);
+        let mut dirt = std::mem::take(&mut self.dirt);
+        dirt.bulk(&change, &self.world(), &self.index);
+        self.dirt = dirt;
+        Response::BulkDone(change)
+    }
+
+    /// Those of new entries that name a link which does not exist.
+    fn without_link(&self, new: &Entries) -> Vec<RefusedEntry> {
+        let routes = new.routes.iter().map(|route| {
+            let checked = check_told_link(&self.observed, &route.via);
+            (EntryKey::from(route), checked)
+        });
+        let ports = new.ports.iter().map(|port| {
+            let checked = report::check_link(&self.observed, &port.interface);
+            (EntryKey::from(port), checked)
+        });
+        routes
+            .chain(ports)
+            .filter_map(|(entry, checked)| {
+                let error = checked.err()?;
+                Some(RefusedEntry { entry, error })
+            })
+            .take(bulk::MAX_REFUSED)
+            .collect()
     }
 
     /// Brings kernel and dataplane in line if anything has changed.
@@ -584,6 +627,7 @@ impl Node {
                 Ok(answer) => Response::RouteGet(answer),
                 Err(error) => Response::Error(error),
             },
+            Request::Export => Response::Entries(bulk::entries(&self.desired)),
             Request::Status => return self.ask(client, Question::Status),
             Request::Counters => return self.ask(client, Question::Counters),
             // Clients are greeted before they come here, and changes were made before.
@@ -653,5 +697,23 @@ impl Node {
             errors.into_iter().collect(),
         );
         Response::Status(Box::new(status))
+    }
+}
+
+fn fixed(settings: &Settings) -> Fixed<'_> {
+    Fixed {
+        node_name: &settings.node_name,
+        uplink: settings.uplink.as_deref(),
+    }
+}
+
+/// Whether the link that was told for a router exists, if one was.
+fn check_told_link(observed: &Observed, via: &ViaSpec) -> Result<(), ErrorBody> {
+    match via {
+        ViaSpec::Gateway {
+            interface: Some(interface),
+            ..
+        } => report::check_link(observed, interface),
+        _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! Responses as text for people.
 
+pub mod change;
 mod ports;
 mod table;
 
@@ -27,6 +28,9 @@ pub fn text(response: &Response) -> String {
             counters,
             imbalances,
         } => show_counters(counters, imbalances),
+        Response::Entries(entries) => change::entries(entries),
+        Response::BulkDone(difference) => change::summary(difference),
+        Response::BulkRefused { refused } => change::refused(refused).join("\n") + "\n",
         Response::Error(error) => format!("{error}\n"),
     }
 }

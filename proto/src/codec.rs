@@ -1,7 +1,5 @@
 //! Lines of JSON, in and out, with a length limit.
 
-use std::io::{self, BufRead, Write};
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -83,36 +81,7 @@ pub fn encode<T: Serialize>(document: &T) -> Vec<u8> {
     line
 }
 
-/// Sends `request` on a blocking connection and reads the one response to it.
-///
-/// # Errors
-/// What the connection says; `UnexpectedEof` when the peer closed it, `InvalidData` for a
-/// response that is too long or not of type `Resp`.
-pub fn exchange<Req: Serialize, Resp: DeserializeOwned>(
-    reader: &mut impl BufRead,
-    writer: &mut impl Write,
-    request: &Req,
-) -> io::Result<Resp> {
-    writer.write_all(&encode(request))?;
-    writer.flush()?;
-    let mut line = Vec::new();
-    let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX);
-    io::Read::take(&mut *reader, limit).read_until(b'\n', &mut line)?;
-    match line.pop() {
-        Some(b'\n') => serde_json::from_slice(&line)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
-        Some(_) if line.len() + 1 == MAX_RESPONSE => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "response longer than the limit",
-        )),
-        _ => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the daemon closed the connection",
-        )),
-    }
-}
-
-/// Longest response that [`exchange`] reads, in bytes: a listing of everything may be long.
+/// Longest response that a client reads, in bytes: a listing of everything may be long.
 pub const MAX_RESPONSE: usize = 256 << 20;
 
 #[cfg(test)]

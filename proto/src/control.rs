@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::dataplane;
+use crate::entries::{Difference, Entries, RefusedEntry};
 use crate::types::{MacAddr, Mode, Path, Via, Vni};
 use crate::{ErrorBody, ErrorCode};
 
@@ -64,6 +65,26 @@ pub enum Request {
     PortShow,
     /// What the dataplane has counted. Answer: [`Response::Counters`].
     Counters,
+    /// All that was told. Answer: [`Response::Entries`].
+    Export,
+    /// Begins a bulk: entries by the thousand that come into force together or not at all. One that
+    /// this connection has begun is forgotten. One client has a bulk under way at a time; it loses
+    /// it when it says nothing of it for ten seconds and another begins one. Answer:
+    /// [`Response::Done`].
+    BulkBegin {
+        /// Whether what is not in the bulk is removed. Otherwise it stays, and an entry of the bulk
+        /// takes the place of the one of the same name, prefix or interface.
+        replace: bool,
+        /// Whether nothing is to be changed in the end, only answered.
+        dry_run: bool,
+    },
+    /// Entries of the bulk that was begun on this connection, in any order, up to
+    /// [`MAX_BULK`](crate::entries::MAX_BULK) bytes of lines in all. Nothing of them is looked at
+    /// before the end. Answer: [`Response::Done`].
+    BulkPart(Entries),
+    /// Puts the bulk into force, all of it or nothing. Answer: [`Response::BulkDone`] or
+    /// [`Response::BulkRefused`].
+    BulkEnd,
 }
 
 /// A node, as it is told.
@@ -185,6 +206,15 @@ pub enum Response {
         /// What of the two books does not balance, one sentence each. While packets flow, packets
         /// on their way show here.
         imbalances: Vec<String>,
+    },
+    /// To [`Request::Export`].
+    Entries(Entries),
+    /// To [`Request::BulkEnd`]: what has changed, or would have.
+    BulkDone(Difference),
+    /// To [`Request::BulkEnd`]: nothing has changed.
+    BulkRefused {
+        /// The entries that stand in the way; up to a thousand.
+        refused: Vec<RefusedEntry>,
     },
     /// The request was refused; nothing has changed.
     Error(ErrorBody),

@@ -7,24 +7,26 @@
 //! - [`dataplane`]: what `podway-control` says to `podway-dataplane` over `dataplane.sock`.
 //! - [`control`]: what `podway` (or any other client) says to `podway-control` over `control.sock`.
 //! - [`types`]: the facts that both share: ports, nodes, routes, neighbours.
+//! - [`entries`]: all that was told as one document, and differences between two of them.
 //! - [`config`]: the configuration file that both daemons read.
 //! - [`codec`]: lines in and out, with the length limit.
 //! - [`server`]: the serving side of both sockets.
+//! - [`client`]: the asking side, for `podway` and for programs of others.
 
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod entries;
 mod error;
 pub mod server;
 pub mod types;
+mod version;
 
 pub use error::{ErrorBody, ErrorCode};
 pub use ipnet::IpNet;
-
-/// Version of both protocols. A daemon refuses a client whose version differs from its own with
-/// [`ErrorCode::VersionMismatch`] and names both.
-pub const VERSION: u32 = 2;
+pub use version::{VERSION, mismatch};
 
 /// Default directory of the sockets and of the state file; one per node, since network
 /// namespaces share the file system.

@@ -28,7 +28,7 @@ use rustix::process::umask;
 
 use client::{Client, refusal};
 
-use crate::{ErrorBody, ErrorCode, VERSION};
+use crate::{ErrorBody, ErrorCode, VERSION, mismatch};
 
 /// Most clients at once. A further one takes the place of another: of the process that holds most
 /// connections, the one that has been silent for longest. It is told so and closed.
@@ -334,11 +334,7 @@ impl Handshake {
         if self.greeted {
             return Ok(());
         }
-        let message = format!(
-            "this is protocol version {VERSION} and the client speaks {version}; install both \
-             from one release"
-        );
-        Err(ErrorBody::new(ErrorCode::VersionMismatch, message))
+        Err(mismatch(version, VERSION))
     }
 
     /// Checks that other requests may come.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use podway_proto::control::{self, PortRoleSpec, ViaSpec};
 use podway_proto::dataplane::{self, Change};
+use podway_proto::entries::{Difference, Entries, EntryKey, RefusedEntry};
 use podway_proto::types::{
     Link, LocalNode, MacAddr, Mode, Neighbor, Node, Path as NodePath, Port, PortRole, Route, Via,
     Vni,
@@ -150,6 +151,13 @@ fn control_requests() {
             },
             Request::PortShow,
             Request::Counters,
+            Request::Export,
+            Request::BulkBegin {
+                replace: false,
+                dry_run: true,
+            },
+            Request::BulkPart(entries()),
+            Request::BulkEnd,
         ],
     );
 }
@@ -274,9 +282,61 @@ fn control_responses() {
                 counters: counters(),
                 imbalances: vec!["frames".into()],
             },
-            Response::Error(ErrorBody::new(ErrorCode::NotFound, "there is no node b")),
+            Response::Entries(entries()),
+            Response::BulkDone(Difference {
+                removed: Entries::default(),
+                added: entries(),
+            }),
+            Response::BulkRefused {
+                refused: [
+                    EntryKey::Node {
+                        name: "node-b".into(),
+                    },
+                    EntryKey::Route {
+                        prefix: parse("10.9.0.0/16"),
+                    },
+                    EntryKey::Port {
+                        interface: "veth-a".into(),
+                    },
+                ]
+                .map(|entry| RefusedEntry {
+                    entry,
+                    error: no_node(),
+                })
+                .to_vec(),
+            },
+            Response::Error(no_node()),
         ],
     );
+}
+
+fn no_node() -> ErrorBody {
+    ErrorBody::new(ErrorCode::NotFound, "there is no node b")
+}
+
+fn entries() -> Entries {
+    Entries {
+        nodes: vec![control::NodeSpec {
+            name: "node-b".into(),
+            underlay: parse("192.168.1.2"),
+            pod_cidrs: vec![parse("10.0.1.0/24")],
+            vtep_mac: None,
+            mode: Some(Mode::Vxlan),
+        }],
+        routes: vec![control::RouteSpec {
+            prefix: parse("10.9.0.0/16"),
+            via: ViaSpec::Node {
+                node: "node-b".into(),
+            },
+        }],
+        ports: vec![control::PortSpec {
+            interface: "veth-a".into(),
+            role: PortRoleSpec::Pod {
+                addresses: vec![parse("10.0.0.2")],
+                mac: None,
+            },
+        }],
+    }
 }
 
 #[test]

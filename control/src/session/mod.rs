@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use podway_proto::dataplane::{Refused, Request, Response};
-use podway_proto::{ErrorBody, ErrorCode, VERSION};
+use podway_proto::{ErrorBody, ErrorCode, VERSION, mismatch};
 
 use self::connection::{Connection, Fault, Purpose};
 use self::untold::{Batch, Told, Untold};
@@ -296,10 +296,7 @@ impl Session {
                 self.queue_full_sync();
             }
             (Purpose::Hello, Response::Hello { version, .. }) => {
-                return Err(Fault::slow(&format!(
-                    "it speaks protocol version {version}, this program {VERSION}; install both \
-                     from one release"
-                )));
+                return Err(Fault::slow(&mismatch(VERSION, version).message));
             }
             (Purpose::SyncBegin, Response::Done) => {}
             (Purpose::Apply(told), Response::Applied { refused }) => {

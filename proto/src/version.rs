@@ -1,0 +1,23 @@
+//! The version of the protocols, and what is said when two programs do not share it.
+
+use crate::{ErrorBody, ErrorCode};
+
+/// Version of both protocols. A daemon refuses a client whose version differs from its own with
+/// [`ErrorCode::VersionMismatch`].
+///
+/// `{"request":"hello","version":N}`, its answer and the shape of an error are the same in all
+/// versions, so that programs of any two releases understand why they do not go together.
+pub const VERSION: u32 = 3;
+
+/// The refusal when `client` and `daemon` speak different versions. Names both, and says which of
+/// the two programs is older and has to be upgraded.
+pub fn mismatch(client: u32, daemon: u32) -> ErrorBody {
+    let older = if client < daemon { "client" } else { "daemon" };
+    ErrorBody::new(
+        ErrorCode::VersionMismatch,
+        format!(
+            "the client speaks protocol version {client} and the daemon {daemon}; upgrade the \
+             {older}, which is older"
+        ),
+    )
+}
