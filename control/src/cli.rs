@@ -1,5 +1,7 @@
 //! The command line `podway`: arguments to a request, a response to text or JSON.
 
+mod files;
+mod generate;
 mod load;
 
 use std::io::{self, Write};
@@ -9,8 +11,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use ipnet::IpNet;
-use podway_proto::client::{Client, ClientError};
+use podway_proto::client::{BulkOptions, Client, ClientError};
 use podway_proto::control::{
     NodeSpec, PortRoleSpec, PortSpec, Request, Response, RouteSpec, ViaSpec,
 };
@@ -28,7 +31,12 @@ Examples:
   podway route get 10.0.1.7
   podway counters --watch
 
-Exit codes: 0 done, 1 refused, 2 wrong usage, 3 not found, 4 the daemon cannot be reached.";
+Exit codes:
+  0  done
+  1  refused, nothing has changed; or the answer could not be written
+  2  wrong usage, or a file that cannot be read or is no such file
+  3  what was named does not exist
+  4  the daemon cannot be reached, or did not answer in time";
 
 const LOAD: &str = "\
 A line is what 'podway route add' takes; what follows a # says nothing:
@@ -53,7 +61,7 @@ pub struct Cli {
     #[arg(long, value_name = "S", global = true, default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// Print the daemon's own document.
+    /// Print the daemon's own document; docs/cli.md names its shape.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -78,6 +86,61 @@ enum Command {
         /// Once a second until interrupted, with the rates.
         #[arg(long)]
         watch: bool,
+    },
+    /// Write all that was told: nodes, added routes and ports, as a file for `podway import`.
+    #[command(after_help = "\
+Example:
+  podway export > node-a.json")]
+    Export,
+    /// Bring what `podway export` has written into force, all of it or nothing, and show what
+    /// changes.
+    #[command(after_help = "\
+What is in force and not in the file stays, unless --replace is given. Interfaces that new entries
+name must exist.
+
+Examples:
+  podway import --dry-run --replace node-a.json
+  podway import --replace node-a.json")]
+    Import {
+        /// The file; `-` is standard input.
+        file: PathBuf,
+        /// Only show what would change.
+        #[arg(long)]
+        dry_run: bool,
+        /// Remove what is not in the file.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// The configuration file of a node.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Write completions for a shell to standard output.
+    #[command(after_help = "\
+Example:
+  podway completions bash > /etc/bash_completion.d/podway")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory.
+    #[command(after_help = "\
+Example:
+  podway man /usr/local/share/man/man1")]
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a file as both daemons do when they start; no daemon is asked.
+    #[command(after_help = "\
+Example:
+  podway config check /etc/podway/podway.toml")]
+    Check {
+        /// The file.
+        file: PathBuf,
     },
 }
 
@@ -228,8 +291,13 @@ enum Failure {
     /// Entries of a bulk were refused.
     #[error("{0}")]
     Entries(String),
+    /// A configuration file is wrong.
+    #[error("{0}")]
+    Config(String),
     #[error("{0}")]
     Usage(String),
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
 }
 
 impl From<String> for Failure {
@@ -242,7 +310,10 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Refused(error)) if error.code.is_not_found() => 3,
-            Self::Client(ClientError::Refused(_)) | Self::Entries(_) => 1,
+            Self::Client(ClientError::Refused(_))
+            | Self::Entries(_)
+            | Self::Config(_)
+            | Self::Output(_) => 1,
             Self::Usage(_) => 2,
             Self::Client(_) => 4,
         }
@@ -271,12 +342,31 @@ impl Cli {
         let connect = || Client::connect(&socket, timeout);
         let mut client;
         let response = match self.command {
+            Command::Config(ConfigCommand::Check { file }) => {
+                return print(out, files::check(&file)?.as_bytes());
+            }
+            Command::Completions { shell } => return print(out, &generate::completions(shell)),
+            Command::Man { directory } => return generate::man(&directory),
+            Command::Counters { watch: true } => {
+                return watch_counters(&mut connect()?, json, out);
+            }
             Command::Route(RouteCommand::Load { file, dry_run }) => {
                 client = connect()?;
                 load::load(&mut client, &file, dry_run)?
             }
-            Command::Counters { watch: true } => {
-                return watch_counters(&mut connect()?, json, out);
+            Command::Import {
+                file,
+                dry_run,
+                replace,
+            } => {
+                client = connect()?;
+                let done = files::import(&mut client, &file, BulkOptions { replace, dry_run })?;
+                if let Response::BulkDone(difference) = &done
+                    && !json
+                {
+                    print(out, show::change::lines(difference).as_bytes())?;
+                }
+                done
             }
             command => {
                 let request = command.into_request()?;
@@ -285,14 +375,20 @@ impl Cli {
             }
         };
         let text = match &response {
-            _ if json => String::from_utf8_lossy(&codec::encode(&response)).into_owned(),
+            _ if json => return print(out, &codec::encode(&response)),
             // What the dataplane got for a port is in the status, once for all readers.
             Response::Ports { ports } => show::ports(ports, &client.call(&Request::Status)?),
             _ => show::text(&response),
         };
-        // Nobody listens to a broken pipe: `podway counters | head` is no failure.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        Ok(())
+        print(out, text.as_bytes())
+    }
+}
+
+/// Writes an answer. Nobody listens to a broken pipe: `podway counters | head` is no failure.
+fn print(out: &mut impl Write, answer: &[u8]) -> Result<(), Failure> {
+    match out.write_all(answer).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -300,6 +396,12 @@ impl Command {
     fn into_request(self) -> Result<Request, Failure> {
         Ok(match self {
             Self::Status => Request::Status,
+            Self::Export => Request::Export,
+            Self::Import { .. }
+            | Self::Config(_)
+            | Self::Completions { .. }
+            | Self::Man { .. }
+            | Self::Route(RouteCommand::Load { .. }) => unreachable!("it is no single request"),
             Self::Counters { .. } => Request::Counters,
             Self::Node(NodeCommand::Set(node)) => Request::NodeSet(NodeSpec {
                 name: node.name,
@@ -316,7 +418,6 @@ impl Command {
             Self::Route(RouteCommand::Add(route)) => Request::RouteAdd(route.into_spec()?),
             Self::Route(RouteCommand::Replace(route)) => Request::RouteReplace(route.into_spec()?),
             Self::Route(RouteCommand::Del { prefix }) => Request::RouteDel { prefix },
-            Self::Route(RouteCommand::Load { .. }) => unreachable!("it is no single request"),
             Self::Route(RouteCommand::Show) => Request::RouteShow,
             Self::Route(RouteCommand::Get { address }) => Request::RouteGet { address },
             Self::Port(PortCommand::Add(port)) => Request::PortAdd(PortSpec {

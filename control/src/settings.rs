@@ -77,25 +77,31 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] names the file, and the line of what is wrong in it.
     pub fn load(path: Option<&Path>) -> Result<Self, SettingsError> {
-        let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
-        let shown = || file.display().to_string();
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                String::new()
+        let config = match Self::read(path.unwrap_or(Path::new(DEFAULT_CONFIG))) {
+            Err(SettingsError::Read { source, .. })
+                if path.is_none() && source.kind() == io::ErrorKind::NotFound =>
+            {
+                Config::default()
             }
-            Err(source) => {
-                return Err(SettingsError::Read {
-                    path: shown(),
-                    source,
-                });
-            }
+            config => config?,
         };
-        let config: Config = toml::from_str(&text).map_err(|error| SettingsError::Syntax {
-            path: shown(),
-            message: error.to_string(),
-        })?;
         Self::from_config(config)
+    }
+
+    /// Reads a file; no value is checked.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the file, and the line of what is wrong in it.
+    pub fn read(file: &Path) -> Result<Config, SettingsError> {
+        let path = || file.display().to_string();
+        let text = std::fs::read_to_string(file).map_err(|source| SettingsError::Read {
+            path: path(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|error| SettingsError::Syntax {
+            path: path(),
+            message: error.to_string(),
+        })
     }
 
     /// Checks the fields that are control's.

@@ -138,3 +138,74 @@ fn routes_are_loaded_all_or_none() {
         Response::Routes { .. }
     ));
 }
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn what_was_exported_is_imported_and_changes_nothing() {
+    let (cluster, daemon) = node_a();
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2");
+    cluster.podway("a", "route add 10.8.0.0/16 via b");
+    cluster.podway("a", "route add 10.9.0.0/16 via 192.168.77.2 dev eth0");
+    let exported = cluster.podway("a", "export");
+    let path = file(&cluster, "exported.json", &exported);
+    let saved = || std::fs::read(cluster.run_dir("a").join("state/state.json")).unwrap();
+    let before = saved();
+    for options in ["", "--replace", "--dry-run"] {
+        let said = cluster.podway("a", &format!("import {options} {path}"));
+        assert_eq!(said, "nothing changes\n", "{options}");
+    }
+    assert_eq!(saved(), before);
+
+    // Away with all but a node, which is shown before it is done, and back again.
+    let less = file(
+        &cluster,
+        "less.json",
+        r#"{"nodes":[{"name":"a","underlay":"192.168.77.1","pod_cidrs":["10.0.0.0/24"]}]}"#,
+    );
+    let change = "- node a --underlay 192.168.77.1 --pod-cidr 10.0.0.0/24,fd00::/64\n\
+                  - node b --underlay 192.168.77.2 --pod-cidr 10.0.1.0/24,fd00:1::/64\n\
+                  - route 10.8.0.0/16 via b\n\
+                  - route 10.9.0.0/16 via 192.168.77.2 dev eth0\n\
+                  - port veth0 --pod-ip 10.0.0.2\n\
+                  + node a --underlay 192.168.77.1 --pod-cidr 10.0.0.0/24\n\
+                  0 added, 1 changed, 4 removed\n";
+    let shown = cluster.podway("a", &format!("import --dry-run --replace {less}"));
+    assert_eq!(shown, change);
+    assert_eq!(cluster.podway("a", "export"), exported);
+    let routes = common::our_routes(&cluster, "a", "-4");
+    assert_eq!(
+        cluster.podway("a", &format!("import --replace {less}")),
+        change
+    );
+    assert_eq!(common::our_routes(&cluster, "a", "-4"), [""; 0]);
+    let said = cluster.podway("a", &format!("import {path}"));
+    assert!(
+        said.ends_with("\n4 added, 1 changed, 0 removed\n"),
+        "{said}"
+    );
+    assert_eq!(cluster.podway("a", "export"), exported);
+    assert_eq!(common::our_routes(&cluster, "a", "-4"), routes);
+    daemon.stop();
+    let _daemon = cluster.start("a", CONFIG);
+    assert_eq!(cluster.podway("a", "export"), exported);
+
+    let wrong = file(
+        &cluster,
+        "wrong.json",
+        "{\n  \"nodes\": [],\n  \"roads\": []\n}\n",
+    );
+    let (said, code) = failure(&cluster.try_podway("a", &format!("import {wrong}")));
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("unknown field `roads`") && said.contains("line 3"),
+        "{said}"
+    );
+    let orphan = r#"{"routes":[{"prefix":"10.7.0.0/16","via":{"kind":"node","node":"c"}}]}"#;
+    let orphan = file(&cluster, "orphan.json", orphan);
+    let (said, code) = failure(&cluster.try_podway("a", &format!("import {orphan}")));
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("\nroute 10.7.0.0/16: there is no node c;"),
+        "{said}"
+    );
+}

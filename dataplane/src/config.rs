@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podway_proto::config::{Config as File, IngressChoice, WaitMode, XdpModeChoice};
+use podway_proto::config::{Config as File, IngressChoice, OutOfRange, WaitMode, XdpModeChoice};
 
 use crate::wire::flow_hash::SourcePorts;
 
@@ -35,13 +35,6 @@ pub struct Config {
     pub uplink_xdp_mode: XdpModeChoice,
 }
 
-/// Most workers: the XDP program has as many heartbeats.
-const MAX_WORKERS: u16 = 64;
-/// Frames that a worker needs at least: the rings of an uplink and a pod at work, and a burst.
-const MIN_FRAMES: u32 = 1024;
-/// The region is addressed by 32-bit offsets, 4096 bytes a frame.
-const MAX_FRAMES_IN_ALL: u64 = (1 << 20) - 1;
-
 /// A value of the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -62,15 +55,8 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// A field has a value out of its range.
-    #[error("dataplane.{field} = {value}: {remedy}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: String,
-        /// What to write instead.
-        remedy: String,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 impl Config {
@@ -94,65 +80,20 @@ impl Config {
     }
 
     fn validate(file: &File, run_dir: &Path) -> Result<Self, ConfigError> {
-        let range = |field, value: &dyn std::fmt::Display, remedy: String| {
-            Err(ConfigError::Range {
-                field,
-                value: value.to_string(),
-                remedy,
-            })
-        };
         let section = &file.dataplane;
-        let workers = section.workers;
-        if !(1..=MAX_WORKERS).contains(&workers) {
-            return range("workers", &workers, format!("use 1 to {MAX_WORKERS}"));
-        }
-        let cores = &section.cores;
-        if !cores.is_empty() && cores.len() != usize::from(workers) {
-            let value = format!("{cores:?}");
-            return range(
-                "cores",
-                &value,
-                format!("name one core for each of {workers} workers"),
-            );
-        }
+        section.check()?;
+        let (workers, cores) = (section.workers, &section.cores);
         let available: Vec<usize> = core_affinity::get_core_ids()
             .unwrap_or_default()
             .iter()
             .map(|core| core.id)
             .collect();
         if let Some(core) = cores.iter().find(|core| !available.contains(core)) {
-            return range(
-                "cores",
-                core,
-                format!("this process may run on {available:?}"),
-            );
+            let remedy = format!("this process may run on {available:?}");
+            return Err(OutOfRange::new("cores", core, remedy).into());
         }
-        if section.frames < MIN_FRAMES
-            || u64::from(section.frames) * u64::from(workers) > MAX_FRAMES_IN_ALL
-        {
-            let most = MAX_FRAMES_IN_ALL / u64::from(workers);
-            return range(
-                "frames",
-                &section.frames,
-                format!("use {MIN_FRAMES} to {most}"),
-            );
-        }
-        if !section.ring_size.is_power_of_two() || !(64..=16384).contains(&section.ring_size) {
-            let remedy = "use a power of two from 64 to 16384".to_owned();
-            return range("ring-size", &section.ring_size, remedy);
-        }
-        if section.spin_microseconds > 100_000 {
-            let remedy = "use up to 100000; for more, set wait = \"spin\"".to_owned();
-            return range("spin-microseconds", &section.spin_microseconds, remedy);
-        }
-        if section.doze_microseconds > 1000 {
-            let remedy = "use up to 1000: packets wait in the ring meanwhile".to_owned();
-            return range("doze-microseconds", &section.doze_microseconds, remedy);
-        }
-        let Some(source_ports) = SourcePorts::new(section.source_ports) else {
-            let remedy = "use a power of two from 2 to 16384".to_owned();
-            return range("source-ports", &section.source_ports, remedy);
-        };
+        let source_ports = SourcePorts::new(section.source_ports)
+            .unwrap_or_else(|| unreachable!("it was checked to be a power of two in range"));
         Ok(Self {
             run_dir: run_dir.to_owned(),
             workers: (0..usize::from(workers))

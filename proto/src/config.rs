@@ -1,12 +1,16 @@
 //! The configuration file of a node, as it is written. Both daemons read the same file and
 //! validate their own part; names follow Cilium's where the idea is the same.
 
+mod range;
+
 use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{MacAddr, Vni};
+
+pub use range::OutOfRange;
 
 /// `podway.toml`. Every field has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
