@@ -155,9 +155,13 @@ pub fn apply(
     } else {
         add(&mut new, &routes(stays));
     }
-    add_all(&ports(stays), &told.ports, &mut refused, |port| {
-        new.add_port(port, fixed)
-    });
+    if same_nodes && told.ports.is_empty() {
+        new.ports.clone_from(&stays.ports);
+    } else {
+        add_all(&ports(stays), &told.ports, &mut refused, |port| {
+            new.add_port(port, fixed)
+        });
+    }
     if refused.is_empty() {
         Ok(new)
     } else {
@@ -345,6 +349,26 @@ mod tests {
         assert_eq!(removed.routes, [route("10.8.0.0/16", "b")]);
         assert_eq!(removed.len(), 1);
         assert_eq!(added, told);
+    }
+
+    #[test]
+    fn routes_come_whatever_ports_there_are() {
+        // A pod has what became the first address of a PodCIDR later.
+        let mut current = current();
+        let pod = PortRoleSpec::Pod {
+            addresses: vec!["10.0.3.0".parse().unwrap()],
+            mac: None,
+        };
+        current.ports.insert("veth-a".into(), pod);
+        let node = node("d", "192.168.1.4", "10.0.3.0/24");
+        current.set_node(node).unwrap();
+        let told = Entries {
+            routes: vec![route("10.7.0.0/16", "d")],
+            ..Entries::default()
+        };
+        let new = apply(&current, &bulk(false, told.clone()), FIXED).unwrap();
+        assert_eq!(difference(&current, &new).added, told);
+        assert_eq!(new.ports, current.ports);
     }
 
     #[test]
