@@ -1,4 +1,4 @@
-//! Many entries at once, and what programs other than the command line do to `control.sock`.
+//! Many entries at once: routes that are loaded, exports and imports.
 
 mod common;
 
