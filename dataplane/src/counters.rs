@@ -73,6 +73,8 @@ pub struct Sheet {
     pub rounds: Counter,
     /// Times the worker blocked.
     pub sleeps: Counter,
+    /// Bells that its TAP gave.
+    pub bells: Counter,
     /// Send system calls.
     pub tx_calls: Counter,
     /// Nanoseconds from taking a burst to having recycled it.
@@ -95,6 +97,7 @@ impl Default for Sheet {
             bursts: Counter::default(),
             rounds: Counter::default(),
             sleeps: Counter::default(),
+            bells: Counter::default(),
             tx_calls: Counter::default(),
             busy_nanoseconds: Counter::default(),
             frames_pooled: Counter::default(),

@@ -47,6 +47,14 @@ impl TapHeader {
     /// the pseudo-header.
     pub const UDP_TUNNEL_CSUM: u8 = 8;
 
+    /// The header of a frame in no tunnel.
+    pub fn of(vnet: VnetHeader) -> Self {
+        Self {
+            vnet,
+            ..Self::default()
+        }
+    }
+
     /// The header of a super-frame in a tunnel.
     pub fn of_tunnel(vnet: VnetHeader, outer_transport: u16, inner_network: u16) -> Self {
         Self {

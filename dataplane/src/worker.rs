@@ -147,7 +147,10 @@ impl Worker {
 
             let mut packets = 0;
             let mut position = 0;
-            self.queues.look_at_ring();
+            if self.queues.look_at_ring() {
+                // First: what it has comes alone, and somebody may be waiting for it.
+                packets += self.queues.packet_ring.map_or(0, |slot| self.serve(slot));
+            }
             while let Some(&slot) = self.queues.active.get(position) {
                 match self.serve(slot) {
                     0 => self.queues.deactivate(position),
@@ -201,6 +204,7 @@ impl Worker {
         queue
             .ingress
             .receive(queue.port, burst, &mut self.pool, &self.region);
+        self.sheet.bells.add(burst.take_bells());
         let packets = burst.len();
         if packets == 0 {
             return 0;
@@ -260,7 +264,9 @@ impl Worker {
     fn attach(&mut self, mut queue: Box<ServedQueue>) -> Reply {
         let free = self.queues.served.iter().position(Option::is_none);
         let slot = free.unwrap_or(self.queues.served.len());
-        if let Err(error) = self.waiter.add(queue.ingress.fd(), slot) {
+        if let Some(fd) = queue.ingress.fd()
+            && let Err(error) = self.waiter.add(fd, slot)
+        {
             return Reply::Refused(queue, error);
         }
         let reply = Reply::Attached(queue.port, queue.queue);
@@ -295,9 +301,9 @@ impl Worker {
         self.queues.active.retain(|&active| active != slot);
         let queue = self.queues.served.get_mut(slot).and_then(Option::take);
         self.queues.reserve = self.reserve();
-        if let Some(queue) = &queue {
+        if let Some(fd) = queue.as_ref().and_then(|queue| queue.ingress.fd()) {
             // A closed socket leaves the set by itself; this only makes it happen now.
-            let _ = self.waiter.remove(queue.ingress.fd());
+            let _ = self.waiter.remove(fd);
         }
         Reply::Detached(queue.map(Box::new))
     }

@@ -27,7 +27,7 @@ use support::frames::{
     ipv4_checksum_is_valid, pattern, tcp_super_frame, udp, udp_checksum_is_valid, udp_super_frame,
     unfinish,
 };
-use support::namespace::{make_a_wire_of, patiently};
+use support::namespace::{ip, make_a_wire_of, patiently, run};
 use support::{Capture, Pair, Sender, in_namespace};
 
 /// The slots, and so the ids, of the ports.
@@ -304,6 +304,38 @@ fn blocks_and_super_frames_of_a_flow_leave_in_order() {
             let frames = frames(&capture, 5 + 3 * 9);
             let seen: Vec<_> = frames.iter().map(|frame| sequence(frame)).collect();
             assert!(seen.is_sorted(), "{seen:?}");
+        }
+        assert_eq!(capture.next(), None);
+    });
+}
+
+#[test]
+fn a_super_frame_is_joined_whole_by_the_next_node() {
+    in_namespace(|| {
+        let pair = Pair::new(1);
+        make_a_wire_of("far");
+        run("ethtool", "-K near gro on");
+        // GRO looks into tunnels whose port somebody listens on.
+        ip("link add vxlan0 type vxlan id 42 dstport 4789 local 192.0.2.2");
+        ip("link set vxlan0 up");
+        let capture = Capture::new(pair.near);
+        let redirect = Redirect::load().unwrap();
+        redirect
+            .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
+            .unwrap();
+        let mut worker = Worker::new(Some((0, &redirect)));
+        let tables = tables(pair.far, false);
+        for v6 in [false, true] {
+            let (mut packet, vnet) = tcp_super_frame(v6, 20_000, 1000);
+            // PSH, as on nearly every super-frame: its last segment waits for no other.
+            packet[if v6 { 54 } else { 34 } + 13] |= 0x08;
+            let length = packet.len();
+            worker.send(&tables, &[(packet, vnet)]);
+            let joined = capture.next().unwrap();
+            assert_eq!(
+                (joined.bytes.len(), joined.vnet.gso_size),
+                (50 + length, 1000)
+            );
         }
         assert_eq!(capture.next(), None);
     });

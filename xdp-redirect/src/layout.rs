@@ -141,6 +141,12 @@ pub fn port_tag(slot: u16) -> [u8; 6] {
     [0x02, 0x70, 0x77, 0, high, low]
 }
 
+/// Whether a frame that a TAP gives is no packet: it wakes the worker, whose ring has the packet.
+/// `BELL_TAG` of `bpf/shared.h`.
+pub fn is_bell(mac: [u8; 6]) -> bool {
+    mac == [0x02, 0x70, 0x77, 1, 0, 0]
+}
+
 /// The slot that [`port_tag`] wrote; `None` for any other MAC address.
 pub fn tagged_port(mac: [u8; 6]) -> Option<u16> {
     let [0x02, 0x70, 0x77, 0, high, low] = mac else {
@@ -207,7 +213,11 @@ mod tests {
     fn a_tag_tells_its_slot() {
         for slot in [0, 7, 1022, u16::MAX] {
             assert_eq!(tagged_port(port_tag(slot)), Some(slot));
+            assert!(!is_bell(port_tag(slot)));
         }
+        let bell = [0x02, 0x70, 0x77, 1, 0, 0];
+        assert!(is_bell(bell));
+        assert_eq!(tagged_port(bell), None);
         assert_eq!(tagged_port([0x02, 0x70, 0x77, 1, 0, 7]), None);
         assert_eq!(tagged_port([0xff; 6]), None);
     }

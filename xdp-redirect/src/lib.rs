@@ -38,7 +38,8 @@ mod stats;
 pub use attach::{AttachError, Attachment, ModeChoice, TcxAttachment, XdpMode, offers_zero_copy};
 pub use error::Error;
 pub use layout::{
-    MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT, port_tag, tagged_port,
+    MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT, is_bell, port_tag,
+    tagged_port,
 };
 pub use load::Redirect;
 pub use memory::Heartbeat;

@@ -318,6 +318,17 @@ impl Redirect {
         ))
     }
 
+    /// Bells that the programs have sent to a worker's TAP, and that it has got unless they found the
+    /// TAP's queue full.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn bells(&self, worker: u32) -> Result<u64, Error> {
+        in_range("worker", worker.into(), (MAX_WORKERS - 1).into())?;
+        let memory = self.heartbeats.entries().get(worker as usize);
+        Ok(memory.map_or(0, |memory| memory.bells.load(Ordering::Relaxed)))
+    }
+
     fn prefixes(&self, key: &Key) -> (&MapHandle, &'static str) {
         match key {
             Key::V4(..) => (&self.maps.prefixes4, "prefixes4"),

@@ -38,6 +38,7 @@ unsafe impl Shared for ConfigMemory {}
 pub(crate) struct HeartbeatMemory {
     at_ns: AtomicU64,
     asleep: AtomicU32,
+    pub(crate) bells: AtomicU64,
 }
 
 // SAFETY: atomic integers and padding.
@@ -140,7 +141,8 @@ impl Heartbeat {
     /// Asks to be woken for the next packet in the worker's ring. Look at the ring once more before
     /// sleeping: it may have come already. That this is enough: the store here and that look are
     /// ordered by a fence, and the program looks at the flag after the packet is in the ring
-    /// (`wake()` in `redirect.bpf.c`); so one of both sees the other.
+    /// (`rings_bell()` in `redirect.bpf.c`); so one of both sees the other. What wakes is a frame
+    /// that the worker's TAP gives, see [`is_bell`](crate::is_bell).
     #[inline]
     pub fn fall_asleep(&self) {
         if let Some(memory) = self.memory() {
@@ -180,6 +182,7 @@ mod tests {
         assert_eq!(offset_of!(ConfigMemory, vxlan_port), 4);
         assert_eq!(size_of::<HeartbeatMemory>(), 64);
         assert_eq!(offset_of!(HeartbeatMemory, asleep), 8);
+        assert_eq!(offset_of!(HeartbeatMemory, bells), 16);
         assert_eq!(align_of::<HeartbeatMemory>(), 64);
     }
 

@@ -10,7 +10,7 @@
 //! the end is contiguous. Each record has a header of eight bytes, whose first four are its length
 //! and two flags: it is still being written, or it was given up.
 //!
-//! No packet wakes the worker unless it has asked for that: see
+//! The ring itself wakes nobody. A worker that sleeps asks for a bell by its TAP: see
 //! [`Heartbeat::fall_asleep`](crate::Heartbeat::fall_asleep).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -182,7 +182,7 @@ impl PacketRing {
     }
 }
 
-/// The ring's descriptor, to be waited for.
+/// The map, for the program's map of rings.
 impl AsFd for PacketRing {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()

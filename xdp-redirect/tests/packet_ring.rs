@@ -3,7 +3,7 @@
 
 mod support;
 
-use podway_xdp_redirect::{PacketRing, port_tag};
+use podway_xdp_redirect::{PacketRing, is_bell, port_tag};
 use support::node::*;
 use support::packets::*;
 use support::{Action, in_netns};
@@ -139,43 +139,52 @@ fn what_finds_no_room_is_lost_and_counted() {
 }
 
 #[test]
-fn only_a_worker_that_asks_is_woken_and_once() {
-    use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+fn only_a_worker_that_asks_gets_a_bell_and_once() {
     in_netns(|| {
-        let (node, mut ring) = with_ring(1 << 16);
-        let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let data = epoll::EventData::new_u64(0);
-        epoll::add(&set, &ring, data, epoll::EventFlags::IN).unwrap();
-        let woken = |milliseconds: i64| {
-            let timeout = Timespec {
-                tv_sec: 0,
-                tv_nsec: milliseconds * 1_000_000,
-            };
-            let mut fds = [PollFd::new(&set, PollFlags::IN)];
-            poll(&mut fds, Some(&timeout)).unwrap() == 1
+        let (node, mut ring) = with_ring(4096);
+        let redirect = &node.redirect;
+        let of = |carried| packet(POD, REMOTE, 64, carried, &[0; 100]);
+        let (packet, segment) = (of(Udp(9)), of(Tcp));
+        // Sends a packet; whether what is left of it is redirected to the TAP, as a bell.
+        let rings = || {
+            let (action, left) = node.classify(Port::Pod, 0, &packet);
+            let bell = is_bell(left[..6].try_into().unwrap());
+            assert_eq!(bell, action == Action::Redirect);
+            assert!(bell || action == Action::Drop);
+            assert_eq!(left[6..], packet[6..]);
+            bell
         };
-        let send = || {
-            let packet = packet(POD, REMOTE, 64, Udp(9), &[0; 100]);
-            node.classify(Port::Pod, 0, &packet);
-        };
-        assert!(!woken(0));
-        send();
-        assert!(!woken(20), "it has not asked");
-        assert_eq!(drain(&mut ring).len(), 1);
+        assert!(!rings(), "it has not asked");
         node.heartbeat.fall_asleep();
-        assert!(!woken(20));
-        send();
-        assert!(woken(900));
-        send();
-        assert_eq!(drain(&mut ring).len(), 2, "the wake-up is no packet");
-        assert!(!woken(20));
-        send();
-        assert!(!woken(20), "a wake-up is asked for each time");
+        assert!(rings());
+        assert!(!rings(), "it is awake");
+        assert_eq!(drain(&mut ring).len(), 3, "every packet is in the ring");
         node.heartbeat.fall_asleep();
         node.heartbeat.wake_up();
-        send();
-        assert!(!woken(20), "and may be taken back");
-        assert_eq!(drain(&mut ring).len(), 2);
+        assert!(!rings(), "it has woken by itself");
+        assert_eq!(redirect.bells(Node::WORKER).unwrap(), 1);
+
+        while redirect.counters(Node::POD_SLOT).unwrap().ring_full == 0 {
+            assert!(!rings());
+        }
+        node.heartbeat.fall_asleep();
+        assert!(rings(), "a full ring wakes it as well");
+        assert_eq!(redirect.bells(Node::WORKER).unwrap(), 2);
+        assert_eq!(redirect.bells(Node::WORKER + 1).unwrap(), 0);
+        assert!(redirect.bells(64).is_err());
+
+        node.heartbeat.fall_asleep();
+        let (action, left) = node.classify(Port::Pod, 0, &segment);
+        let slot = u16::try_from(Node::POD_SLOT).unwrap();
+        assert_eq!(
+            (action, &left[..6]),
+            (Action::Redirect, &port_tag(slot)[..])
+        );
+        assert_eq!(
+            redirect.bells(Node::WORKER).unwrap(),
+            2,
+            "TCP wakes by itself"
+        );
     });
 }
 

@@ -9,7 +9,7 @@ use Want::{Pass, Redirect as Ours};
 use podway_xdp_redirect::{PassCause, port_tag};
 use support::node::*;
 use support::packets::*;
-use support::{Action, in_netns, now_ns, run_tcx};
+use support::{Action, in_netns, now_ns, run_tcx, sent};
 
 #[test]
 fn a_super_frame_is_ours_only_as_tcp_whatever_its_size() {
@@ -115,7 +115,7 @@ fn what_a_worker_writes_leaves_by_the_exit_that_it_names() {
         let redirect = &node.redirect;
         redirect.set_exit(300, node.uplink, EXIT_MAC).unwrap();
         redirect.set_exit(1022, node.pod, LAST_MAC).unwrap();
-        let inner = packet(POD, REMOTE, 64, Tcp, &[0; 2000]);
+        let inner = packet(POD, REMOTE, 64, Tcp, &[0; 1200]);
         let written = |source: [u8; 6]| {
             with(tunnel(NODE, OTHER_NODE, VNI, &inner), |f| {
                 f[6..12].copy_from_slice(&source);
@@ -123,35 +123,37 @@ fn what_a_worker_writes_leaves_by_the_exit_that_it_names() {
         };
         // The program asks neither for the gate nor for a port: workers answer for what they write.
         redirect.close_gate();
-        let transmit = |source, segment| {
-            let (action, left) =
-                run_tcx(redirect.transmitter(), node.pod, segment, &written(source));
-            let leaves = (action == Action::Redirect).then(|| {
-                let mac: [u8; 6] = left[6..12].try_into().unwrap();
-                assert_eq!(left, written(mac), "nothing else has changed");
-                mac
-            });
-            assert!(leaves.is_some() || action == Action::Drop, "{action:?}");
-            leaves
+        // Gives the interface that it leaves by, and its source MAC then.
+        let transmit = |source| {
+            let before = ["eth0", "pod0"].map(sent);
+            let (action, left) = run_tcx(redirect.transmitter(), node.pod, 0, &written(source));
+            assert_eq!(action, Action::Drop, "what leaves is a clone");
+            let mac: [u8; 6] = left[6..12].try_into().unwrap();
+            assert_eq!(left, written(mac), "nothing else has changed");
+            let after = ["eth0", "pod0"].map(sent);
+            match [after[0] - before[0], after[1] - before[1]] {
+                [1, 0] => Some((node.uplink, mac)),
+                [0, 1] => Some((node.pod, mac)),
+                [0, 0] => None,
+                more => panic!("{more:?} packets left"),
+            }
         };
-        for segment in [0, 1398] {
-            assert_eq!(transmit(port_tag(300), segment), Some(EXIT_MAC));
-            assert_eq!(transmit(port_tag(1022), segment), Some(LAST_MAC));
-        }
+        assert_eq!(transmit(port_tag(300)), Some((node.uplink, EXIT_MAC)));
+        assert_eq!(transmit(port_tag(1022)), Some((node.pod, LAST_MAC)));
         // Nor a slot beyond the map.
         for slot in [0, 44, 299, 301, 1023, 1024, 1024 + 300, u16::MAX] {
-            assert_eq!(transmit(port_tag(slot), 0), None, "slot {slot} has no exit");
+            assert_eq!(transmit(port_tag(slot)), None, "slot {slot} has no exit");
         }
         for at in 0..3 {
             let mut source = port_tag(300);
             source[at] ^= 4;
-            assert_eq!(transmit(source, 0), None, "{source:02x?} is no tag");
+            assert_eq!(transmit(source), None, "{source:02x?} is no tag");
         }
-        assert_eq!(transmit(PEER_MAC, 0), None);
+        assert_eq!(transmit(PEER_MAC), None);
         redirect.set_exit(300, node.pod, LAST_MAC).unwrap();
-        assert_eq!(transmit(port_tag(300), 0), Some(LAST_MAC), "moved");
+        assert_eq!(transmit(port_tag(300)), Some((node.pod, LAST_MAC)), "moved");
         redirect.set_exit(300, 0, [0; 6]).unwrap();
-        assert_eq!(transmit(port_tag(300), 0), None, "taken away");
+        assert_eq!(transmit(port_tag(300)), None, "taken away");
     });
 }
 

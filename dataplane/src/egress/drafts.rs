@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::message::{Message, Piece, Source};
-use crate::fib::PortId;
+use super::message::{Message, Piece, Source, To};
 
 /// Messages that one flush can hold: two for each packet of a burst of 64, since a super-frame of
 /// 64 KiB needs a second message once its headers are repeated in each segment.
@@ -81,13 +80,13 @@ impl Drafts {
 
     /// Begins an empty message behind all others.
     #[inline]
-    pub(super) fn open(&mut self, port: PortId, ifindex: u32, ethertype: u16) -> Slot {
+    pub(super) fn open(&mut self, to: To) -> Slot {
         let slot = Slot(self.used);
         if self.used == self.messages.len() {
             self.messages.push(Message::with_capacity(MAX_PIECES));
         }
         if let Some(message) = self.messages.get_mut(slot.0) {
-            message.reset(port, ifindex, ethertype);
+            message.reset(to);
         }
         self.used += 1;
         slot
@@ -147,6 +146,14 @@ fn range(piece: Piece) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fib::PortId;
+
+    const TO: To = To {
+        port: PortId(1),
+        ifindex: 11,
+        ethertype: 0x0800,
+        uplink: false,
+    };
 
     #[test]
     fn memory_is_reused_and_room_is_told() {
@@ -154,7 +161,7 @@ mod tests {
         assert!(drafts.is_empty());
         assert!(drafts.has_room(MAX_MESSAGES, HEADER_BYTES));
         assert!(!drafts.has_room(MAX_MESSAGES + 1, 0));
-        let slot = drafts.open(PortId(1), 11, 0x0800);
+        let slot = drafts.open(TO);
         let piece = drafts.write(b"abcd");
         drafts.append(slot, piece);
         drafts.header_mut(piece)[0] = b'x';
@@ -173,7 +180,7 @@ mod tests {
     fn without_room_it_grows() {
         let mut drafts = Drafts::new();
         for n in 0..=MAX_MESSAGES {
-            assert_eq!(drafts.open(PortId(0), 0, 0), Slot(n));
+            assert_eq!(drafts.open(TO), Slot(n));
         }
         assert_eq!(drafts.messages().len(), MAX_MESSAGES + 1);
     }

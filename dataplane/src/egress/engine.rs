@@ -62,14 +62,15 @@ impl Egress {
         }
         let Flush { messages, headers } = self.gather.flush();
         let mut calls = 0;
+        let has_tap = self.tap.is_some();
+        let by_tap = |message: &Message| has_tap && message.is_cut_on_uplink();
         // Messages leave in order, those that follow each other by the socket at once.
-        let same_engine = |a: &Message, b: &Message| a.tunnel.is_none() && b.tunnel.is_none();
-        for group in messages.chunk_by(same_engine) {
-            if let [message] = group
-                && let (Some(tunnel), Some(tap)) = (message.tunnel, &self.tap)
+        for group in messages.chunk_by(|a, b| !by_tap(a) && !by_tap(b)) {
+            if let ([message], Some(tap)) = (group, &mut self.tap)
+                && message.is_cut_on_uplink()
             {
                 calls += 1;
-                sent(message, tap.send(message, tunnel, region, headers), sheet);
+                sent(message, tap.send(message, region, headers), sheet);
                 continue;
             }
             calls += self.socket.send(group, region, headers, |index, result| {

@@ -10,12 +10,10 @@
 //! run of its flow, or that run is closed and the packet begins a message behind it. So packets of
 //! one flow never overtake each other.
 
-use podway_xdp_redirect::port_tag;
-
 use super::cut::Cut;
 use super::drafts::{Drafts, HEADER_BYTES, MAX_BYTES, MAX_MESSAGES};
 use super::join::{Joins, Segment};
-use super::message::{Message, TunnelLayers, VnetHeader};
+use super::message::{Message, To, TunnelLayers, VnetHeader};
 use super::offload::{
     finish_checksum, header_bytes, is_sound, lone_vnet, super_frame, super_frame_vnet,
 };
@@ -198,7 +196,7 @@ impl Gather {
                 if let Some(run) = run {
                     joins.close(run, drafts);
                 }
-                let slot = drafts.open(send.next_hop.port, ifindex, ethertype(send).0);
+                let slot = drafts.open(to(send, ifindex));
                 joins.lead(slot, drafts, packet, send, &segment);
                 return Pushed::Gathered;
             }
@@ -208,7 +206,7 @@ impl Gather {
         } else if let Some(run) = run {
             joins.close(run, drafts);
         }
-        let slot = drafts.open(send.next_hop.port, ifindex, ethertype(send).0);
+        let slot = drafts.open(to(send, ifindex));
         if let Some(message) = drafts.message(slot) {
             for piece in packet.pieces(0, headers.end()) {
                 message.append(piece);
@@ -239,7 +237,7 @@ impl Gather {
             joins.close(run, drafts);
         }
         make_partial(packet, send);
-        let slot = drafts.open(send.next_hop.port, ifindex, ethertype(send).0);
+        let slot = drafts.open(to(send, ifindex));
         if let Some(message) = drafts.message(slot) {
             for piece in packet.pieces(0, headers.end()) {
                 message.append(piece);
@@ -269,15 +267,12 @@ impl Gather {
         }
         runs.close_way(drafts, way);
         make_partial(packet, send);
-        let slot = drafts.open(way.port, way.ifindex, way.outer.ethertype());
+        let slot = drafts.open(way.to());
         let header = drafts.write(outer);
         let narrow = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
         let bytes = drafts.header_mut(header);
         encap::begin(bytes, way.tos, way.source_port);
         encap::finish(bytes, narrow(vxlan::HEADER_LEN + headers.end()));
-        if let Some(source) = bytes.get_mut(6..12) {
-            source.copy_from_slice(&port_tag(way.port.0));
-        }
         let vnet = super_frame_vnet(headers, size.into(), flags & flag::CWR);
         let in_front = narrow(outer.len());
         if let Some(message) = drafts.message(slot) {
@@ -424,12 +419,18 @@ fn make_partial(packet: &mut Packet<'_>, send: &Send<'_>) {
     }
 }
 
-/// The packet's own EtherType.
+/// Where a packet goes that goes as it is.
 #[inline]
-fn ethertype(send: &Send<'_>) -> EtherType {
-    match send.headers.version {
+fn to(send: &Send<'_>, ifindex: u32) -> To {
+    let ethertype = match send.headers.version {
         IpVersion::V4 => EtherType::IPV4,
         IpVersion::V6 => EtherType::IPV6,
+    };
+    To {
+        port: send.next_hop.port,
+        ifindex,
+        ethertype: ethertype.0,
+        uplink: !matches!(send.next_hop.kind, NextHopKind::Pod),
     }
 }
 

@@ -136,6 +136,19 @@ pub struct TunnelLayers {
     pub inner_network: u16,
 }
 
+/// Where a message goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct To {
+    /// The port that it leaves by.
+    pub(super) port: PortId,
+    /// Interface index of that port.
+    pub(super) ifindex: u32,
+    /// EtherType of the outermost header, host byte order.
+    pub(super) ethertype: u16,
+    /// Whether the port is an uplink.
+    pub(super) uplink: bool,
+}
+
 /// One packet or super-frame on its way to the kernel.
 #[derive(Debug)]
 pub struct Message {
@@ -147,9 +160,10 @@ pub struct Message {
     pub ethertype: u16,
     /// Offload metadata.
     pub vnet: VnetHeader,
-    /// The layers of a super-frame in a tunnel, which goes by the TAP; `None`: the message goes by
-    /// the AF_PACKET socket.
+    /// The layers of a super-frame in a tunnel, which only a TAP can send.
     pub tunnel: Option<TunnelLayers>,
+    /// Whether the port is an uplink, behind which another node's GRO may be.
+    pub uplink: bool,
     /// The bytes from the Ethernet header on, in order. Keeps its capacity when reused.
     pub pieces: Vec<Piece>,
     /// Bytes of all pieces.
@@ -172,6 +186,7 @@ impl Message {
             ethertype: 0,
             vnet: VnetHeader::default(),
             tunnel: None,
+            uplink: false,
             pieces: Vec::with_capacity(pieces),
             bytes: 0,
             packets: 0,
@@ -180,14 +195,21 @@ impl Message {
         }
     }
 
+    /// Whether it is to be cut on its way to another node.
+    #[inline]
+    pub(super) fn is_cut_on_uplink(&self) -> bool {
+        self.uplink && self.vnet.gso_type != VnetHeader::GSO_NONE
+    }
+
     /// Empties the message and addresses it anew.
     #[inline]
-    pub(super) fn reset(&mut self, port: PortId, ifindex: u32, ethertype: u16) {
+    pub(super) fn reset(&mut self, to: To) {
         self.pieces.clear();
         *self = Self {
-            port,
-            ifindex,
-            ethertype,
+            port: to.port,
+            ifindex: to.ifindex,
+            ethertype: to.ethertype,
+            uplink: to.uplink,
             pieces: std::mem::take(&mut self.pieces),
             ..Self::with_capacity(0)
         };
@@ -255,8 +277,14 @@ mod tests {
         );
         assert_eq!(message.bytes, 126);
         message.packets = 3;
-        message.reset(PortId(7), 9, 0x0800);
+        message.reset(To {
+            port: PortId(7),
+            ifindex: 9,
+            ethertype: 0x0800,
+            uplink: true,
+        });
         assert_eq!((message.port, message.ifindex), (PortId(7), 9));
+        assert!(message.uplink && !message.is_cut_on_uplink());
         assert_eq!((message.bytes, message.packets), (0, 0));
         assert!(message.pieces.is_empty() && message.pieces.capacity() >= 4);
     }

@@ -325,6 +325,7 @@ mod tests {
                 ..VnetHeader::default()
             },
             tunnel: None,
+            uplink: false,
             bytes: 0, // not looked at
             packets: 1,
             joined: 0,

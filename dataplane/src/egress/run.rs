@@ -5,7 +5,7 @@
 //! destination, source port and TOS. A shorter block may only be the last.
 
 use super::drafts::{Drafts, MAX_BYTES, MAX_PIECES, Slot};
-use super::message::{Piece, VnetHeader};
+use super::message::{Piece, To, VnetHeader};
 use crate::fib::PortId;
 use crate::packet::MAX_CHAIN;
 use crate::tunnel::{OuterHeader, encap};
@@ -42,6 +42,17 @@ pub(super) struct Way<'t> {
 }
 
 impl<'t> Way<'t> {
+    /// Where its messages go.
+    #[inline]
+    pub(super) fn to(&self) -> To {
+        To {
+            port: self.port,
+            ifindex: self.ifindex,
+            ethertype: self.outer.ethertype(),
+            uplink: true,
+        }
+    }
+
     /// The outer header template up to the end of UDP.
     #[inline]
     pub(super) fn header(&self) -> &'t [u8] {
@@ -170,7 +181,7 @@ impl Runs {
             self.close(self.victim, drafts);
             self.victim = (self.victim + 1) % MAX_RUNS;
         }
-        let slot = drafts.open(way.port, way.ifindex, way.outer.ethertype());
+        let slot = drafts.open(way.to());
         let header = drafts.write(way.header());
         encap::begin(drafts.header_mut(header), way.tos, way.source_port);
         drafts.append(slot, header);

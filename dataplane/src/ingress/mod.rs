@@ -41,12 +41,12 @@ pub enum Ingress {
 }
 
 impl Ingress {
-    /// The descriptor to wait for.
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    /// The descriptor to wait for; none where the worker looks into memory.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Ring(ring) => ring.fd(),
-            Self::Tap(tap) => tap.fd(),
-            Self::PacketRing(ring) => ring.fd(),
+            Self::Ring(ring) => Some(ring.fd()),
+            Self::Tap(tap) => Some(tap.fd()),
+            Self::PacketRing(_) => None,
         }
     }
 
@@ -111,6 +111,8 @@ pub struct Burst {
     frames: Vec<Frame>,
     /// What is known of each packet, in order.
     packets: Vec<Received>,
+    /// Bells that came with them.
+    bells: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +128,7 @@ impl Default for Burst {
         Self {
             frames: Vec::with_capacity(32 * BURST),
             packets: Vec::with_capacity(RING_BURST),
+            bells: 0,
         }
     }
 }
@@ -163,6 +166,12 @@ impl Burst {
             let packet = Packet::new(region, chain)?.with_offload(received.offload);
             Some((received.port, packet))
         })
+    }
+
+    /// How often the worker was woken for its packet ring; none from now on.
+    #[inline]
+    pub fn take_bells(&mut self) -> u64 {
+        std::mem::take(&mut self.bells)
     }
 
     /// Adds a packet.

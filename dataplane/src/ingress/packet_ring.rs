@@ -1,8 +1,6 @@
 //! The worker's packet ring as an ingress engine: what the tcx programs of the ports have copied
 //! there.
 
-use std::os::fd::{AsFd, BorrowedFd};
-
 use podway_xdp_redirect::PacketRing;
 
 use super::{Burst, RING_BURST};
@@ -27,11 +25,6 @@ impl RingReader {
     /// An engine on `ring`.
     pub fn new(ring: PacketRing) -> Self {
         Self { ring }
-    }
-
-    /// The ring, to wait for.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
     }
 
     /// Whether nothing has arrived.

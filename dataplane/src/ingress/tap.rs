@@ -5,7 +5,7 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use podway_xdp_redirect::tagged_port;
+use podway_xdp_redirect::{is_bell, tagged_port};
 
 use super::{BURST, Burst};
 use crate::egress::VnetHeader;
@@ -58,8 +58,9 @@ impl TapIngress {
             let used = self.fill(length);
             let first = self.chain.first().map(|head| region.bytes(head));
             let tag = first.and_then(<[u8]>::first_chunk).copied();
-            // What else the kernel sends by the device is nobody's packet.
+            // What else comes by the device is nobody's packet.
             let Some(slot) = tag.and_then(tagged_port) else {
+                burst.bells += u64::from(tag.is_some_and(is_bell));
                 for frame in self.chain.iter_mut().take(used) {
                     frame.set_data(0, CHUNK_SIZE);
                 }

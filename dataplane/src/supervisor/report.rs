@@ -91,8 +91,14 @@ impl Supervisor {
             ring_full += xdp.ring_full;
         }
         let lost_now: u64 = self.ports.values().map(lost).map(|(a, b)| a + b).sum();
-        let devices = self.workers.iter().filter_map(|w| w.devices.as_ref());
-        let lost_by_devices: u64 = devices.map(WorkerDevices::lost).sum();
+        let mut lost_by_devices = 0;
+        for (number, worker) in (0..).zip(&self.workers) {
+            let lost = worker.devices.as_ref().map_or(0, WorkerDevices::lost);
+            // A bell that found the TAP full is no packet.
+            let bells = self.redirect.bells(number).map_err(system)?;
+            let silent = bells.saturating_sub(worker.sheet.bells.get());
+            lost_by_devices += lost.saturating_sub(silent);
+        }
         Ok(Books {
             frames_made: sum(|s| s.frames_made.get()),
             frames_pooled: sum(|s| s.frames_pooled.get()),
@@ -196,7 +202,7 @@ fn port_status(name: &str, port: &AttachedPort, no_tap: Option<&str>) -> PortSta
         }
     };
     let egress = match (no_tap, is_pod(&port.role)) {
-        (None, false) => "af-packet gso, tap for super-frames in tunnels",
+        (None, false) => "tap for what is cut on the way, else af-packet",
         _ => "af-packet gso",
     };
     let program = port.attachment.as_ref();

@@ -47,6 +47,7 @@ impl Sender {
                 ethertype: u16::from_be_bytes([bytes[12], bytes[13]]),
                 vnet: *vnet,
                 tunnel: None,
+                uplink: false,
                 bytes: u32::try_from(bytes.len()).unwrap(),
                 packets: 1,
                 joined: 0,

@@ -133,50 +133,50 @@ lost:
 	return LOST;
 }
 
-/*
- * Wakes a worker that sleeps. Only after the packet is in its ring: it says that it sleeps, and then
- * looks at the ring once more, so that one of both sees the other (the submission is a full barrier,
- * xchg() in bpf_ringbuf_commit). A discarded record is no packet; it only carries the wake-up, and
- * two of them from two CPUs do no harm.
- */
-static __always_inline void wake(struct heartbeat *beat, void *ring)
-{
-	void *record;
-
-	if (!*(volatile __u32 *)&beat->asleep)
-		return;
-	*(volatile __u32 *)&beat->asleep = 0;
-	record = bpf_ringbuf_reserve(ring, sizeof(__u64), 0);
-	if (record)
-		bpf_ringbuf_discard(record, BPF_RB_FORCE_WAKEUP);
-}
-
 /* Sizes of records, without headers, in bytes: small packets, those of a usual and of a large MTU. */
 #define SMALL_RECORD 256
 #define USUAL_RECORD 2048
 #define LARGE_RECORD 16384
 
-static __always_inline int to_ring(struct __sk_buff *skb, struct heartbeat *beat, void *ring,
-				   __u32 slot)
+static __always_inline int to_ring(struct __sk_buff *skb, void *ring, __u32 slot)
 {
-	int done;
-
 	if (skb->len <= SMALL_RECORD)
-		done = put(skb, ring, slot, SMALL_RECORD);
-	else if (skb->len <= USUAL_RECORD)
-		done = put(skb, ring, slot, USUAL_RECORD);
-	else if (skb->len <= LARGE_RECORD)
-		done = put(skb, ring, slot, LARGE_RECORD);
-	else
-		done = put(skb, ring, slot, MAX_FRAME);
-	wake(beat, ring);
-	return done;
+		return put(skb, ring, slot, SMALL_RECORD);
+	if (skb->len <= USUAL_RECORD)
+		return put(skb, ring, slot, USUAL_RECORD);
+	if (skb->len <= LARGE_RECORD)
+		return put(skb, ring, slot, LARGE_RECORD);
+	return put(skb, ring, slot, MAX_FRAME);
+}
+
+/*
+ * Whether the worker is to be woken, by what is left of a packet that its ring has: redirected to
+ * its TAP as a bell. The ring's own wake-up is an interrupt that the CPU sends to itself, which a
+ * hypervisor may have to emulate, and the scheduler is not told that the waker is about to sleep
+ * itself; a device's reader is woken at once, and on this CPU if that has nothing better to do.
+ *
+ * Only after the packet is in the ring: the worker says that it sleeps, and then looks at the ring
+ * once more, so that one of both sees the other (the submission is a full barrier, xchg() in
+ * bpf_ringbuf_commit). Two bells from two CPUs do no harm.
+ */
+static __always_inline bool rings_bell(struct __sk_buff *skb, struct heartbeat *beat)
+{
+	const __u8 tag[ETH_ALEN] = BELL_TAG;
+
+	if (!*(volatile __u32 *)&beat->asleep)
+		return false;
+	/* Fails for want of memory only; the worker looks again within 100 ms. */
+	if (bpf_skb_store_bytes(skb, 0, tag, sizeof(tag), 0))
+		return false;
+	*(volatile __u32 *)&beat->asleep = 0;
+	__sync_fetch_and_add(&beat->bells, 1);
+	return true;
 }
 
 /*
  * Gives the packet to its worker: TAKEN and LOST when it is in the ring or should be, OURS when it
  * is to be redirected to the TAP. There the port stands in place of the packet's own destination
- * MAC, which has done its duty.
+ * MAC, which has done its duty. `tap` is where to redirect to; 0 when nothing is left to be.
  */
 static __always_inline int to_worker(struct __sk_buff *skb, const struct port *port,
 				     const struct frame *frame, const struct ip *ip, __u32 *tap)
@@ -198,8 +198,13 @@ static __always_inline int to_worker(struct __sk_buff *skb, const struct port *p
 	if (!ifindex || !*ifindex)
 		return PASS_NO_SOCKET;
 	ring = bpf_map_lookup_elem(&rings, worker);
-	if (ring && is_plain(skb, frame, port, ip))
-		return to_ring(skb, beat, ring, port->slot);
+	if (ring && is_plain(skb, frame, port, ip)) {
+		int done = to_ring(skb, ring, port->slot);
+
+		if (rings_bell(skb, beat))
+			*tap = *ifindex;
+		return done;
+	}
 
 	const __u8 tag[ETH_ALEN] = PORT_TAG(port->slot);
 
@@ -288,9 +293,9 @@ int podway_classify(struct __sk_buff *skb)
 	if (cause == OURS)
 		cause = to_worker(skb, port, &frame, &ip, &tap);
 	count(port, cause);
-	if (cause == TAKEN || cause == LOST)
-		return TC_ACT_SHOT;
-	return cause == OURS ? bpf_redirect(tap, 0) : TC_ACT_UNSPEC;
+	if (tap)
+		return bpf_redirect(tap, 0);
+	return cause < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* The number in a tag (PORT_TAG); negative, as no key of a map is, when the address is none. */
@@ -303,7 +308,14 @@ static __always_inline int tagged(const __u8 *mac)
 	return mac[4] << 8 | mac[5];
 }
 
-/* The source MAC names the exit, and becomes that interface's own. */
+/*
+ * The source MAC names the exit, and becomes that interface's own.
+ *
+ * What leaves is a clone, because that has no socket. The packet itself has the TAP's, and when it is
+ * cut its last segment keeps it, over a veth into the next network namespace (skb_segment() in
+ * net/core/skbuff.c). There GRO joins it with none of the others, and lets it overtake them if it
+ * has PSH, as it usually does: a segment out of order and a further ACK for each super-frame.
+ */
 SEC("tcx/ingress")
 int podway_transmit(struct __sk_buff *skb)
 {
@@ -318,9 +330,9 @@ int podway_transmit(struct __sk_buff *skb)
 	out = bpf_map_lookup_elem(&exits, &slot);
 	if (!out || !out->ifindex)
 		return TC_ACT_SHOT;
-	if (bpf_skb_store_bytes(skb, ETH_ALEN, out->mac, ETH_ALEN, 0))
-		return TC_ACT_SHOT;
-	return bpf_redirect(out->ifindex, 0);
+	if (!bpf_skb_store_bytes(skb, ETH_ALEN, out->mac, ETH_ALEN, 0))
+		bpf_clone_redirect(skb, out->ifindex, 0);
+	return TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

@@ -81,7 +81,9 @@ struct config {
 struct heartbeat {
 	__u64 at_ns;  /* CLOCK_MONOTONIC; 0: the worker is not there */
 	__u32 asleep; /* 1: wake it for the next packet of its ring; the program takes it back to 0 */
-	__u32 unused[13];
+	__u32 unused;
+	__u64 bells;  /* sent to its TAP, by all programs */
+	__u64 unused2[5];
 };
 
 /* `ports`, keyed by interface index. */
@@ -100,6 +102,12 @@ struct port {
  * address that says "pw", and the slot in network byte order.
  */
 #define PORT_TAG(slot) { 0x02, 0x70, 0x77, 0, (slot) >> 8 & 0xff, (slot) & 0xff }
+
+/*
+ * In place of a port: the worker has the packet in its ring already, and what comes by the TAP only
+ * wakes it.
+ */
+#define BELL_TAG { 0x02, 0x70, 0x77, 1, 0, 0 }
 
 /* A packet in the ring of a worker. Its bytes follow; what is behind them is not set. */
 struct record {

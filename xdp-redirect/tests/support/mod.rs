@@ -67,6 +67,18 @@ pub(crate) fn ifindex(name: &str) -> u32 {
     index
 }
 
+/// Packets that have left by an interface of this namespace.
+pub(crate) fn sent(name: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = table.lines().find_map(|line| {
+        let (interface, columns) = line.split_once(':')?;
+        (interface.trim() == name).then_some(columns)
+    });
+    // Eight columns of what has arrived, then bytes and packets of what has left.
+    let mut columns = line.expect("the interface").split_whitespace();
+    columns.nth(9).unwrap().parse().unwrap()
+}
+
 /// Nanoseconds of `CLOCK_MONOTONIC`, as heartbeats tell them.
 pub(crate) fn now_ns() -> u64 {
     let mut now = libc::timespec {
