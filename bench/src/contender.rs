@@ -390,6 +390,7 @@ impl Spinning {
         let options = Options {
             wait: WaitMode::Spin,
             cores: vec![OWNED_CORE],
+            cpu_latency: Some(0),
             ..Options::default()
         };
         // Its worker has a core to itself; whoever measures may keep to the others.
@@ -405,7 +406,9 @@ impl Carrier for Spinning {
     fn engine(&self, cluster: &Cluster) -> Result<String> {
         let podway = self.podway.engine(cluster)?;
         let kernel = kernel::describe(cluster, "VXLAN device");
-        Ok(format!("{podway}, on core {OWNED_CORE}; peer: {kernel}"))
+        Ok(format!(
+            "{podway}, on core {OWNED_CORE}, idle CPUs kept awake; peer: {kernel}"
+        ))
     }
 
     fn pids(&self) -> Result<Vec<u32>> {

@@ -19,8 +19,10 @@ pub struct Config {
     pub wait: WaitMode,
     /// How long adaptive mode spins.
     pub spin: Duration,
-    /// How long adaptive mode dozes at high rates; zero: it spins.
+    /// How long adaptive mode dozes at high rates; zero: never.
     pub doze: Duration,
+    /// How long CPUs may take to wake up.
+    pub cpu_latency: Option<Duration>,
     /// Frames per worker.
     pub frames: u32,
     /// Entries of each ring.
@@ -102,6 +104,9 @@ impl Config {
             wait: section.wait,
             spin: Duration::from_micros(section.spin_microseconds.into()),
             doze: Duration::from_micros(section.doze_microseconds.into()),
+            cpu_latency: section
+                .cpu_latency_microseconds
+                .map(|latency| Duration::from_micros(latency.into())),
             frames: section.frames,
             ring_size: section.ring_size,
             ingress: section.ingress,
@@ -132,14 +137,17 @@ mod tests {
         );
         assert_eq!(config.workers, [None]);
         assert_eq!(config.wait, WaitMode::Adaptive);
+        assert_eq!(config.cpu_latency, None);
     }
 
     #[test]
     fn values_arrive() {
         let config = load(
-            "vni = 7\n[dataplane]\nworkers = 2\ncores = [0, 0]\nwait = \"sleep\"\nring-size = 256",
+            "vni = 7\n[dataplane]\nworkers = 2\ncores = [0, 0]\nwait = \"sleep\"\nring-size = 256\n\
+             cpu-latency-microseconds = 0",
         )
         .unwrap();
+        assert_eq!(config.cpu_latency, Some(Duration::ZERO));
         assert_eq!(config.workers, [Some(0), Some(0)]);
         assert_eq!((config.wait, config.ring_size), (WaitMode::Sleep, 256));
     }
@@ -164,6 +172,10 @@ mod tests {
             (
                 "spin-microseconds = 100001",
                 "dataplane.spin-microseconds = 100001: use up to",
+            ),
+            (
+                "cpu-latency-microseconds = 1000001",
+                "dataplane.cpu-latency-microseconds = 1000001: use up to 1000000",
             ),
             (
                 "source-ports = 100",

@@ -24,6 +24,7 @@
 pub mod api;
 pub mod config;
 pub mod counters;
+pub mod cpu_latency;
 pub mod egress;
 pub mod fib;
 pub mod forward;

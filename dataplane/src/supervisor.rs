@@ -23,6 +23,7 @@ use podway_xdp_redirect::{AttachError, Redirect};
 
 use crate::config::Config;
 use crate::counters::Sheet;
+use crate::cpu_latency::CpuLatency;
 use crate::egress::{Egress, PacketGso, TapGso};
 use crate::fib::{Build, Fib, Publisher, Tables, XdpWrites};
 use crate::limits::Limits;
@@ -71,6 +72,8 @@ pub struct Supervisor {
     commands: u64,
     /// Packets that detached sockets had lost.
     lost_before: u64,
+    /// Keeps CPUs awake, if that is wanted.
+    _cpu_latency: Option<CpuLatency>,
 }
 
 /// The API thread's end of a worker.
@@ -140,6 +143,10 @@ impl Supervisor {
     /// A [`StartError`] that names the thing and the remedy.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let redirect = Redirect::load()?;
+        let cpu_latency = config.cpu_latency.map(CpuLatency::request).transpose();
+        let cpu_latency = cpu_latency.map_err(step(
+            "open /dev/cpu_dma_latency (run as root, or leave dataplane.cpu-latency-microseconds out)",
+        ))?;
         let count = u32::try_from(config.workers.len()).unwrap_or(u32::MAX);
         let (region, mut frames) = Region::new(config.frames.saturating_mul(count))
             .map_err(step("map memory for the frames (lower dataplane.frames)"))?;
@@ -215,6 +222,7 @@ impl Supervisor {
             broken: false,
             commands: 0,
             lost_before: 0,
+            _cpu_latency: cpu_latency,
             no_tap,
         };
         supervisor.serve_devices().map_err(|error| {

@@ -2,10 +2,12 @@
 //!
 //! A busy worker looks only at the queues that gave packets in the round before, and asks the
 //! kernel every few rounds which others have become ready; so that idle ports cost
-//! nothing. A worker with nothing to do asks at once, and blocks as its [`WaitMode`] says; while an
-//! adaptive one spins, it offers its core to everybody who wants it. When so many packets come that
-//! the next ones are surely there soon, it does not spin but dozes: it sleeps a short time that no
-//! packet in its ring cuts short, so that idle time is idle, and the next burst a long one.
+//! nothing. A worker with nothing to do asks at once, and blocks as its [`WaitMode`] says. An adaptive
+//! one may be told to spin a short time before; it offers its core to everybody who wants it
+//! meanwhile, and who has work for more than a moment keeps it for as long as the scheduler lets him,
+//! so that this is for cores with little else to do. When so many packets come that the next ones are
+//! surely there soon, it dozes: it sleeps a short time that no packet in its ring cuts short, so that
+//! idle time is idle, and the next burst a long one.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,7 +27,7 @@ const EVENTS: usize = 64;
 /// Event data of the wake-up: no slot has this number.
 const WAKE: u64 = u64::MAX;
 
-/// Packets per second from which on an adaptive worker dozes where it would have spun.
+/// Packets per second from which on an adaptive worker dozes.
 const DOZE_RATE: u64 = 50_000;
 /// Nanoseconds over which the rate is taken.
 const RATE_WINDOW: u64 = 200_000;
@@ -56,7 +58,7 @@ pub struct Waiter {
     /// CLOCK_MONOTONIC nanoseconds of the last round that had a packet.
     last_packet: u64,
     rounds_since_look: u32,
-    /// Nanoseconds that adaptive mode dozes; 0: it spins.
+    /// Nanoseconds that adaptive mode dozes; 0: never.
     doze: u64,
     /// Packets since a time, for the rate; and the rate of the time before, per second.
     window: (u64, u64),
@@ -143,23 +145,25 @@ impl Waiter {
         match self.mode {
             WaitMode::Spin => Rest::Look,
             WaitMode::Sleep => Rest::Block,
-            WaitMode::Adaptive if now.saturating_sub(self.last_packet) >= self.spin => Rest::Block,
-            WaitMode::Adaptive => self.spin_or_doze(now),
+            WaitMode::Adaptive => self.adapt(now),
         }
     }
 
     #[inline]
-    fn spin_or_doze(&mut self, now: u64) -> Rest {
+    fn adapt(&mut self, now: u64) -> Rest {
         let (packets, since) = self.window;
         let elapsed = now.saturating_sub(since);
         if elapsed >= RATE_WINDOW {
             self.rate = packets.saturating_mul(1_000_000_000) / elapsed;
             self.window = (0, now);
         }
-        if self.doze > 0 && self.rate >= DOZE_RATE {
+        let idle = now.saturating_sub(self.last_packet);
+        if self.rate >= DOZE_RATE && idle < self.doze {
             Rest::Doze
-        } else {
+        } else if idle < self.spin {
             Rest::Spin
+        } else {
+            Rest::Block
         }
     }
 
@@ -252,6 +256,16 @@ mod tests {
         let begin = std::time::Instant::now();
         assert_eq!(slots(&mut waiter, Rest::Doze), (true, vec![]));
         assert!(begin.elapsed() >= Duration::from_micros(60));
+    }
+
+    #[test]
+    fn without_spinning_it_dozes_once_and_blocks() {
+        let mut waiter = waiter(WaitMode::Adaptive, 0, 50);
+        assert_eq!(waiter.decide(11, 200_000), Rest::Work);
+        assert_eq!(waiter.decide(0, 200_000), Rest::Doze, "55,000 a second");
+        assert_eq!(waiter.decide(0, 250_000), Rest::Block);
+        waiter.decide(1, 390_000);
+        assert_eq!(waiter.decide(0, 400_000), Rest::Block, "5,000 a second");
     }
 
     #[test]

@@ -145,12 +145,16 @@ pub struct DataplaneConfig {
     /// What a worker does when there is nothing to do.
     pub wait: WaitMode,
     /// Adaptive mode: how long a worker spins after the last packet before it blocks, in
-    /// microseconds.
+    /// microseconds. It yields its core meanwhile.
     pub spin_microseconds: u32,
-    /// Adaptive mode: how long a worker dozes, in microseconds, where it would spin, while more
-    /// than 50,000 packets a second come: it sleeps, and no packet in its ring wakes it before. 0
-    /// spins instead, which is up to this time faster for each packet and costs the core.
+    /// Adaptive mode: how long a worker dozes, in microseconds, before it spins or blocks, while more
+    /// than 50,000 packets a second come: it sleeps, and no packet in its ring wakes it before. 0:
+    /// never.
     pub doze_microseconds: u32,
+    /// Microseconds that CPUs may take to wake up as long as the dataplane runs; whoever has nothing
+    /// to do then sleeps no deeper. 0: not at all, which costs the power of every core of the
+    /// machine and makes round trips shortest. Unset: as the machine is set up.
+    pub cpu_latency_microseconds: Option<u32>,
     /// Frames of 4096 bytes per worker.
     pub frames: u32,
     /// Entries of an uplink's AF_XDP rings, a power of two from 64 to 16384: what other nodes send at
@@ -175,8 +179,9 @@ impl Default for DataplaneConfig {
             workers: 1,
             cores: Vec::new(),
             wait: WaitMode::Adaptive,
-            spin_microseconds: 50,
+            spin_microseconds: 0,
             doze_microseconds: 50,
+            cpu_latency_microseconds: None,
             frames: 8192,
             ring_size: 2048,
             ingress: IngressChoice::Auto,
@@ -193,7 +198,7 @@ impl Default for DataplaneConfig {
 pub enum WaitMode {
     /// Never blocks; for cores that nobody else uses.
     Spin,
-    /// Spins a short time after the last packet, yielding its core meanwhile, then blocks.
+    /// Dozes while many packets come, spins after the last one if it is told to, then blocks.
     Adaptive,
     /// Always blocks.
     Sleep,

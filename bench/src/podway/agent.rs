@@ -381,6 +381,9 @@ impl Agent {
         if let Some(frames) = self.options.frames {
             text += &format!("frames = {frames}\n");
         }
+        if let Some(latency) = self.options.cpu_latency {
+            text += &format!("cpu-latency-microseconds = {latency}\n");
+        }
         let path = self.path("podway.toml");
         fs::write(&path, text).map_err(Error::io(path))
     }

@@ -44,6 +44,8 @@ pub struct Options {
     pub tell_pod_cidrs: bool,
     /// Further lines of the configuration, before its first section.
     pub config: String,
+    /// How long CPUs may take to wake up, in microseconds; as the machine has it by default.
+    pub cpu_latency: Option<u32>,
     /// Whether the daemons outlive this process.
     pub detached: bool,
 }
@@ -60,6 +62,7 @@ impl Default for Options {
             idle_ports: 0,
             tell_pod_cidrs: true,
             config: String::new(),
+            cpu_latency: None,
             detached: false,
         }
     }

@@ -65,6 +65,14 @@ impl DataplaneConfig {
             let remedy = "use up to 1000: packets wait in the ring meanwhile".to_owned();
             return range("doze-microseconds", &self.doze_microseconds, remedy);
         }
+        if self
+            .cpu_latency_microseconds
+            .is_some_and(|latency| latency > 1_000_000)
+        {
+            let latency = self.cpu_latency_microseconds.unwrap_or_default();
+            let remedy = "use up to 1000000, or leave it out".to_owned();
+            return range("cpu-latency-microseconds", &latency, remedy);
+        }
         if !self.source_ports.is_power_of_two() || !(2..=16384).contains(&self.source_ports) {
             let remedy = "use a power of two from 2 to 16384".to_owned();
             return range("source-ports", &self.source_ports, remedy);
