@@ -53,6 +53,14 @@ impl Redirect {
             .store(port, Ordering::SeqCst);
     }
 
+    /// Says whether rules of the node translate addresses (NAT), so that conntrack is asked about
+    /// every connection, and those that it translates are left to the kernel. Not at the start.
+    pub fn set_translates(&self, translates: bool) {
+        self.config.entries()[0]
+            .translates
+            .store(translates.into(), Ordering::SeqCst);
+    }
+
     /// Takes tunnels of a VXLAN network in.
     ///
     /// # Errors

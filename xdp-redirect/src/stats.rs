@@ -43,7 +43,7 @@ pass_causes! {
     Malformed, "malformed", "a header that is needed to classify is cut short or has a wrong version";
     Options, "options", "an IPv4 header with options";
     ExtensionHeader, "extension_header", "an IPv6 extension header other than a fragment header";
-    Fragment, "fragment", "an IPv6 fragment";
+    Fragment, "fragment", "an IPv6 fragment; of IPv4, where connections may be translated";
     Protocol, "protocol", "neither TCP, UDP nor ICMP";
     NeighborDiscovery, "neighbor_discovery", "ICMPv6 that concerns one link: ND, MLD and their kin";
     Multicast, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)";
@@ -58,6 +58,7 @@ pass_causes! {
     NotVxlan, "not_vxlan", "for the node itself and not VXLAN with a VNI on the configured port";
     UnknownVni, "unknown_vni", "VXLAN of a network that this node does not serve";
     Batch, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)";
+    Translated, "translated", "conntrack translates the connection (NAT), as for a service; ICMP errors where it may";
 }
 
 /// What the program counted for one slot, summed over CPUs. A super-frame counts one.
@@ -162,7 +163,7 @@ mod tests {
         assert_eq!((stats.redirected, stats.ring_full), (2, 4));
         assert_eq!(stats.passed_for(PassCause::GateClosed), 6);
         assert_eq!(
-            stats.passed_for(PassCause::Batch),
+            stats.passed_for(PassCause::Translated),
             2 * (2 + PassCause::COUNT as u64)
         );
         assert_eq!(stats.passed_by_cause().count(), PassCause::COUNT);

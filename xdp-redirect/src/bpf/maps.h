@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the loader and the programs tell each other. Include the kernel's headers and
  * <bpf/bpf_helpers.h> first.

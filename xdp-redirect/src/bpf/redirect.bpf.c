@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The programs of every port: they redirect to a worker what is surely the dataplane's, and pass
  * everything else to the kernel. A redirected packet can only be sent or dropped afterwards, so
@@ -32,6 +32,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "conntrack.h"
 #include "maps.h"
 #include "rules.h"
 
@@ -258,6 +259,8 @@ int podway_redirect(struct xdp_md *ctx)
 
 	if (cause == OURS)
 		cause = classify(&frame, port, cfg, &ip);
+	if (cause == OURS && cfg->translates)
+		cause = check_xdp_connection(ctx, &ip, frame.end);
 	if (cause == OURS)
 		cause = to_socket(ctx, port);
 	count(port, cause);
@@ -290,6 +293,8 @@ int podway_classify(struct __sk_buff *skb)
 		frame.end = (void *)(long)skb->data_end;
 		cause = skb->vlan_present ? PASS_NOT_IP : classify(&frame, port, cfg, &ip);
 	}
+	if (cause == OURS && cfg->translates)
+		cause = check_skb_connection(skb, &ip, frame.end);
 	if (cause == OURS)
 		cause = to_worker(skb, port, &frame, &ip, &tap);
 	count(port, cause);
@@ -335,4 +340,5 @@ int podway_transmit(struct __sk_buff *skb)
 	return TC_ACT_SHOT;
 }
 
-char LICENSE[] SEC("license") = "Apache-2.0";
+/* Of those that the kernel knows; conntrack.h says why it has to be one. */
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The rules by which the programs tell whose a packet is, the same for both kinds.
  *
@@ -24,6 +24,9 @@
  *     TTL or hop limit above 1?                    no -> hop_limit
  *     longest prefix has a resolved next hop?      no -> no_route, unresolved
  *     fits route and port, or is TCP?              no -> oversize
+ *
+ *   rules of the node translate addresses, and conntrack this connection's?
+ *     yes -> translated (conntrack.h), fragment
  *
  *   is the queue's worker alive?                   no -> worker_stalled
  *   is its socket or TAP there?                    no -> no_socket

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the XDP program and its loader agree on: limits, map values, causes.
  *
@@ -41,7 +41,7 @@
 	X(MALFORMED, "malformed", "a header that is needed to classify is cut short or has a wrong version") \
 	X(OPTIONS, "options", "an IPv4 header with options") \
 	X(EXTENSION_HEADER, "extension_header", "an IPv6 extension header other than a fragment header") \
-	X(FRAGMENT, "fragment", "an IPv6 fragment") \
+	X(FRAGMENT, "fragment", "an IPv6 fragment; of IPv4, where connections may be translated") \
 	X(PROTOCOL, "protocol", "neither TCP, UDP nor ICMP") \
 	X(NEIGHBOR_DISCOVERY, "neighbor_discovery", "ICMPv6 that concerns one link: ND, MLD and their kin") \
 	X(MULTICAST, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)") \
@@ -55,7 +55,8 @@
 	X(OVERSIZE, "oversize", "larger than the route or the port carries and not to be cut, or larger than 64 KiB") \
 	X(NOT_VXLAN, "not_vxlan", "for the node itself and not VXLAN with a VNI on the configured port") \
 	X(UNKNOWN_VNI, "unknown_vni", "VXLAN of a network that this node does not serve") \
-	X(BATCH, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)")
+	X(BATCH, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)") \
+	X(TRANSLATED, "translated", "conntrack translates the connection (NAT), as for a service; ICMP errors where it may")
 
 enum pass_cause {
 #define X(symbol, name, help) PASS_##symbol,
@@ -74,7 +75,7 @@ enum role {
 struct config {
 	__u32 gate_open;  /* 0: pass everything */
 	__u16 vxlan_port; /* UDP port; 0: no tunnels */
-	__u16 unused;
+	__u16 translates; /* whether rules of the node translate addresses: conntrack is asked */
 };
 
 /* `heartbeats`, indexed by worker, memory-mapped: a cache line each, since workers write often. */
