@@ -19,6 +19,7 @@
 //! - [`watch`], [`wiretap`]: what it cost, and whether it was true.
 //! - [`suite`]: every contender on every wire, interleaved; the report.
 //! - [`scale`]: many routes and nodes: times of full syncs and of one change, memory.
+//! - [`takeover`]: what ends and hangs of the daemons cost running traffic.
 //! - [`demo`]: the article's table.
 //!
 //! All of it needs root and `iproute2`, `ethtool`, `iperf3` and `iputils-ping`; `scripts/setup`
@@ -44,6 +45,7 @@ pub mod podway;
 mod process;
 pub mod scale;
 pub mod suite;
+pub mod takeover;
 pub mod topology;
 pub mod watch;
 pub mod wiretap;

@@ -61,6 +61,8 @@ pub struct Replies {
     pub received: u16,
     /// Answers beyond the first to the same request.
     pub duplicates: u16,
+    /// Most requests in a row that were not answered.
+    pub longest_gap: u16,
     /// Round-trip times in microseconds, in order of arrival, duplicates left out.
     pub microseconds: Vec<u64>,
 }
@@ -172,6 +174,7 @@ impl Exchange {
             next += self.plan.interval;
         }
         self.receive_until(Instant::now() + PATIENCE, stop)?;
+        self.replies.longest_gap = self.longest_gap();
         Ok(self.replies)
     }
 
@@ -193,6 +196,11 @@ impl Exchange {
             }
         }
         Ok(())
+    }
+
+    fn longest_gap(&self) -> u16 {
+        let gaps = self.sent.split(Option::is_none).map(<[_]>::len);
+        gaps.max().unwrap_or(0).try_into().unwrap_or(u16::MAX)
     }
 
     /// Counts an answer if it bears the payload of its request.
@@ -281,6 +289,7 @@ mod tests {
         ] {
             exchange.answer(&reply(number, payload), later);
         }
+        assert_eq!(exchange.longest_gap(), 1);
         let replies = exchange.replies;
         assert_eq!((replies.received, replies.duplicates), (2, 1));
         assert!(replies.microseconds.iter().all(|time| *time >= 5000));

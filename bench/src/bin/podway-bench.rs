@@ -9,6 +9,7 @@ use podway_bench::contender::Contender;
 use podway_bench::demo::{Demo, ROWS};
 use podway_bench::scale::{MAX_NODES, MAX_ROUTES, Scale};
 use podway_bench::suite::{Comparison, Report, Size, Suite, Wire, plan};
+use podway_bench::takeover::{Event, Rules, Takeover};
 use podway_bench::{Error, Result};
 
 /// Measures Podway beside the kernel and its peers, on nodes and pods in network namespaces of
@@ -28,6 +29,8 @@ enum Command {
     Run(RunArgs),
     /// Measure full syncs, single changes and memory with many routes and nodes.
     Scale(ScaleArgs),
+    /// Measure what ends, hangs and changes of the daemons cost running traffic.
+    Takeover(TakeoverArgs),
     /// Show ratio by ratio whether the intervals of two runs overlap.
     Compare {
         /// JSON of the run before.
@@ -110,6 +113,30 @@ struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+struct TakeoverArgs {
+    /// Ports of each node, one table each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [2, 20, 100],
+        value_parser = clap::value_parser!(u8).range(2..=110)
+    )]
+    ports: Vec<u8>,
+    /// Rules of the nodes beside Podway's, one table each.
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Rules::None])]
+    rules: Vec<Rules>,
+    /// What happens; everything by default.
+    #[arg(long, value_delimiter = ',')]
+    events: Vec<Event>,
+    /// How often each is measured.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Also write every measured value to a file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct ScaleArgs {
     /// Numbers of routes, one row each.
     #[arg(
@@ -139,6 +166,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(args),
         Command::Run(args) => suite(args).run(&mut io::stdout()),
         Command::Scale(args) => scale(args),
+        Command::Takeover(args) => takeover(args),
         Command::Compare { before, after } => compare(&before, &after),
     };
     match result {
@@ -200,16 +228,34 @@ fn suite(args: RunArgs) -> Suite {
     }
 }
 
+fn takeover(args: TakeoverArgs) -> Result<()> {
+    let all = || Event::value_variants().to_vec();
+    let takeover = Takeover {
+        ports: args.ports,
+        rules: args.rules,
+        events: if args.events.is_empty() {
+            all()
+        } else {
+            args.events
+        },
+        rounds: args.rounds,
+    };
+    write_json(&takeover.run(&mut io::stdout())?, args.json.as_deref())
+}
+
 fn scale(args: ScaleArgs) -> Result<()> {
     let scale = Scale {
         routes: args.routes,
         nodes: args.nodes,
         changes: args.changes,
     };
-    let report = scale.run(&mut io::stdout())?;
-    let Some(path) = args.json else { return Ok(()) };
-    let text = serde_json::to_string_pretty(&report).map_err(io::Error::from);
-    let written = text.and_then(|text| std::fs::write(&path, text + "\n"));
+    write_json(&scale.run(&mut io::stdout())?, args.json.as_deref())
+}
+
+fn write_json(report: &impl serde::Serialize, path: Option<&std::path::Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report).map_err(io::Error::from);
+    let written = text.and_then(|text| std::fs::write(path, text + "\n"));
     written.map_err(|source| Error::Io {
         what: path.display().to_string(),
         source,

@@ -15,8 +15,11 @@ use rustix::process::Signal;
 use super::{Options, READY_DEADLINE, program, ready};
 use crate::netns::{run, wait_until};
 use crate::process::{self, send, stop};
-use crate::topology::{Node, UPLINK};
+use crate::topology::{Node, Pod, UPLINK};
 use crate::{Error, Result};
+
+const DATAPLANE: &str = "podway-dataplane";
+const CONTROL: &str = "podway-control";
 
 /// Packets on their way leave the books unbalanced; they arrive in far less.
 const REST_DEADLINE: Duration = Duration::from_secs(5);
@@ -66,7 +69,16 @@ impl Agent {
     /// # Errors
     /// When the program cannot be started.
     pub fn start_dataplane(&mut self) -> Result<()> {
-        let child = self.start_daemon("podway-dataplane", &[])?;
+        let program = program(DATAPLANE)?;
+        self.start_dataplane_of(&program)
+    }
+
+    /// Starts another program as the dataplane, which must not be running.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_dataplane_of(&mut self, program: &Path) -> Result<()> {
+        let child = self.start_daemon(DATAPLANE, program, &[])?;
         self.dataplane = Some(child);
         Ok(())
     }
@@ -77,7 +89,8 @@ impl Agent {
     /// When the program cannot be started.
     pub fn start_control(&mut self) -> Result<()> {
         let state = self.path("state");
-        let child = self.start_daemon("podway-control", &["--state-dir", &state])?;
+        let program = program(CONTROL)?;
+        let child = self.start_daemon(CONTROL, &program, &["--state-dir", &state])?;
         self.control = Some(child);
         Ok(())
     }
@@ -261,14 +274,15 @@ impl Agent {
     /// # Errors
     /// When it was not running.
     pub fn kill_dataplane(&mut self) -> Result<()> {
-        let Some(mut child) = self.dataplane.take() else {
-            return Err(Error::Unexpected("the dataplane is not running".to_owned()));
-        };
-        child.kill().map_err(Error::io("kill the dataplane"))?;
-        child
-            .wait()
-            .map(drop)
-            .map_err(Error::io("wait for the dataplane"))
+        kill(DATAPLANE, self.dataplane.take())
+    }
+
+    /// Kills control (SIGKILL) and waits for its end.
+    ///
+    /// # Errors
+    /// When it was not running.
+    pub fn kill_control(&mut self) -> Result<()> {
+        kill(CONTROL, self.control.take())
     }
 
     /// Stops the dataplane in an orderly way.
@@ -277,7 +291,7 @@ impl Agent {
     /// When it does not end, or not with success.
     pub fn stop_dataplane(&mut self) -> Result<()> {
         let child = self.dataplane.take();
-        let result = child.map_or(Ok(()), |child| stop("podway-dataplane", child));
+        let result = child.map_or(Ok(()), |child| stop(DATAPLANE, child));
         self.with_logs(result)
     }
 
@@ -287,7 +301,7 @@ impl Agent {
     /// When it does not end, or not with success.
     pub fn stop_control(&mut self) -> Result<()> {
         let child = self.control.take();
-        let result = child.map_or(Ok(()), |child| stop("podway-control", child));
+        let result = child.map_or(Ok(()), |child| stop(CONTROL, child));
         self.with_logs(result)
     }
 
@@ -298,7 +312,7 @@ impl Agent {
     pub fn stop(&mut self) -> Result<()> {
         self.stop_control()?;
         self.stop_dataplane()?;
-        let program = program("podway-control")?;
+        let program = program(CONTROL)?;
         let mut command = self.node.netns.command(&program.to_string_lossy());
         run(self.common_args(&mut command).args([
             "--state-dir",
@@ -309,6 +323,19 @@ impl Agent {
             .idle_interfaces()
             .map(|name| format!("link del dev {name}"));
         self.node.netns.ip(&lines.collect::<Vec<_>>())
+    }
+
+    /// Tells of the port of a pod.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn add_pod_port(&self, pod: &Pod) -> Result<()> {
+        let (ipv4, ipv6) = (pod.ipv4.to_string(), pod.ipv6.to_string());
+        let interface = &pod.host_interface;
+        let args = [
+            "port", "add", interface, "--pod-ip", &ipv4, "--pod-ip", &ipv6,
+        ];
+        self.cli(&args).map(drop)
     }
 
     /// Makes the idle ports and tells of them.
@@ -350,7 +377,7 @@ impl Agent {
             let end = process::tail(Path::new(&log));
             format!("--- {name} on {}:\n{end}\n", self.node.name)
         };
-        tail("podway-dataplane") + &tail("podway-control")
+        tail(DATAPLANE) + &tail(CONTROL)
     }
 
     fn ask(&self, args: &[&str]) -> Result<Response> {
@@ -388,9 +415,8 @@ impl Agent {
         fs::write(&path, text).map_err(Error::io(path))
     }
 
-    fn start_daemon(&self, name: &str, args: &[&str]) -> Result<Child> {
+    fn start_daemon(&self, name: &str, program: &Path, args: &[&str]) -> Result<Child> {
         let log = self.path(&format!("{name}.log"));
-        let program = program(name)?;
         let program = program.to_string_lossy();
         let mut command = if self.options.detached {
             // A session of its own: the terminal's signals are not for it.
@@ -448,6 +474,15 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+fn kill(name: &str, child: Option<Child>) -> Result<()> {
+    let Some(mut child) = child else {
+        return Err(Error::Unexpected(format!("{name} is not running")));
+    };
+    child.kill().map_err(Error::io(format!("kill {name}")))?;
+    let ended = child.wait().map(drop);
+    ended.map_err(Error::io(format!("wait for {name}")))
 }
 
 fn pid(child: Option<&Child>, what: &str) -> Result<u32> {

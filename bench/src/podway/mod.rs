@@ -5,7 +5,6 @@
 mod agent;
 mod ready;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -151,14 +150,23 @@ impl Podway {
     /// # Errors
     /// As [`Podway::start`].
     pub fn set_mode(&mut self, cluster: &Cluster, mode: Mode) -> Result<()> {
+        self.tell_mode(cluster, mode)?;
+        cluster.set_pod_mtu(crate::contender::pod_mtu(cluster.spec().uplink_mtu, mode))?;
+        self.wait_ready()
+    }
+
+    /// Tells every node of all nodes, to be reached in this mode, and leaves the pods as they are.
+    ///
+    /// # Errors
+    /// When a command is refused.
+    pub fn tell_mode(&self, cluster: &Cluster, mode: Mode) -> Result<()> {
         for agent in &self.agents {
             for node in cluster.nodes() {
                 let result = tell_node(agent, node, mode);
                 agent.with_logs(result)?;
             }
         }
-        cluster.set_pod_mtu(crate::contender::pod_mtu(cluster.spec().uplink_mtu, mode))?;
-        self.wait_ready()
+        Ok(())
     }
 
     /// Waits until every node is ready.
@@ -214,23 +222,8 @@ fn wait_for_control(agent: &mut Agent) -> Result<()> {
 
 fn tell_ports(agent: &Agent) -> Result<()> {
     agent.cli(&["port", "add", UPLINK, "--uplink"])?;
-    for pod in &agent.node().pods {
-        let addresses = [
-            IpAddr::V4(pod.ipv4).to_string(),
-            IpAddr::V6(pod.ipv6).to_string(),
-        ];
-        let [ipv4, ipv6] = &addresses;
-        agent.cli(&[
-            "port",
-            "add",
-            &pod.host_interface,
-            "--pod-ip",
-            ipv4,
-            "--pod-ip",
-            ipv6,
-        ])?;
-    }
-    Ok(())
+    let pods = &agent.node().pods;
+    pods.iter().try_for_each(|pod| agent.add_pod_port(pod))
 }
 
 fn tell_node(agent: &Agent, node: &Node, mode: Mode) -> Result<()> {
