@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use podway_dataplane::fib::{Fib, PortFacts, PortId, Tables};
 use podway_proto::types::{
@@ -115,6 +115,15 @@ fn v6_prefix(size: u32, number: u32) -> Ipv6Net {
         .trunc()
 }
 
+/// Makes the prefix of a number in a table of a size.
+type V6Prefix = fn(u32, u32) -> Ipv6Net;
+
+/// IPv6 PodCIDRs at every size: the /64 of one cluster, in a row.
+fn pod_cidr(_: u32, number: u32) -> Ipv6Net {
+    let bits = 0xfd00_0010_0240 << 80 | u128::from(number) << 64;
+    Ipv6Net::new(Ipv6Addr::from_bits(bits), 64).unwrap()
+}
+
 fn fill(fib: &mut Fib, size: u32, prefix: impl Fn(u32) -> IpNet) {
     for number in 0..size {
         fib.set_route(Route {
@@ -145,19 +154,21 @@ fn lookups(criterion: &mut Criterion) {
             bencher.iter(|| sum_v4(&tables, &destinations));
         });
 
-        let mut fib = cluster();
-        fill(&mut fib, size, |number| v6_prefix(size, number).into());
-        let tables = fib.build().tables;
-        let destinations: Vec<_> = (0..DESTINATIONS)
-            .map(|n| {
-                let net = v6_prefix(size, random(n) % size);
-                net.network().to_bits() | u128::from(random(!n))
-            })
-            .collect();
-        assert!(destinations.iter().all(|d| tables.lookup_v6(*d).is_some()));
-        group.bench_function(BenchmarkId::new("v6", size), |bencher| {
-            bencher.iter(|| sum_v6(&tables, &destinations));
-        });
+        for (name, prefix) in [("v6", v6_prefix as V6Prefix), ("v6 PodCIDRs", pod_cidr)] {
+            let mut fib = cluster();
+            fill(&mut fib, size, |number| prefix(size, number).into());
+            let tables = fib.build().tables;
+            let destinations: Vec<_> = (0..DESTINATIONS)
+                .map(|n| {
+                    let net = prefix(size, random(n) % size);
+                    net.network().to_bits() | u128::from(random(!n))
+                })
+                .collect();
+            assert!(destinations.iter().all(|d| tables.lookup_v6(*d).is_some()));
+            group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                bencher.iter(|| sum_v6(&tables, &destinations));
+            });
+        }
     }
     group.finish();
 }
@@ -177,23 +188,30 @@ fn sum_v6(tables: &Tables, destinations: &[u128]) -> u64 {
 fn one_change(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("change one route and build");
     for size in SIZES {
-        let mut fib = cluster();
-        fill(&mut fib, size, |number| v4_prefix(size, number).into());
-        let mut read = fib.build().tables;
-        let mut round = 0_u32;
-        group.bench_function(BenchmarkId::new("v4", size), |bencher| {
-            bencher.iter(|| {
-                round = round.wrapping_add(1);
-                let prefix = v4_prefix(size, random(round) % size).into();
-                let node = node_name(round % NODES);
-                let via = Via::Node { node };
-                fib.set_route(Route { prefix, via }).unwrap();
-                read = fib.build().tables;
-                read.generation()
-            });
-        });
+        let v4 = |number| v4_prefix(size, number).into();
+        group.bench_function(BenchmarkId::new("v4", size), |b| change_routes(b, size, v4));
+        let v6 = |number| v6_prefix(size, number).into();
+        group.bench_function(BenchmarkId::new("v6", size), |b| change_routes(b, size, v6));
     }
     group.finish();
+}
+
+fn change_routes(bencher: &mut Bencher, size: u32, prefix: impl Fn(u32) -> IpNet) {
+    let mut fib = cluster();
+    fill(&mut fib, size, &prefix);
+    let mut read = fib.build().tables;
+    let mut round = 0_u32;
+    bencher.iter(|| {
+        round = round.wrapping_add(1);
+        let node = node_name(round % NODES);
+        let route = Route {
+            prefix: prefix(random(round) % size),
+            via: Via::Node { node },
+        };
+        fib.set_route(route).unwrap();
+        read = fib.build().tables;
+        read.generation()
+    });
 }
 
 criterion_group!(benches, lookups, one_change);

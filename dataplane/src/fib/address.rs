@@ -17,9 +17,6 @@ pub trait Address: Copy + Eq + Default + fmt::Debug + Send + Sync + 'static {
     /// The eight bits from bit `offset` on; `offset` is at most `BITS - 8`.
     fn byte(self, offset: u8) -> u8;
 
-    /// How many leading bits both addresses share.
-    fn common(self, other: Self) -> u8;
-
     /// The first `len` bits, the others zero.
     fn masked(self, len: u8) -> Self;
 }
@@ -38,12 +35,6 @@ macro_rules! address {
             #[inline]
             fn byte(self, offset: u8) -> u8 {
                 ((self >> (<Self as Address>::BITS - 8).saturating_sub(offset)) & 0xff) as u8
-            }
-
-            #[inline]
-            #[expect(clippy::cast_possible_truncation, reason = "at most 128")]
-            fn common(self, other: Self) -> u8 {
-                (self ^ other).leading_zeros() as u8
             }
 
             #[inline]
@@ -226,14 +217,11 @@ mod tests {
         assert_eq!(address.masked(0), 0);
         assert_eq!(address.masked(17), 0x0a01_0000);
         assert_eq!(address.masked(32), address);
-        assert_eq!(address.common(0x0a01_02fe), 31);
-        assert_eq!(address.common(address), 32);
         let address = 0xfd00_0010_u128 << 96 | 0x77;
         assert_eq!(address.top(), 0xfd00);
         assert_eq!(address.byte(24), 0x10);
         assert_eq!(address.byte(120), 0x77);
         assert_eq!(address.masked(127), address - 1);
-        assert_eq!(address.common(address), 128);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! [`Publisher`] hands it to the workers, each of which has a [`Reader`].
 //!
 //! ```text
-//! facts -> Fib { Facts, Rib { prefixes, LpmBuilder, Hops } } -> build -> Tables -> Publisher
+//! facts -> Fib { Facts, Rib { prefixes, LPM, Hops } } -> build -> Tables -> Publisher
 //!                                                                 |                   |
 //!                                           XdpDelta -> XDP maps <-            Reader (worker)
 //! ```

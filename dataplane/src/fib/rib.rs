@@ -9,7 +9,7 @@ use prefix_trie::joint::map::JointPrefixMap;
 use super::address::Prefix;
 use super::facts::{FactError, Facts, MAX_PREFIXES};
 use super::hops::Hops;
-use super::lpm::{Lpm, LpmBuilder, NextHopIndex};
+use super::lpm::{LpmV4, LpmV4Builder, LpmV6, NextHopIndex};
 use super::resolve::Target;
 use super::tables::NextHops;
 use super::xdp_delta::XdpDelta;
@@ -18,8 +18,8 @@ use super::xdp_delta::XdpDelta;
 #[derive(Debug, Default)]
 pub(super) struct Rib {
     prefixes: JointPrefixMap<IpNet, Entry>,
-    v4: LpmBuilder<u32>,
-    v6: LpmBuilder<u128>,
+    v4: LpmV4Builder,
+    v6: LpmV6,
     hops: Hops,
     /// What was last told of the prefixes that may have changed since: their MTU, 0 for an
     /// unresolved one, `None` for one that was not there.
@@ -50,10 +50,10 @@ impl Rib {
         self.prefixes.len()
     }
 
-    pub(super) fn tables(&self) -> (Lpm<u32>, Lpm<u128>, NextHops) {
+    pub(super) fn tables(&self) -> (LpmV4, LpmV6, NextHops) {
         (
             self.v4.snapshot(),
-            self.v6.snapshot(),
+            self.v6.clone(),
             self.hops.table().clone(),
         )
     }

@@ -7,15 +7,15 @@ use podway_proto::types::{MacAddr, Vni};
 
 use super::address::AddressSet;
 use super::cow::CowVec;
-use super::lpm::{Lpm, NextHopIndex};
+use super::lpm::{LpmV4, LpmV6, NextHopIndex};
 use super::next_hop::{NextHop, PortId};
 
 /// One snapshot of the tables. A clone shares everything and costs a few reference counts.
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     pub(super) generation: u64,
-    pub(super) v4: Lpm<u32>,
-    pub(super) v6: Lpm<u128>,
+    pub(super) v4: LpmV4,
+    pub(super) v6: LpmV6,
     pub(super) next_hops: NextHops,
     pub(super) ports: Ports,
     pub(super) vteps: Arc<AddressSet>,

@@ -1,21 +1,33 @@
-//! The trie against prefix-trie, and its shape against its own rules.
-
-use std::collections::HashSet;
+//! Both tables against prefix-trie, and their shape against their own rules.
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use proptest::prelude::*;
 
-use super::super::address::Prefix;
+use super::super::address::{Address, Prefix};
 use super::*;
 
 fn hop(index: usize) -> NextHopIndex {
     NextHopIndex::new(index).unwrap()
 }
 
-/// An address family with its oracle's prefix type.
+/// An address family with its table, and its oracle's prefix type.
 trait Family: Address {
     type Net: prefix_trie::Prefix + Copy + PartialEq + std::fmt::Debug;
+    type Builder: Default;
+    type Table;
+    fn insert(builder: &mut Self::Builder, prefix: Prefix<Self>, hop: NextHopIndex);
+    fn remove(
+        builder: &mut Self::Builder,
+        prefix: Prefix<Self>,
+        covering: Option<(u8, NextHopIndex)>,
+    );
+    fn snapshot(builder: &Self::Builder) -> Self::Table;
+    fn lookup(table: &Self::Table, address: Self) -> Option<NextHopIndex>;
+    /// Every rule that lookups or later changes rely on.
+    fn check_shape(builder: &Self::Builder);
+    /// Whether the builder holds nothing.
+    fn is_empty(builder: &Self::Builder) -> bool;
     fn net(prefix: Prefix<Self>) -> Self::Net;
     fn prefix(net: Self::Net) -> Prefix<Self>;
     /// Addresses where the outcome may change: first and last of `prefix`, and those beside it.
@@ -26,6 +38,30 @@ trait Family: Address {
 
 impl Family for u32 {
     type Net = Ipv4Net;
+    type Builder = LpmV4Builder;
+    type Table = LpmV4;
+    fn insert(builder: &mut LpmV4Builder, prefix: Prefix<Self>, hop: NextHopIndex) {
+        builder.insert(prefix, hop);
+    }
+    fn remove(
+        builder: &mut LpmV4Builder,
+        prefix: Prefix<Self>,
+        covering: Option<(u8, NextHopIndex)>,
+    ) {
+        builder.remove(prefix, covering);
+    }
+    fn snapshot(builder: &LpmV4Builder) -> LpmV4 {
+        builder.snapshot()
+    }
+    fn lookup(table: &LpmV4, address: Self) -> Option<NextHopIndex> {
+        table.lookup(address)
+    }
+    fn check_shape(builder: &LpmV4Builder) {
+        builder.check_shape();
+    }
+    fn is_empty(builder: &LpmV4Builder) -> bool {
+        builder.chunks() == 0
+    }
     fn net(prefix: Prefix<Self>) -> Ipv4Net {
         Ipv4Net::new(prefix.bits().into(), prefix.len()).unwrap()
     }
@@ -48,6 +84,26 @@ impl Family for u32 {
 
 impl Family for u128 {
     type Net = Ipv6Net;
+    type Builder = LpmV6;
+    type Table = LpmV6;
+    fn insert(builder: &mut LpmV6, prefix: Prefix<Self>, hop: NextHopIndex) {
+        builder.insert(prefix, hop);
+    }
+    fn remove(builder: &mut LpmV6, prefix: Prefix<Self>, covering: Option<(u8, NextHopIndex)>) {
+        builder.remove(prefix, covering);
+    }
+    fn snapshot(builder: &LpmV6) -> LpmV6 {
+        builder.clone()
+    }
+    fn lookup(table: &LpmV6, address: Self) -> Option<NextHopIndex> {
+        table.lookup(address)
+    }
+    fn check_shape(builder: &LpmV6) {
+        builder.check_shape();
+    }
+    fn is_empty(builder: &LpmV6) -> bool {
+        builder.bytes() == 0
+    }
     fn net(prefix: Prefix<Self>) -> Ipv6Net {
         Ipv6Net::new(prefix.bits().into(), prefix.len()).unwrap()
     }
@@ -107,20 +163,20 @@ fn step<A: Family>() -> BoxedStrategy<Step<A>> {
 
 /// A table and its oracle.
 struct Pair<A: Family> {
-    builder: LpmBuilder<A>,
+    builder: A::Builder,
     oracle: PrefixMap<A::Net, NextHopIndex>,
 }
 
 impl<A: Family> Pair<A> {
     fn new() -> Self {
         Self {
-            builder: LpmBuilder::new(),
+            builder: A::Builder::default(),
             oracle: PrefixMap::new(),
         }
     }
 
     fn insert(&mut self, prefix: Prefix<A>, next_hop: NextHopIndex) {
-        self.builder.insert(prefix, next_hop);
+        A::insert(&mut self.builder, prefix, next_hop);
         self.oracle.insert(A::net(prefix), next_hop);
     }
 
@@ -128,7 +184,7 @@ impl<A: Family> Pair<A> {
         self.oracle.remove(&A::net(prefix));
         let covering = self.oracle.get_lpm(&A::net(prefix));
         let covering = covering.map(|(net, hop)| (A::prefix(net).len(), *hop));
-        self.builder.remove(prefix, covering);
+        A::remove(&mut self.builder, prefix, covering);
     }
 }
 
@@ -157,92 +213,31 @@ fn run<A: Family>(steps: Vec<Step<A>>, probes: &[A]) -> Result<(), TestCaseError
             }
             Step::RemoveOld(_) => {}
             Step::Snapshot => {
-                check_shape(&pair.builder)?;
-                snapshots.push((pair.builder.snapshot(), pair.oracle.clone()));
+                A::check_shape(&pair.builder);
+                snapshots.push((A::snapshot(&pair.builder), pair.oracle.clone()));
             }
         }
     }
-    check_shape(&pair.builder)?;
-    snapshots.push((pair.builder.snapshot(), pair.oracle.clone()));
+    A::check_shape(&pair.builder);
+    snapshots.push((A::snapshot(&pair.builder), pair.oracle.clone()));
     for (table, oracle) in &snapshots {
         let edges = oracle.keys().flat_map(|net| A::edges(A::prefix(net)));
         for address in edges.chain(probes.iter().copied()) {
-            prop_assert_eq!(table.lookup(address), expected(oracle, address));
+            prop_assert_eq!(A::lookup(table, address), expected(oracle, address));
         }
     }
     for prefix in present {
         pair.remove(prefix);
     }
-    check_shape(&pair.builder)?;
+    A::check_shape(&pair.builder);
     for net in pair.oracle.keys().collect::<Vec<_>>() {
         pair.remove(A::prefix(net));
     }
-    prop_assert_eq!(pair.builder.chunks(), 0);
-    let table = pair.builder.snapshot();
+    prop_assert!(A::is_empty(&pair.builder));
+    let table = A::snapshot(&pair.builder);
     for address in probes {
-        prop_assert_eq!(table.lookup(*address), None);
+        prop_assert_eq!(A::lookup(&table, *address), None);
     }
-    Ok(())
-}
-
-/// Every rule of the trie that lookups or later changes rely on.
-fn check_shape<A: Address>(builder: &LpmBuilder<A>) -> Result<(), TestCaseError> {
-    let table = &builder.table;
-    let mut seen = HashSet::new();
-    let mut slots = Vec::new();
-    for top in 0..1 << 16 {
-        match table.root.get(top) {
-            Some(entry) => slots.push((*entry, ROOT_BITS, None)),
-            None => break,
-        }
-    }
-    while let Some((entry, end, parent)) = slots.pop() {
-        let Some((offset, number)) = entry.chunk() else {
-            prop_assert!(entry.len().is_none_or(|len| len <= end));
-            continue;
-        };
-        prop_assert!(
-            number > 0 && seen.insert(number),
-            "{number} hangs off twice"
-        );
-        prop_assert!(offset >= end && offset < A::BITS);
-        let chunk = table.chunks.get(number).unwrap();
-        prop_assert_eq!(chunk.path, chunk.path.masked(offset));
-        if let Some((path, offset, step)) = parent {
-            let path: A = path;
-            prop_assert!(path.common(chunk.path) >= offset);
-            prop_assert_eq!(usize::from(chunk.path.byte(offset)), step);
-        }
-        let skips = offset != end;
-        if skips {
-            prop_assert!(chunk.miss.chunk().is_none());
-            prop_assert!(chunk.miss.len().is_none_or(|len| len <= end));
-        }
-        // The chunk is needed: its entries are neither all one prefix', nor all but one that only
-        // leads on.
-        let [first, second, third, ..] = chunk.entries;
-        let rest = if first == second { first } else { third };
-        let others = chunk.entries.iter().filter(|entry| **entry != rest);
-        match others.collect::<Vec<_>>()[..] {
-            _ if rest.len().is_some_and(|len| len > offset) => {}
-            [] => prop_assert!(false, "a chunk that decides nothing"),
-            [only] => {
-                if let Some((next_offset, next)) = only.chunk() {
-                    let miss = table.chunks.get(next).unwrap().miss;
-                    prop_assert!(next_offset != offset + CHUNK_BITS && miss != rest);
-                }
-            }
-            _ => {}
-        }
-        for (step, entry) in chunk.entries.iter().enumerate() {
-            slots.push((
-                *entry,
-                offset + CHUNK_BITS,
-                Some((chunk.path, offset, step)),
-            ));
-        }
-    }
-    prop_assert_eq!(seen.len(), builder.chunks());
     Ok(())
 }
 
@@ -284,7 +279,7 @@ fn v6_bits(address: &str) -> u128 {
 
 #[test]
 fn the_longest_prefix_wins() {
-    let mut builder = LpmBuilder::new();
+    let mut builder = LpmV4Builder::default();
     for (net, index) in [
         ("0.0.0.0/0", 0),
         ("10.0.0.0/8", 1),
@@ -316,7 +311,7 @@ fn the_longest_prefix_wins() {
 
 #[test]
 fn a_removed_prefix_uncovers_the_one_around_it() {
-    let mut builder = LpmBuilder::new();
+    let mut builder = LpmV4Builder::default();
     builder.insert(v4("10.0.0.0/8"), hop(1));
     builder.insert(v4("10.0.1.0/24"), hop(2));
     builder.insert(v4("10.0.1.0/24"), hop(3));
@@ -331,7 +326,7 @@ fn a_removed_prefix_uncovers_the_one_around_it() {
 
 #[test]
 fn equal_halves_stay_two_prefixes() {
-    let mut builder = LpmBuilder::new();
+    let mut builder = LpmV4Builder::default();
     builder.insert(v4("10.0.1.0/25"), hop(1));
     builder.insert(v4("10.0.1.128/25"), hop(1));
     builder.insert(v4("10.0.1.7/32"), hop(2));
@@ -344,7 +339,7 @@ fn equal_halves_stay_two_prefixes() {
 
 #[test]
 fn a_prefix_that_is_not_there_is_not_removed() {
-    let mut builder = LpmBuilder::new();
+    let mut builder = LpmV4Builder::default();
     builder.insert(v4("10.0.1.0/24"), hop(1));
     for net in [
         "0.0.0.0/0",
@@ -363,44 +358,124 @@ fn a_prefix_that_is_not_there_is_not_removed() {
 }
 
 #[test]
-fn pods_of_a_node_share_two_chunks() {
-    let mut builder = LpmBuilder::new();
-    builder.insert(v6("fd00:10:244::/64"), hop(0));
-    assert_eq!(builder.chunks(), 1, "nothing between the root and the /64");
-    for pod in 1..=110 {
-        builder.insert(v6(&format!("fd00:10:244::{pod:x}/128")), hop(pod));
+fn lengths_of_one_table_and_of_others() {
+    let mut table = LpmV6::default();
+    for (net, index) in [
+        ("::/0", 0),
+        ("fd00:10::/29", 1),
+        ("fd00:10::/32", 2),
+        ("fd00:10:244::/61", 3),
+        ("fd00:10:244:1::/64", 4),
+        ("fd00:10:244:1::/65", 5),
+        ("fd00:10:244:1::7/128", 6),
+        ("fd00:10:244:1::/128", 7),
+    ] {
+        table.insert(v6(net), hop(index));
     }
-    // One for the /64's own entry, one for the pods.
-    assert_eq!(builder.chunks(), 2);
-    let table = builder.snapshot();
-    assert_eq!(table.lookup(v6_bits("fd00:10:244::1")), Some(hop(1)));
-    assert_eq!(table.lookup(v6_bits("fd00:10:244::6e")), Some(hop(110)));
-    assert_eq!(table.lookup(v6_bits("fd00:10:244::6f")), Some(hop(0)));
-    assert_eq!(table.lookup(v6_bits("fd00:10:244:0:1::1")), Some(hop(0)));
-    assert_eq!(table.lookup(v6_bits("fd00:10:244:1::1")), None);
+    let check = |table: &LpmV6, expected: &[(&str, usize)]| {
+        for (address, index) in expected {
+            let found = table.lookup(v6_bits(address));
+            assert_eq!(found, Some(hop(*index)), "{address}");
+        }
+    };
+    let before = table.clone();
+    let all = [
+        ("::", 0),
+        ("fd00:17::1", 1),
+        ("fd00:18::1", 0),
+        ("fd00:10:245::1", 2),
+        ("fd00:10:244:7::1", 3),
+        ("fd00:10:244:8::1", 2),
+        ("fd00:10:244:1:8000::", 4),
+        ("fd00:10:244:1::1", 5),
+        ("fd00:10:244:1::7", 6),
+        ("fd00:10:244:1::", 7),
+    ];
+    check(&table, &all);
+    table.remove(v6("fd00:10:244:1::/64"), Some((61, hop(3))));
+    table.remove(v6("fd00:10:244:1::7/128"), Some((65, hop(5))));
+    table.remove(v6("fd00:10::/32"), Some((29, hop(1))));
+    check(
+        &table,
+        &[
+            ("fd00:10:244:1:8000::", 3),
+            ("fd00:10:244:1::7", 5),
+            ("fd00:10:245::1", 1),
+            ("fd00:10:244:8::1", 1),
+        ],
+    );
+    check(&before, &all);
+}
+
+/// What grows, splits and spills only with many keys; the random prefixes above are too few.
+#[test]
+fn thousands_of_prefixes_agree_with_the_oracle() {
+    let mut pair = Pair::<u128>::new();
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        state >> 33
+    };
+    // Few bits vary in the first 64 so that prefixes cover one another.
+    let mut prefixes = Vec::new();
+    for number in 0..12_000_usize {
+        let len = [48, 63, 64, 64, 127, 128][number % 6];
+        let bits = u128::from(random() & 0xfff) << 64 | u128::from(random() & 0xff);
+        prefixes.push(Prefix::new(0xfd << 120 | bits, len));
+    }
+    for (number, prefix) in prefixes.iter().enumerate() {
+        pair.insert(*prefix, hop(number));
+    }
+    u128::check_shape(&pair.builder);
+    let full = (pair.builder.clone(), pair.oracle.clone());
+    for prefix in prefixes.iter().skip(1).step_by(2) {
+        pair.remove(*prefix);
+    }
+    u128::check_shape(&pair.builder);
+    for (table, oracle) in [full, (pair.builder.clone(), pair.oracle.clone())] {
+        for address in prefixes.iter().flat_map(|prefix| u128::edges(*prefix)) {
+            assert_eq!(table.lookup(address), expected(&oracle, address));
+        }
+    }
+    for prefix in prefixes {
+        pair.remove(prefix);
+    }
+    assert_eq!(pair.builder.bytes(), 0);
+}
+
+#[test]
+fn memory_is_what_the_doc_says() {
+    let mut table = LpmV6::default();
+    let count = 50_000_u32;
+    for number in 0..count {
+        table.insert(
+            Prefix::new(0xfd_u128 << 120 | u128::from(number) << 64, 64),
+            hop(0),
+        );
+    }
+    let each = table.bytes() / count as usize;
+    assert!((27..=30).contains(&each), "{each} bytes for a prefix");
 }
 
 #[test]
 fn chunks_are_used_again() {
-    let mut builder = LpmBuilder::new();
+    let mut builder = LpmV4Builder::default();
     for round in 0..100_u32 {
         let prefix = Prefix::new(round << 8 | 0x0a00_0000, 32);
         builder.insert(prefix, hop(1));
         builder.remove(prefix, None);
     }
-    assert_eq!((builder.made, builder.chunks()), (1, 0));
+    assert_eq!((builder.made(), builder.chunks()), (2, 0));
 }
 
 #[test]
-fn an_entry_keeps_its_extremes() {
-    let leaf = Entry::leaf(128, NextHopIndex::MAX);
+fn a_leaf_keeps_its_extremes() {
+    let leaf = leaf::Leaf::new(128, NextHopIndex::MAX);
     assert_eq!(leaf.len(), Some(128));
     assert_eq!(leaf.next_hop(), Some(NextHopIndex::MAX));
-    assert_eq!(leaf.chunk(), None);
-    let leaf = Entry::leaf(0, NextHopIndex::MIN);
-    assert_eq!((leaf.len(), leaf.next_hop()), (Some(0), Some(hop(0))));
-    let chunk = Entry::to_chunk(120, (1 << 27) - 1);
-    assert_eq!(chunk.chunk(), Some((120, (1 << 27) - 1)));
-    assert_eq!((chunk.len(), chunk.next_hop()), (None, None));
+    let short = leaf::Leaf::new(0, NextHopIndex::MIN);
+    assert_eq!((short.len(), short.next_hop()), (Some(0), Some(hop(0))));
+    assert!(leaf::Leaf::new(1, NextHopIndex::MIN) > leaf::Leaf::new(0, NextHopIndex::MAX));
+    assert!(short > leaf::Leaf::NONE && !leaf::Leaf::NONE.is_leaf());
     assert_eq!(NextHopIndex::new(1 << 23), None);
 }
