@@ -13,7 +13,8 @@ use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
 use crate::wire::parse::{Headers, IpVersion, parse_to};
 use crate::wire::{
-    Ipv4Packet, Ipv6Packet, Sum, UdpDatagram, checksum, ethernet, flow_hash, protocol, udp,
+    Ipv4Packet, Ipv6Packet, Sum, UdpDatagram, checksum, ethernet, flow_hash, ipv4, ipv6, protocol,
+    udp,
 };
 
 /// Decides what becomes of `packet`, which came in by the port `from`, and prepares it.
@@ -25,7 +26,7 @@ pub fn forward<'t>(packet: &mut Packet<'_>, from: PortId, tables: &'t Tables) ->
     }
 }
 
-#[inline]
+#[inline(always)]
 fn route<'t>(
     packet: &mut Packet<'_>,
     from: PortId,
@@ -95,13 +96,11 @@ fn route<'t>(
         macs.copy_from_slice(&next_hop.l2.0);
     }
     decrement_hop_limit(head, &headers);
+    headers.hop_limit -= 1;
     Ok(Send {
         next_hop,
         flow_hash: flow_hash::hash(&headers),
-        headers: Headers {
-            hop_limit: headers.hop_limit - 1,
-            ..headers
-        },
+        headers,
         partial_checksum,
         max_l3_len,
     })
@@ -172,10 +171,19 @@ fn decrement_hop_limit(head: &mut [u8], headers: &Headers) {
     let Some(bytes) = head.get_mut(usize::from(headers.l3)..) else {
         return;
     };
+    // As arrays, whose length is checked once.
     match headers.version {
-        IpVersion::V4 => Ipv4Packet::new_unchecked(bytes).decrement_hop_limit(),
-        IpVersion::V6 => Ipv6Packet::new_unchecked(bytes).decrement_hop_limit(),
-    };
+        IpVersion::V4 => {
+            if let Some(header) = bytes.first_chunk_mut::<{ ipv4::HEADER_LEN }>() {
+                Ipv4Packet::new_unchecked(header).decrement_hop_limit();
+            }
+        }
+        IpVersion::V6 => {
+            if let Some(header) = bytes.first_chunk_mut::<{ ipv6::HEADER_LEN }>() {
+                Ipv6Packet::new_unchecked(header).decrement_hop_limit();
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,22 +24,16 @@ const CE: u8 = 0b11;
 /// that we know, or a congestion mark that the inner packet cannot carry.
 #[inline]
 pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason> {
+    let head = packet.head();
     let mut outer = Headers::UNREAD;
-    parse_to(
-        &mut outer,
-        packet.head(),
-        ethernet::HEADER_LEN,
-        packet.len(),
-    )?;
+    parse_to(&mut outer, head, ethernet::HEADER_LEN, packet.len())?;
     let Some(local) = tables
         .local()
         .filter(|local| is_vxlan_for_us(&outer, local))
     else {
         return Ok(0);
     };
-    packet.truncate(outer.end());
-    let vxlan = usize::from(outer.payload);
-    let (vni, inner_l3) = parse_vxlan(packet.head(), vxlan, packet.len())?;
+    let (vni, inner_l3) = parse_vxlan(head, usize::from(outer.payload), outer.end())?;
     if vni != local.vni {
         return Err(DropReason::UnknownVni);
     }
@@ -47,13 +41,17 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
         return Err(DropReason::UnknownVtep);
     }
     let overhead = inner_l3 - usize::from(outer.l3);
+    packet.truncate(outer.end());
     if !packet.pull_front(inner_l3 - ethernet::HEADER_LEN) {
         return Err(DropReason::TruncatedVxlan);
     }
-    if EthernetFrame::new_unchecked(packet.head()).dst_addr() != local.vtep_mac {
+    let head = packet.head_mut();
+    if EthernetFrame::new_unchecked(&*head).dst_addr() != local.vtep_mac {
         return Err(DropReason::NotLocal);
     }
-    combine_ecn(packet.head_mut(), outer.tos & ECN)?;
+    if outer.tos & ECT_1 != 0 {
+        combine_ecn(head, outer.tos & ECN)?;
+    }
     Ok(u16::try_from(overhead).unwrap_or(u16::MAX))
 }
 
@@ -65,12 +63,9 @@ fn is_vxlan_for_us(outer: &Headers, local: &LocalTable) -> bool {
         && local.is_local(outer.dst)
 }
 
-/// Gives the inner header the congestion mark of the outer one (RFC 6040, section 4.2).
-#[inline]
+/// Gives the inner header the congestion mark of the outer one, CE or ECT(1): the others are no
+/// news (RFC 6040, section 4.2).
 fn combine_ecn(head: &mut [u8], outer: u8) -> Result<(), DropReason> {
-    if outer != CE && outer != ECT_1 {
-        return Ok(());
-    }
     let ethertype = EthernetFrame::new_unchecked(&*head).ethertype();
     let Some(ip) = head.get_mut(ethernet::HEADER_LEN..) else {
         return Ok(());

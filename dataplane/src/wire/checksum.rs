@@ -178,11 +178,9 @@ fn add_carry(a: u64, b: u64) -> u64 {
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
 fn fold(words: u64) -> u16 {
-    let sum = (words >> 32) + (words & 0xffff_ffff);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    // The upper half of a number plus its halves swapped is their sum with its end-around carry.
+    let sum = (words.wrapping_add(words.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 #[cfg(test)]

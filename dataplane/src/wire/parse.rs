@@ -105,38 +105,44 @@ pub fn parse_to(
     packet_len: usize,
 ) -> Result<(), ParseError> {
     let head = head.get(..packet_len).unwrap_or(head);
-    let ethernet = l3
-        .checked_sub(ethernet::HEADER_LEN)
-        .and_then(|start| head.get(start..l3))
+    let (link, bytes) = head
+        .split_at_checked(l3)
         .ok_or(ParseError::TruncatedEthernet)?;
+    let ethernet: &[u8; ethernet::HEADER_LEN] =
+        link.last_chunk().ok_or(ParseError::TruncatedEthernet)?;
     let l3_offset = u16::try_from(l3)
         .ok()
         .filter(|l3| *l3 <= MAX_L3)
         .ok_or(ParseError::TruncatedEthernet)?;
-    let l3_bytes = head.get(l3..).unwrap_or_default();
-    let l3_room = packet_len.saturating_sub(l3);
-    match EthernetFrame::new_unchecked(ethernet).ethertype() {
-        EtherType::IPV4 => parse_ipv4(headers, l3_bytes, l3_offset, l3_room)?,
-        EtherType::IPV6 => parse_ipv6(headers, l3_bytes, l3_offset, l3_room)?,
+    let room = packet_len.saturating_sub(l3);
+    let l4 = match EthernetFrame::new_unchecked(ethernet).ethertype() {
+        EtherType::IPV4 => parse_ipv4(headers, bytes, l3_offset, room)?,
+        EtherType::IPV6 => parse_ipv6(headers, bytes, l3_offset, room)?,
         _ => return Err(ParseError::UnknownEtherType),
-    }
+    };
     if headers.fragment {
         return Ok(());
     }
-    let l4_len = headers.l4_len() as usize;
-    let l4_bytes = head.get(usize::from(headers.l4)..headers.end().min(head.len()));
-    let l4_bytes = l4_bytes.unwrap_or_default();
+    let bytes = l4.bytes.get(..l4.len).unwrap_or(l4.bytes);
     match headers.protocol {
-        protocol::TCP => parse_tcp(headers, l4_bytes, l4_len)?,
+        protocol::TCP => parse_tcp(headers, bytes, l4.len)?,
         protocol::UDP => {
             let whole = head.len() == packet_len;
-            parse_udp(headers, l4_bytes, l4_len, whole)?;
+            parse_udp(headers, bytes, l4.len, whole)?;
         }
         // Nothing else came through the IP parsers.
-        _ if l4_bytes.len() < icmp::HEADER_LEN => return Err(ParseError::TruncatedIcmp),
+        _ if bytes.len() < icmp::HEADER_LEN => return Err(ParseError::TruncatedIcmp),
         _ => {}
     }
     Ok(())
+}
+
+/// What follows an IP header.
+struct Behind<'a> {
+    /// What of it, and of what follows it, lies in the first chunk.
+    bytes: &'a [u8],
+    /// Its length by the IP header.
+    len: usize,
 }
 
 /// Checks the VXLAN header at offset `vxlan` of `head` and the room for an inner Ethernet header
@@ -169,19 +175,23 @@ fn behind(offset: u16, len: usize) -> u16 {
     offset.saturating_add(u16::try_from(len).unwrap_or(u16::MAX))
 }
 
-#[inline]
-fn parse_ipv4(headers: &mut Headers, bytes: &[u8], l3: u16, room: usize) -> Result<(), ParseError> {
-    let packet = Ipv4Packet::new_unchecked(bytes);
-    packet.check(room).map_err(|malformed| match malformed {
-        Malformed::Truncated => ParseError::TruncatedIpv4,
-        Malformed::BadVersion => ParseError::Ipv4BadVersion,
-        Malformed::BadHeaderLength => ParseError::Ipv4BadHeaderLength,
-        Malformed::BadTotalLength => ParseError::Ipv4BadTotalLength,
-        Malformed::BadChecksum => ParseError::Ipv4BadChecksum,
-    })?;
-    if packet.header_len() > ipv4::HEADER_LEN {
-        return Err(ParseError::Ipv4Options);
-    }
+#[inline(always)]
+fn parse_ipv4<'a>(
+    headers: &mut Headers,
+    bytes: &'a [u8],
+    l3: u16,
+    room: usize,
+) -> Result<Behind<'a>, ParseError> {
+    // Version 4 and no options, as nearly all: then its length is known when this is compiled.
+    let header = match bytes.split_first_chunk::<{ ipv4::HEADER_LEN }>() {
+        Some((header, bytes)) if header[0] == 0x45 => Some((header, bytes)),
+        _ => None,
+    };
+    let Some((header, bytes)) = header else {
+        return Err(why_not_plain(bytes, room));
+    };
+    let packet = Ipv4Packet::new_unchecked(header);
+    packet.check(room).map_err(ipv4_error)?;
     if !matches!(
         packet.protocol(),
         protocol::TCP | protocol::UDP | protocol::ICMP
@@ -204,12 +214,40 @@ fn parse_ipv4(headers: &mut Headers, bytes: &[u8], l3: u16, room: usize) -> Resu
         src: packet.src_addr().into(),
         dst: packet.dst_addr().into(),
     };
-    Ok(())
+    let len = usize::from(packet.total_len()).saturating_sub(ipv4::HEADER_LEN);
+    Ok(Behind { bytes, len })
 }
 
-#[inline]
-fn parse_ipv6(headers: &mut Headers, bytes: &[u8], l3: u16, room: usize) -> Result<(), ParseError> {
-    let packet = Ipv6Packet::new_unchecked(bytes);
+/// What is wrong with an IPv4 packet whose header is cut off, of another version or not 20 bytes.
+#[cold]
+fn why_not_plain(bytes: &[u8], room: usize) -> ParseError {
+    match Ipv4Packet::new_unchecked(bytes).check(room) {
+        Ok(()) => ParseError::Ipv4Options,
+        Err(malformed) => ipv4_error(malformed),
+    }
+}
+
+fn ipv4_error(malformed: Malformed) -> ParseError {
+    match malformed {
+        Malformed::Truncated => ParseError::TruncatedIpv4,
+        Malformed::BadVersion => ParseError::Ipv4BadVersion,
+        Malformed::BadHeaderLength => ParseError::Ipv4BadHeaderLength,
+        Malformed::BadTotalLength => ParseError::Ipv4BadTotalLength,
+        Malformed::BadChecksum => ParseError::Ipv4BadChecksum,
+    }
+}
+
+#[inline(always)]
+fn parse_ipv6<'a>(
+    headers: &mut Headers,
+    bytes: &'a [u8],
+    l3: u16,
+    room: usize,
+) -> Result<Behind<'a>, ParseError> {
+    let (header, bytes) = bytes
+        .split_first_chunk::<{ ipv6::HEADER_LEN }>()
+        .ok_or(ParseError::TruncatedIpv6)?;
+    let packet = Ipv6Packet::new_unchecked(header);
     packet.check(room).map_err(|malformed| match malformed {
         Malformed::Truncated | Malformed::BadHeaderLength => ParseError::TruncatedIpv6,
         Malformed::BadVersion => ParseError::Ipv6BadVersion,
@@ -236,7 +274,8 @@ fn parse_ipv6(headers: &mut Headers, bytes: &[u8], l3: u16, room: usize) -> Resu
         src: packet.src_addr().into(),
         dst: packet.dst_addr().into(),
     };
-    Ok(())
+    let len = usize::from(packet.payload_len());
+    Ok(Behind { bytes, len })
 }
 
 /// The IPv6 extension header types that IANA lists (RFC 7045): hop-by-hop options, routing,
@@ -249,7 +288,7 @@ fn is_extension_header(next_header: u8) -> bool {
     )
 }
 
-#[inline]
+#[inline(always)]
 fn parse_tcp(headers: &mut Headers, bytes: &[u8], l4_len: usize) -> Result<(), ParseError> {
     let segment = TcpSegment::new_unchecked(bytes);
     segment.check(l4_len).map_err(|malformed| match malformed {
@@ -265,7 +304,7 @@ fn parse_tcp(headers: &mut Headers, bytes: &[u8], l4_len: usize) -> Result<(), P
 /// `whole`: the packet has no further chunks. One that has is a super-frame or a jumbo frame, whose
 /// payload is handed on by the IP length alone; its UDP length must say the same. Linux writes it so
 /// into a UDP super-frame (`udp_send_skb`), before the cutting gives each segment its own.
-#[inline]
+#[inline(always)]
 fn parse_udp(
     headers: &mut Headers,
     bytes: &[u8],
