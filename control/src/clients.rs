@@ -62,7 +62,7 @@ impl Clients {
         let mut tasks = Vec::new();
         let (bulks, now) = (&mut self.bulks, Instant::now());
         self.server
-            .take_lines(LINES_PER_ROUND, |client, connection, line| {
+            .take_lines(LINES_PER_ROUND, |client, peer, connection, line| {
                 let request = match decode(line) {
                     Ok(Request::Hello { version }) => {
                         return greet(&mut connection.handshake, version);
@@ -70,7 +70,13 @@ impl Clients {
                     Ok(request) => request,
                     Err(error) => return Reply::Now(refusal(error)),
                 };
-                let checked = connection.handshake.check();
+                let checked = connection.handshake.check().and_then(|()| {
+                    if request.only_asks() {
+                        Ok(())
+                    } else {
+                        peer.check_change()
+                    }
+                });
                 match checked.and_then(|()| connection.take(request, line.len(), bulks, now)) {
                     Ok(Some(task)) => {
                         tasks.push((client, task));

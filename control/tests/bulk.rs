@@ -8,7 +8,6 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Cluster, Daemon};
-use podway_proto::CONTROL_SOCKET;
 use podway_proto::client::Client;
 use podway_proto::control::{Request, Response};
 
@@ -27,12 +26,6 @@ fn file(cluster: &Cluster, name: &str, text: &str) -> String {
     let path = cluster.directory.path().join(name);
     std::fs::write(&path, text).unwrap();
     path.display().to_string()
-}
-
-/// A client of the daemon of node a.
-fn client(cluster: &Cluster) -> Client {
-    let socket = cluster.run_dir("a").join(CONTROL_SOCKET);
-    Client::connect(&socket, Duration::from_secs(10)).unwrap()
 }
 
 fn routes_of(client: &mut Client) -> usize {
@@ -60,7 +53,7 @@ fn a_hundred_thousand_routes_are_loaded_in_seconds() {
     let took = begin.elapsed();
     eprintln!("100,000 routes took {took:?}");
     assert_eq!(said, "100000 added, 0 changed, 0 removed\n");
-    assert_eq!(routes_of(&mut client(&cluster)), 100_000);
+    assert_eq!(routes_of(&mut cluster.client("a")), 100_000);
     // The kernel has them all when the daemon has answered.
     let routes = cluster.ip("a", "-4 route show proto 80");
     assert_eq!(routes.lines().count(), 100_001);
@@ -114,7 +107,7 @@ fn routes_are_loaded_all_or_none() {
         said.contains("line 2: route 10.6.0.0/16: there is no interface eth9 here"),
         "{said}"
     );
-    assert_eq!(routes_of(&mut client(&cluster)), 2);
+    assert_eq!(routes_of(&mut cluster.client("a")), 2);
 
     // Standard input, and what is there changes its way.
     let mut command = cluster.inside("a", env!("CARGO_BIN_EXE_podway"));
@@ -134,7 +127,7 @@ fn routes_are_loaded_all_or_none() {
             .contains(&"10.9.0.0/16 via 10.0.1.0 dev podway.vx".to_owned())
     );
     assert!(matches!(
-        client(&cluster).call(&Request::RouteShow).unwrap(),
+        cluster.client("a").call(&Request::RouteShow).unwrap(),
         Response::Routes { .. }
     ));
 }

@@ -3,15 +3,17 @@
 mod common;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use common::{Cluster, Daemon};
-use podway_proto::client::Client;
+use podway_proto::client::{BulkOptions, Client, ClientError};
 use podway_proto::codec::{MAX_LINE, encode};
-use podway_proto::control::{Request, RouteSpec, ViaSpec};
-use podway_proto::{CONTROL_SOCKET, VERSION};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use podway_proto::control::{PortRoleSpec, PortSpec, Request, RouteSpec, ViaSpec};
+use podway_proto::{CONTROL_SOCKET, ErrorCode, VERSION};
+use rustix::process::{Gid, Resource, Uid, getrlimit, setrlimit};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 const CONFIG: &str = "uplink = 'eth0'\n";
 
@@ -89,7 +91,7 @@ fn two_command_lines_and_a_program_change_routes_at_once() {
             }
         });
     });
-    let mut client = Client::connect(&socket, Duration::from_secs(10)).unwrap();
+    let mut client = cluster.client("a");
     assert_eq!(client.export().unwrap().routes.len(), 2 * usize::from(EACH));
     // They and b's PodCIDR.
     let routes = common::our_routes(&cluster, "a", "-4");
@@ -201,4 +203,88 @@ fn a_thousand_connections_lock_nobody_out() {
     drop(clients);
     serves(&cluster);
     daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn who_is_not_root_may_only_ask() {
+    const OTHER: u32 = 4242;
+    let (cluster, _daemon) = node_a();
+    let socket = cluster.run_dir("a").join(CONTROL_SOCKET);
+    // What an operator does who lets a group ask.
+    for path in [cluster.directory.path(), &cluster.run_dir("a"), &socket] {
+        std::os::unix::fs::chown(path, None, Some(OTHER)).unwrap();
+    }
+    let mode = std::fs::Permissions::from_mode(0o750);
+    std::fs::set_permissions(cluster.directory.path(), mode).unwrap();
+    let before = cluster.podway("a", "export");
+    let other = std::thread::spawn(move || {
+        // Of this thread alone: the system call knows nothing of the others.
+        let (user, group) = (Uid::from_raw(OTHER), Gid::from_raw(OTHER));
+        set_thread_groups(&[]).unwrap();
+        set_thread_res_gid(group, group, group).unwrap();
+        set_thread_res_uid(user, user, user).unwrap();
+        let mut client = Client::connect(&socket, Duration::from_secs(10)).unwrap();
+        let entries = client.export().unwrap();
+        for question in [
+            Request::Status,
+            Request::NodeList,
+            Request::RouteShow,
+            Request::PortShow,
+            Request::RouteGet {
+                address: "10.0.1.2".parse().unwrap(),
+            },
+        ] {
+            client.call(&question).unwrap();
+        }
+        let route = RouteSpec {
+            prefix: "10.9.0.0/16".parse().unwrap(),
+            via: ViaSpec::Node { node: "b".into() },
+        };
+        let (prefix, name, interface) = (route.prefix, "b".to_owned(), "veth0".to_owned());
+        let port = PortSpec {
+            interface: interface.clone(),
+            role: PortRoleSpec::Uplink {
+                accept_partial_checksums: None,
+            },
+        };
+        for change in [
+            Request::NodeSet(entries.nodes[0].clone()),
+            Request::NodeDel { name },
+            Request::RouteAdd(route.clone()),
+            Request::RouteReplace(route),
+            Request::RouteDel { prefix },
+            Request::PortAdd(port),
+            Request::PortDel { interface },
+            Request::BulkBegin {
+                replace: false,
+                dry_run: true,
+            },
+            Request::BulkPart(entries.clone()),
+            Request::BulkEnd,
+        ] {
+            let refused = client.call(&change).unwrap_err().to_string();
+            let expected = "user 4242 may only ask; changes are for root: use sudo";
+            assert_eq!(refused, expected, "{change:?}");
+        }
+        let error = client.bulk(BulkOptions::default(), &entries, |_| {});
+        let Err(ClientError::Refused(error)) = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(error.code, ErrorCode::PermissionDenied);
+    });
+    other.join().unwrap();
+    assert_eq!(cluster.podway("a", "export"), before);
+
+    // A stranger to the group cannot even connect.
+    let socket = cluster.run_dir("a").join(CONTROL_SOCKET);
+    let stranger = std::thread::spawn(move || {
+        let user = Uid::from_raw(OTHER + 1);
+        set_thread_groups(&[]).unwrap();
+        let group = Gid::from_raw(OTHER + 1);
+        set_thread_res_gid(group, group, group).unwrap();
+        set_thread_res_uid(user, user, user).unwrap();
+        UnixStream::connect(socket).unwrap_err().kind()
+    });
+    assert_eq!(stranger.join().unwrap(), ErrorKind::PermissionDenied);
 }

@@ -8,7 +8,7 @@ use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token};
 use podway_proto::codec::{decode, encode};
 use podway_proto::dataplane::{Request, Response};
-use podway_proto::server::{BindError, Handshake, LineServer};
+use podway_proto::server::{BindError, Handshake, LineServer, Peer};
 use podway_proto::{DATAPLANE_SOCKET, ErrorBody, VERSION};
 
 use crate::supervisor::Supervisor;
@@ -56,8 +56,9 @@ pub fn serve(
             if event.token() == SIGNAL {
                 return Ok(());
             }
-            server.handle(event.token(), poll.registry(), |session, line| {
-                let response = answer(supervisor, session, line).unwrap_or_else(Response::Error);
+            server.handle(event.token(), poll.registry(), |peer, session, line| {
+                let response =
+                    answer(supervisor, peer, session, line).unwrap_or_else(Response::Error);
                 encode(&response)
             });
         }
@@ -69,6 +70,7 @@ pub fn serve(
 
 fn answer(
     supervisor: &mut Supervisor,
+    peer: Peer,
     session: &mut Handshake,
     line: &[u8],
 ) -> Result<Response, ErrorBody> {
@@ -81,6 +83,9 @@ fn answer(
         });
     }
     session.check()?;
+    if !request.only_asks() {
+        peer.check_change()?;
+    }
     match request {
         Request::Hello { .. } => {}
         Request::SyncBegin => supervisor.sync_begin(),

@@ -2,7 +2,8 @@
 //!
 //! The client says what should be; the control process checks it against all else that it was
 //! told, writes it to its state file, brings kernel and dataplane in line, and only then answers.
-//! A refused request leaves everything as it was.
+//! A refused request leaves everything as it was. Root and the daemon's own user may ask for
+//! changes; others who can connect may ask how things are.
 
 use std::net::IpAddr;
 
@@ -85,6 +86,25 @@ pub enum Request {
     /// Puts the bulk into force, all of it or nothing. Answer: [`Response::BulkDone`] or
     /// [`Response::BulkRefused`].
     BulkEnd,
+}
+
+impl Request {
+    /// Whether it leaves everything as it is, so that whoever can connect may ask it. What is not
+    /// named here is a change; a bulk is one even if it is only tried, since one client at a time
+    /// has one under way.
+    pub fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Self::Hello { .. }
+                | Self::Status
+                | Self::NodeList
+                | Self::RouteShow
+                | Self::RouteGet { .. }
+                | Self::PortShow
+                | Self::Counters
+                | Self::Export
+        )
+    }
 }
 
 /// A node, as it is told.

@@ -38,6 +38,14 @@ pub enum Request {
     Counters,
 }
 
+impl Request {
+    /// Whether it leaves everything as it is, so that whoever can connect may ask it. What is not
+    /// named here is a change.
+    pub fn only_asks(&self) -> bool {
+        matches!(self, Self::Hello { .. } | Self::Status | Self::Counters)
+    }
+}
+
 /// One change of the facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case", deny_unknown_fields)]

@@ -9,6 +9,7 @@
 //! [`LineServer::take_lines`], [`LineServer::respond`] and [`LineServer::flush`].
 
 mod client;
+mod peer;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use rustix::io::Errno;
 use rustix::process::umask;
 
 use client::{Client, refusal};
+pub use peer::Peer;
 
 use crate::{ErrorBody, ErrorCode, VERSION, mismatch};
 
@@ -222,7 +224,7 @@ impl<S: Default> LineServer<S> {
     pub fn take_lines(
         &mut self,
         limit: usize,
-        mut take: impl FnMut(ClientId, &mut S, &[u8]) -> Reply,
+        mut take: impl FnMut(ClientId, Peer, &mut S, &[u8]) -> Reply,
     ) {
         let mut left = limit;
         loop {
@@ -237,7 +239,8 @@ impl<S: Default> LineServer<S> {
                     return;
                 }
                 if let Some(client) = self.clients.get_mut(&token)
-                    && client.take_line(|state, line| take(ClientId(token), state, line))
+                    && client
+                        .take_line(|peer, state, line| take(ClientId(token), peer, state, line))
                 {
                     self.last = token;
                     left -= 1;
@@ -274,17 +277,17 @@ impl<S: Default> LineServer<S> {
         self.clients.values().any(Client::may_be_taken)
     }
 
-    /// A round for a daemon that answers each line at once. `answer` gets the connection's state
-    /// and one line, and gives the line to be sent back, its newline included.
+    /// A round for a daemon that answers each line at once. `answer` gets who it is, the connection's
+    /// state and one line, and gives the line to be sent back, its newline included.
     pub fn handle(
         &mut self,
         token: Token,
         registry: &Registry,
-        mut answer: impl FnMut(&mut S, &[u8]) -> Vec<u8>,
+        mut answer: impl FnMut(Peer, &mut S, &[u8]) -> Vec<u8>,
     ) {
         self.ready(token, registry);
-        self.take_lines(LINES_PER_EVENT, |_, state, line| {
-            Reply::Now(answer(state, line))
+        self.take_lines(LINES_PER_EVENT, |_, peer, state, line| {
+            Reply::Now(answer(peer, state, line))
         });
         if self.flush(registry) {
             for (&token, client) in self.clients.iter_mut().filter(|(_, c)| c.may_be_taken()) {

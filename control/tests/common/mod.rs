@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use podway_proto::CONTROL_SOCKET;
+use podway_proto::client::Client;
 use serde_json::Value;
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -123,20 +125,45 @@ impl Cluster {
         self.directory.path().join(node)
     }
 
+    pub(crate) fn state_dir(&self, node: &str) -> PathBuf {
+        self.run_dir(node).join("state")
+    }
+
     /// Starts the daemon of a node and waits until it serves.
     pub(crate) fn start(&self, node: &str, config: &str) -> Daemon {
+        Daemon::spawn(self.daemon(node, config, &[]))
+    }
+
+    /// The command that starts the daemon of a node, behind the words of another if there are any.
+    /// All become one process after the other, so its id is the daemon's own.
+    pub(crate) fn daemon(&self, node: &str, config: &str, before: &[&str]) -> Command {
         let path = self.directory.path().join(format!("{node}.toml"));
         std::fs::write(&path, format!("node-name = '{node}'\n{config}")).unwrap();
-        let run_dir = self.run_dir(node);
-        let mut command = self.inside(node, env!("CARGO_BIN_EXE_podway-control"));
+        let program = env!("CARGO_BIN_EXE_podway-control");
+        let words = [before, &[program]].concat();
+        let mut command = self.inside(node, words[0]);
+        command.args(&words[1..]);
+        command.arg("--run-dir").arg(self.run_dir(node));
+        command.arg("--config").arg(&path);
+        command.arg("--state-dir").arg(self.state_dir(node));
         command
-            .arg("--run-dir")
-            .arg(&run_dir)
-            .arg("--config")
-            .arg(&path);
-        command.arg("--state-dir").arg(run_dir.join("state"));
-        // `ip netns exec` becomes the program, so this is the daemon's own process id.
-        Daemon::spawn(command)
+    }
+
+    /// The same behind a line of shell in a mount namespace of its own, such as one that mounts
+    /// something on the state's directory, `$1`.
+    pub(crate) fn daemon_after(&self, node: &str, config: &str, line: &str) -> Command {
+        let directory = self.state_dir(node);
+        std::fs::create_dir_all(&directory).unwrap();
+        let line = format!("set -e; {line}; shift; exec \"$@\"");
+        // `ip netns exec` makes the mount namespace.
+        let directory = directory.to_str().unwrap();
+        self.daemon(node, config, &["sh", "-c", &line, "sh", directory])
+    }
+
+    /// A client of a node's daemon.
+    pub(crate) fn client(&self, node: &str) -> Client {
+        let socket = self.run_dir(node).join(CONTROL_SOCKET);
+        Client::connect(&socket, Duration::from_secs(10)).unwrap()
     }
 
     /// Runs the command line against a node's daemon.
@@ -182,7 +209,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut daemon = Self { child };
@@ -212,6 +239,20 @@ impl Daemon {
         run(Command::new("kill").args(["-TERM", &pid]));
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
+    }
+}
+
+impl Daemon {
+    /// Ends it without a word.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// A path as the daemon sees it.
+    pub(crate) fn sees(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(path.strip_prefix("/").unwrap())
     }
 }
 

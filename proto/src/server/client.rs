@@ -3,9 +3,8 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use mio::net::UnixStream;
-use rustix::net::sockopt::socket_peercred;
 
-use super::Reply;
+use super::{Peer, Reply};
 use crate::codec::{LineBuffer, encode};
 use crate::{ErrorBody, ErrorCode};
 
@@ -23,8 +22,7 @@ pub(super) struct Client<S> {
     /// How much of `output` is written. What is left moves when it is less than what is not, so that
     /// each byte moves once at most.
     written: usize,
-    /// Process at the other end; 0 when the system does not say.
-    process: i32,
+    peer: Peer,
     /// When it said something last, in the server's count of lines.
     heard: u64,
     /// Whether the daemon owes it the answer to a line.
@@ -41,10 +39,9 @@ pub(super) struct Client<S> {
 
 impl<S: Default> Client<S> {
     pub(super) fn new(stream: UnixStream, now: u64) -> Self {
-        let process = socket_peercred(&stream).map_or(0, |peer| peer.pid.as_raw_nonzero().get());
         Self {
             written: 0,
-            process,
+            peer: Peer::of(&stream),
             heard: now,
             stream,
             state: S::default(),
@@ -83,7 +80,7 @@ impl<S> Client<S> {
 
     /// Process at the other end; 0 when the system does not say.
     pub(super) fn process(&self) -> i32 {
-        self.process
+        self.peer.process()
     }
 
     /// When it said something last; `None` while the daemon owes it an answer.
@@ -121,11 +118,11 @@ impl<S> Client<S> {
     }
 
     /// Gives one line to `take`, reading until there is one. Whether there was one.
-    pub(super) fn take_line(&mut self, take: impl FnOnce(&mut S, &[u8]) -> Reply) -> bool {
+    pub(super) fn take_line(&mut self, take: impl FnOnce(Peer, &mut S, &[u8]) -> Reply) -> bool {
         while self.may_be_taken() {
             match self.input.next_line() {
                 Ok(Some(line)) => {
-                    match take(&mut self.state, line) {
+                    match take(self.peer, &mut self.state, line) {
                         Reply::Now(answer) => self.say(answer),
                         Reply::Last(answer) => {
                             self.say(answer);

@@ -63,7 +63,7 @@ impl Bench {
     fn round(&mut self, limit: usize) -> (Vec<String>, bool) {
         self.ready();
         let mut lines = Vec::new();
-        self.server.take_lines(limit, |_, count, line| {
+        self.server.take_lines(limit, |_, _, count, line| {
             *count += 1;
             lines.push(String::from_utf8_lossy(line).into_owned());
             Reply::Now([line, b"\n"].concat())
@@ -81,10 +81,11 @@ impl Bench {
             }
             for event in &events {
                 let registry = self.poll.registry();
-                self.server.handle(event.token(), registry, |count, line| {
-                    *count += 1;
-                    format!("{} {count}\n", line.len()).into_bytes()
-                });
+                self.server
+                    .handle(event.token(), registry, |_, count, line| {
+                        *count += 1;
+                        format!("{} {count}\n", line.len()).into_bytes()
+                    });
             }
         }
     }
@@ -218,7 +219,7 @@ fn an_answer_that_comes_later_keeps_the_order() {
     send(&mut client, "question\nnext\n");
     bench.ready();
     let mut asked = None;
-    bench.server.take_lines(10, |id, _, line| {
+    bench.server.take_lines(10, |id, _, _, line| {
         assert_eq!(line, b"question");
         assert_eq!(asked.replace(id), None);
         Reply::Later
@@ -258,7 +259,7 @@ fn a_last_answer_closes_its_connection_only() {
     bench.ready();
     bench
         .server
-        .take_lines(10, |_, _, _| Reply::Last(b"end\n".to_vec()));
+        .take_lines(10, |_, _, _, _| Reply::Last(b"end\n".to_vec()));
     assert!(!bench.server.flush(bench.poll.registry()));
     assert_eq!(receive(&mut client), "end\n");
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
