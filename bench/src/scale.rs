@@ -2,7 +2,8 @@
 //! memory.
 //!
 //! Both daemons of one node run as they do in production; the other nodes are behind a router and
-//! do not exist. The state file is written beforehand, so that a start has everything to do.
+//! do not exist. The state file is written beforehand, so that a start has everything to do; it is
+//! of the oldest form that control reads, and a cold start converts it.
 //!
 //! - *cold*: from the start of both daemons until the workers have every route and the gate is
 //!   open, and until the kernel has every route of its own, read from its trie.

@@ -1,6 +1,6 @@
 //! The daemon `podway-control`: arguments to configuration to loop to orderly stop.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,6 +50,10 @@ pub struct Args {
     /// Remove Podway's VXLAN device, routes, neighbours and nftables table from the kernel, and stop.
     #[arg(long)]
     cleanup: bool,
+    /// Take up the last good state where the state file is damaged, say which that is, and stop. The
+    /// damaged file is kept.
+    #[arg(long, conflicts_with = "cleanup")]
+    restore_state: bool,
 }
 
 impl Args {
@@ -64,6 +68,8 @@ impl Args {
             .init();
         let done = if self.cleanup {
             cleanup(&self.run_dir)
+        } else if self.restore_state {
+            restore(&self.state_dir)
         } else {
             run(&self)
         };
@@ -95,6 +101,13 @@ fn cleanup(run_dir: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Takes up the last good state.
+fn restore(state_dir: &Path) -> Result<(), Failure> {
+    let said = Store::restore(state_dir)?;
+    writeln!(std::io::stdout(), "{said}")?;
+    Ok(())
+}
+
 /// Runs the daemon until it is told to stop. What it did to the kernel stays: the kernel is to
 /// carry on.
 fn run(args: &Args) -> Result<(), Failure> {
@@ -103,8 +116,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut poll = Poll::new()?;
     // The socket first: its lock keeps a second daemon away from kernel and state file.
     let mut clients = Clients::listen(&args.run_dir, poll.registry(), CLIENTS)?;
-    let store = Store::open(&args.state_dir)?;
-    let desired = store.load()?;
+    let (store, desired) = Store::open(&args.state_dir)?;
     let monitor = Monitor::open()?;
     let registry = poll.registry();
     registry.register(
@@ -155,6 +167,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             clients.respond(client, &response);
         }
         more_requests = clients.flush(poll.registry());
+        node.tidy();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, PortSpec, Request, RouteSpec};
+use podway_proto::entries::{Difference, Entries};
 use serde::{Deserialize, Serialize};
 
 use crate::state::Desired;
@@ -87,6 +88,30 @@ impl Entry {
             })
         });
         nodes.chain(routes).chain(ports)
+    }
+
+    /// What brings a difference into force, one after the other.
+    pub fn of(difference: &Difference) -> Vec<Self> {
+        let Entries {
+            nodes,
+            routes,
+            ports,
+        } = &difference.removed;
+        let nodes = nodes.iter().map(|node| Self::NoNode(node.name.clone()));
+        let routes = routes.iter().map(|route| Self::NoRoute(route.prefix));
+        let ports = ports
+            .iter()
+            .map(|port| Self::NoPort(port.interface.clone()));
+        let removed = nodes.chain(routes).chain(ports);
+        let Entries {
+            nodes,
+            routes,
+            ports,
+        } = &difference.added;
+        let nodes = nodes.iter().cloned().map(Self::Node);
+        let routes = routes.iter().cloned().map(Self::Route);
+        let ports = ports.iter().cloned().map(Self::Port);
+        removed.chain(nodes).chain(routes).chain(ports).collect()
     }
 
     /// How many entries [`Entry::all`] gives.

@@ -1,7 +1,7 @@
 //! Desired state of a node: the daemon `podway-control` and the command line `podway`.
 //!
 //! A change comes in by [`clients`], is checked against all else that was told by [`state`], is
-//! written to the file by [`store`], and then brought into force by [`node`], which puts together
+//! added to the file by [`store`], and then brought into force by [`node`], which puts together
 //! what was told and what the kernel shows:
 //!
 //! ```text

@@ -5,22 +5,22 @@
 //! are answered after that: what was acknowledged is in the state file and in force in the kernel,
 //! and on its way to the dataplane.
 
+mod change;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use mio::Registry;
-use podway_proto::control::{DataplaneLink, PortRoleSpec, Request, Response, ViaSpec};
+use podway_proto::control::{DataplaneLink, PortRoleSpec, Request, Response};
 use podway_proto::dataplane;
-use podway_proto::entries::{Entries, EntryKey, RefusedEntry};
 use podway_proto::server::ClientId;
 use podway_proto::{ErrorBody, ErrorCode};
 
-use crate::bulk::{self, Bulk};
+use crate::bulk;
 use crate::clients::Task;
 use crate::dirt::Dirt;
-use crate::entry::Entry;
 use crate::import::Import;
 use crate::index::Index;
 use crate::kernel::{self, DEVICE, DeviceWant, Want};
@@ -31,7 +31,7 @@ use crate::path_mtu;
 use crate::report;
 use crate::session::{LinkState, Session, Ticket};
 use crate::settings::Settings;
-use crate::state::{Desired, Fixed};
+use crate::state::Desired;
 use crate::store::Store;
 use crate::world::{LearnedMacs, Ways, World};
 
@@ -222,17 +222,7 @@ impl Node {
         registry: &Registry,
         now: Instant,
     ) -> Vec<(ClientId, Response)> {
-        let mut responses = Vec::new();
-        let mut questions = Vec::new();
-        for (client, task) in tasks {
-            match task {
-                Task::Bulk(bulk) => responses.push((client, self.bulk(&bulk))),
-                Task::Request(request) => match self.change(&request) {
-                    Some(result) => responses.push((client, result.into())),
-                    None => questions.push((client, request)),
-                },
-            }
-        }
+        let (mut responses, questions) = self.carry_out(tasks);
         self.settle(now);
         for (client, request) in questions {
             if let Some(response) = self.answer(client, &request) {
@@ -248,6 +238,11 @@ impl Node {
         responses
     }
 
+    /// Does what may be done when everybody has been answered.
+    pub fn tidy(&mut self) {
+        self.store.tidy(&self.desired);
+    }
+
     fn world(&self) -> World<'_> {
         World {
             settings: &self.settings,
@@ -257,96 +252,6 @@ impl Node {
             learned: &self.learned,
             import: &self.import,
         }
-    }
-
-    /// Makes the change that `request` asks for; `None` when it asks for none.
-    fn change(&mut self, request: &Request) -> Option<Result<(), ErrorBody>> {
-        let before = Entry::about(request, &self.desired)?;
-        Some(self.change_entry(request, before))
-    }
-
-    fn change_entry(&mut self, request: &Request, before: Entry) -> Result<(), ErrorBody> {
-        let fixed = fixed(&self.settings);
-        let told_link = |via: &ViaSpec| check_told_link(&self.observed, via);
-        let desired = &mut self.desired;
-        match request.clone() {
-            Request::NodeSet(node) => desired.set_node(node)?,
-            Request::NodeDel { name } => desired.delete_node(&name, &self.index)?,
-            Request::RouteAdd(route) => {
-                told_link(&route.via)?;
-                desired.set_route(route, false, fixed, &self.index)?;
-            }
-            Request::RouteReplace(route) => {
-                told_link(&route.via)?;
-                desired.set_route(route, true, fixed, &self.index)?;
-            }
-            Request::RouteDel { prefix } => desired.delete_route(prefix)?,
-            Request::PortAdd(port) => {
-                report::check_link(&self.observed, &port.interface)?;
-                desired.add_port(port, fixed)?;
-            }
-            Request::PortDel { interface } => desired.delete_port(&interface, fixed)?,
-            _ => {}
-        }
-        let after = Entry::about(request, &self.desired).unwrap_or_else(|| before.clone());
-        if after == before {
-            return Ok(());
-        }
-        if let Err(error) = self.store.save(&self.desired) {
-            before.put(&mut self.desired);
-            return Err(ErrorBody::new(ErrorCode::System, error.to_string()));
-        }
-        self.index.change(&before, &after);
-        let mut dirt = std::mem::take(&mut self.dirt);
-        dirt.entry(&before, &after, &self.world(), &self.index);
-        self.dirt = dirt;
-        Ok(())
-    }
-
-    /// Makes all that a bulk asks for, or nothing.
-    fn bulk(&mut self, bulk: &Bulk) -> Response {
-        let after = match bulk::apply(&self.desired, bulk, fixed(&self.settings)) {
-            Ok(after) => after,
-            Err(refused) => return Response::BulkRefused { refused },
-        };
-        let change = bulk::difference(&self.desired, &after);
-        let refused = self.without_link(&change.added);
-        if !refused.is_empty() {
-            return Response::BulkRefused { refused };
-        }
-        if bulk.dry_run || change.is_empty() {
-            return Response::BulkDone(change);
-        }
-        let before = std::mem::replace(&mut self.desired, after);
-        if let Err(error) = self.store.save(&self.desired) {
-            self.desired = before;
-            return Response::Error(ErrorBody::new(ErrorCode::System, error.to_string()));
-        }
-        self.index = Index::of(&self.desired);
-        let mut dirt = std::mem::take(&mut self.dirt);
-        dirt.bulk(&change, &self.world(), &self.index);
-        self.dirt = dirt;
-        Response::BulkDone(change)
-    }
-
-    /// Those of new entries that name a link which does not exist.
-    fn without_link(&self, new: &Entries) -> Vec<RefusedEntry> {
-        let routes = new.routes.iter().map(|route| {
-            let checked = check_told_link(&self.observed, &route.via);
-            (EntryKey::from(route), checked)
-        });
-        let ports = new.ports.iter().map(|port| {
-            let checked = report::check_link(&self.observed, &port.interface);
-            (EntryKey::from(port), checked)
-        });
-        routes
-            .chain(ports)
-            .filter_map(|(entry, checked)| {
-                let error = checked.err()?;
-                Some(RefusedEntry { entry, error })
-            })
-            .take(bulk::MAX_REFUSED)
-            .collect()
     }
 
     /// Brings kernel and dataplane in line if anything has changed.
@@ -697,23 +602,5 @@ impl Node {
             errors.into_iter().collect(),
         );
         Response::Status(Box::new(status))
-    }
-}
-
-fn fixed(settings: &Settings) -> Fixed<'_> {
-    Fixed {
-        node_name: &settings.node_name,
-        uplink: settings.uplink.as_deref(),
-    }
-}
-
-/// Whether the link that was told for a router exists, if one was.
-fn check_told_link(observed: &Observed, via: &ViaSpec) -> Result<(), ErrorBody> {
-    match via {
-        ViaSpec::Gateway {
-            interface: Some(interface),
-            ..
-        } => report::check_link(observed, interface),
-        _ => Ok(()),
     }
 }

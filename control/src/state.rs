@@ -12,7 +12,6 @@ use podway_proto::control::{
 };
 use podway_proto::types::MacAddr;
 use podway_proto::{ErrorBody, ErrorCode};
-use serde::{Deserialize, Serialize};
 
 use crate::index::Index;
 
@@ -36,13 +35,11 @@ pub struct Fixed<'a> {
 }
 
 /// All that was told.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     /// The nodes by name, this one among them if it was told.
     pub nodes: BTreeMap<String, NodeSpec>,
     /// The routes that were added, by prefix.
-    #[serde(with = "by_prefix")]
     pub routes: BTreeMap<IpNet, ViaSpec>,
     /// The ports by interface.
     pub ports: BTreeMap<String, PortRoleSpec>,
@@ -438,36 +435,6 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// Maps of JSON have strings for keys.
-mod by_prefix {
-    use super::{BTreeMap, Deserialize, IpNet, RouteSpec, Serialize, ViaSpec};
-    use serde::{Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        routes: &BTreeMap<IpNet, ViaSpec>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let list: Vec<RouteSpec> = routes
-            .iter()
-            .map(|(prefix, via)| RouteSpec {
-                prefix: *prefix,
-                via: via.clone(),
-            })
-            .collect();
-        list.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<IpNet, ViaSpec>, D::Error> {
-        let list = Vec::<RouteSpec>::deserialize(deserializer)?;
-        Ok(list
-            .into_iter()
-            .map(|route| (route.prefix, route.via))
-            .collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -671,18 +638,5 @@ mod tests {
         desired.delete_port("eth0", FIXED).unwrap();
         desired.add_port(uplink(None), FIXED).unwrap();
         assert!(desired.ports.is_empty());
-    }
-
-    #[test]
-    fn an_uplink_of_an_old_file_is_read() {
-        let text = r#"{"nodes":{},"routes":[],"ports":{"eth0":{"kind":"uplink"}}}"#;
-        let desired: Desired = serde_json::from_str(text).unwrap();
-        assert_eq!(
-            desired.ports["eth0"],
-            PortRoleSpec::Uplink {
-                accept_partial_checksums: None
-            }
-        );
-        assert_eq!(serde_json::to_string(&desired).unwrap(), text);
     }
 }
