@@ -16,8 +16,9 @@ use rustix::thread::CapabilitySet;
 use crate::clients::Clients;
 use crate::kernel;
 use crate::masquerade::nft;
+use crate::netfilter::Watch;
 use crate::netlink::{Monitor, Requests};
-use crate::node::Node;
+use crate::node::{Listeners, Node};
 use crate::observed::Observed;
 use crate::path_mtu;
 use crate::session::Session;
@@ -29,8 +30,9 @@ const MONITOR: Token = Token(1);
 const DATAPLANE: Token = Token(2);
 const ERRORS: Token = Token(3);
 const MASQUERADE: Token = Token(4);
+const NETFILTER: Token = Token(5);
 /// The listener's token; the clients' follow.
-const CLIENTS: usize = 5;
+const CLIENTS: usize = 6;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -129,12 +131,20 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let Some(fd) = masquerade.fd() {
         registry.register(&mut SourceFd(&fd), MASQUERADE, Interest::READABLE)?;
     }
+    let netfilter = Watch::start(Instant::now());
+    if let Some(fd) = netfilter.fd() {
+        registry.register(&mut SourceFd(&fd), NETFILTER, Interest::READABLE)?;
+    }
     let session = Session::new(args.run_dir.join(DATAPLANE_SOCKET), DATAPLANE);
     let mut signal = stop_signal()?;
     registry.register(&mut signal, SIGNAL, Interest::READABLE)?;
-    let mut node = Node::start(
-        settings, desired, store, monitor, errors, masquerade, session,
-    )?;
+    let listeners = Listeners {
+        monitor,
+        errors,
+        masquerade,
+        netfilter,
+    };
+    let mut node = Node::start(settings, desired, store, listeners, session)?;
     tracing::info!(run_dir = %args.run_dir.display(), node = node.name(), "ready");
 
     let mut events = Events::with_capacity(128);
@@ -155,7 +165,7 @@ fn run(args: &Args) -> Result<(), Failure> {
                     tracing::info!("stopping; the kernel carries on");
                     return Ok(());
                 }
-                MONITOR | DATAPLANE | ERRORS | MASQUERADE => {}
+                MONITOR | DATAPLANE | ERRORS | MASQUERADE | NETFILTER => {}
                 client => clients.ready(client, poll.registry()),
             }
         }

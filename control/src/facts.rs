@@ -256,6 +256,7 @@ fn local(world: &World<'_>) -> Option<LocalNode> {
         vxlan_port: world.settings.vxlan_port,
         vtep_mac: world.vtep_mac()?,
         addresses,
+        translates: world.chains.translates,
     })
 }
 
@@ -456,6 +457,7 @@ mod tests {
                 },
                 Change::SetLocal(LocalNode {
                     addresses: vec![],
+                    translates: false,
                     ..before.local.clone().unwrap()
                 }),
                 Change::SetNode(Node {

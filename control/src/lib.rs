@@ -33,6 +33,7 @@ pub mod import;
 pub mod index;
 pub mod kernel;
 pub mod masquerade;
+pub mod netfilter;
 pub mod netlink;
 pub mod node;
 pub mod observed;

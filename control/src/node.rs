@@ -25,6 +25,7 @@ use crate::import::Import;
 use crate::index::Index;
 use crate::kernel::{self, DEVICE, DeviceWant, Want};
 use crate::masquerade::{Rules, nft};
+use crate::netfilter::Watch;
 use crate::netlink::{self, Event, Lookup, Monitor, Requests};
 use crate::observed::{Observed, Stale};
 use crate::path_mtu;
@@ -61,6 +62,7 @@ pub struct Node {
     learned: LearnedMacs,
     import: Import,
     masquerade: nft::Keeper,
+    netfilter: Watch,
     rules: Option<Rules>,
     session: Session,
     /// What the kernel refused or cannot have, routes aside.
@@ -91,6 +93,19 @@ enum Question {
     Counters,
 }
 
+/// What hears of changes that nobody asked for, open and listening.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Links, addresses, neighbours and routes.
+    pub monitor: Monitor,
+    /// ICMP errors, if they may be listened to.
+    pub errors: Option<path_mtu::Errors>,
+    /// Podway's own table of nftables.
+    pub masquerade: nft::Keeper,
+    /// Others' chains.
+    pub netfilter: Watch,
+}
+
 impl Node {
     /// Takes up the node where it was left.
     ///
@@ -100,11 +115,15 @@ impl Node {
         settings: Settings,
         desired: Desired,
         store: Store,
-        monitor: Monitor,
-        errors: Option<path_mtu::Errors>,
-        masquerade: nft::Keeper,
+        listeners: Listeners,
         session: Session,
     ) -> Result<Self, netlink::Error> {
+        let Listeners {
+            monitor,
+            errors,
+            masquerade,
+            netfilter,
+        } = listeners;
         let mut requests = Requests::open()?;
         let observed = Observed::from_dump(requests.dump_all()?);
         let import = Import::of(settings.import_kernel_table);
@@ -120,6 +139,7 @@ impl Node {
             learned: LearnedMacs::new(),
             import,
             masquerade,
+            netfilter,
             rules: None,
             session,
             kernel_errors: Vec::new(),
@@ -151,6 +171,7 @@ impl Node {
             doubtful,
             self.import.deadline(),
             self.masquerade.deadline(),
+            self.netfilter.deadline(),
             now,
         ]
         .into_iter()
@@ -182,6 +203,7 @@ impl Node {
         }
         self.stale_ways.merge(self.observed.take_stale_ways());
         self.masquerade.follow();
+        self.netfilter.follow();
     }
 
     /// Reads the table that routes are taken from anew, where events have not told all.
@@ -251,6 +273,7 @@ impl Node {
             ways: &self.ways,
             learned: &self.learned,
             import: &self.import,
+            chains: self.netfilter.chains(),
         }
     }
 
@@ -258,6 +281,7 @@ impl Node {
     fn settle(&mut self, now: Instant) {
         self.ask_doubtful(now);
         self.read_table(now);
+        self.dirt.all |= self.netfilter.look(now);
         if self.dirt.all || self.dirt.objects {
             self.rules = Rules::of(&self.world());
         }
@@ -294,6 +318,7 @@ impl Node {
             ways: &self.ways,
             learned: &self.learned,
             import: &self.import,
+            chains: self.netfilter.chains(),
         };
         self.session.update(&world, &self.index, &settled);
     }
@@ -595,12 +620,13 @@ impl Node {
         let errors = self.kernel_errors.iter().chain(self.route_errors.values());
         let mut errors: BTreeSet<String> = errors.cloned().collect();
         errors.extend(self.masquerade.error().map(str::to_owned));
-        let status = report::status(
+        let mut status = report::status(
             &self.world(),
             &self.index,
             dataplane,
             errors.into_iter().collect(),
         );
+        status.hints.extend(self.netfilter.hints());
         Response::Status(Box::new(status))
     }
 }

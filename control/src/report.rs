@@ -48,6 +48,7 @@ pub fn status(
             in_sync: kernel_errors.is_empty() && world.observed.link_named(DEVICE).is_some(),
             errors: kernel_errors,
         },
+        translates: world.chains.translates,
         hints: hints(world, index),
     }
 }

@@ -155,6 +155,10 @@ fn show_status(status: &Status) -> String {
     for error in &status.kernel.errors {
         line("", error.clone());
     }
+    if status.translates {
+        let words = "connections that conntrack translates are left to the kernel";
+        line("services", words.to_owned());
+    }
     for hint in &status.hints {
         line("missing", hint.clone());
     }

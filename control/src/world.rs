@@ -9,6 +9,7 @@ use podway_proto::types::{MacAddr, Mode, Path, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD
 
 use crate::import::Import;
 use crate::index::Index;
+use crate::netfilter::Chains;
 use crate::netlink::{Link, Lookup};
 use crate::observed::Observed;
 use crate::routing;
@@ -35,6 +36,8 @@ pub struct World<'a> {
     pub learned: &'a LearnedMacs,
     /// What a routing daemon tells.
     pub import: &'a Import,
+    /// What others' rules of nftables mean.
+    pub chains: &'a Chains,
 }
 
 impl<'a> World<'a> {
@@ -231,6 +234,7 @@ pub(crate) mod tests {
         pub(crate) ways: Ways,
         pub(crate) learned: LearnedMacs,
         pub(crate) import: Import,
+        pub(crate) chains: Chains,
     }
 
     impl Fixture {
@@ -288,6 +292,7 @@ pub(crate) mod tests {
                 )]),
                 learned: LearnedMacs::new(),
                 import: Import::default(),
+                chains: Chains::default(),
             }
         }
 
@@ -303,6 +308,7 @@ pub(crate) mod tests {
                 ways: &self.ways,
                 learned: &self.learned,
                 import: &self.import,
+                chains: &self.chains,
             }
         }
     }

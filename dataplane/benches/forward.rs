@@ -80,6 +80,7 @@ fn tables(routes: u32) -> Tables {
         vxlan_port: 4789,
         vtep_mac: VTEP,
         addresses: vec![underlay(1)],
+        translates: false,
     })
     .unwrap();
     for number in 1..=PODS {

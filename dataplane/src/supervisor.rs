@@ -403,6 +403,9 @@ impl Supervisor {
         {
             self.redirect.set_vxlan_port(0);
         }
+        if local.translates {
+            self.redirect.set_translates(true);
+        }
         Ok(())
     }
 
@@ -420,6 +423,7 @@ impl Supervisor {
         if self.local.vxlan_port.replace(local.vxlan_port) != Some(local.vxlan_port) {
             self.redirect.set_vxlan_port(local.vxlan_port);
         }
+        self.redirect.set_translates(local.translates);
         Ok(())
     }
 

@@ -66,6 +66,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
         vxlan_port: VXLAN_PORT,
         vtep_mac: VTEP_MAC,
         addresses: vec![here],
+        translates: false,
     })
     .unwrap();
     fib.attach_port(PortFacts {

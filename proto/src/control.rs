@@ -271,6 +271,10 @@ pub struct Status {
     pub dataplane: DataplaneLink,
     /// The kernel underneath.
     pub kernel: KernelStatus,
+    /// Whether rules of this node translate addresses (NAT), as for services, so that the dataplane
+    /// leaves the connections that conntrack translates to the kernel.
+    #[serde(default)]
+    pub translates: bool,
     /// What is missing for all of this to work, one sentence each with the remedy.
     pub hints: Vec<String>,
 }

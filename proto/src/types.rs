@@ -149,6 +149,10 @@ pub struct LocalNode {
     /// Every unicast address of this node in its own network namespace. Packets to them are the
     /// kernel's; those of the underlay are where tunnels end.
     pub addresses: Vec<IpAddr>,
+    /// Whether rules of the node translate addresses (NAT), as for services: what conntrack knows
+    /// to be translated is the kernel's then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub translates: bool,
 }
 
 /// An interface that the dataplane serves.

@@ -7,7 +7,7 @@ use crate::{ErrorBody, ErrorCode};
 ///
 /// `{"request":"hello","version":N}`, its answer and the shape of an error are the same in all
 /// versions, so that programs of any two releases understand why they do not go together.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The refusal when `client` and `daemon` speak different versions. Names both, and says which of
 /// the two programs is older and has to be upgraded.

@@ -190,6 +190,7 @@ fn control_responses() {
                 in_sync: false,
                 errors: vec!["why".into()],
             },
+            translates: true,
             hints: vec!["what to do".into()],
         }))
     };
@@ -398,6 +399,7 @@ fn dataplane_changes() {
                 vxlan_port: 4789,
                 vtep_mac: parse("02:50:c0:a8:01:01"),
                 addresses: vec![parse("192.168.1.1"), parse("fd00::1")],
+                translates: true,
             }),
             port(
                 PortRole::Pod {

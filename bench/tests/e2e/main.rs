@@ -19,5 +19,6 @@ mod order;
 mod refusals;
 mod restart;
 mod segments;
+mod services;
 mod support;
 mod traffic;

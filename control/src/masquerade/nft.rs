@@ -165,7 +165,7 @@ fn listing() -> io::Result<String> {
 }
 
 /// Runs `nft` on `input` and gives what it says.
-fn run(args: &[&str], input: &str) -> io::Result<String> {
+pub(crate) fn run(args: &[&str], input: &str) -> io::Result<String> {
     let mut child = Command::new("nft")
         .args(args)
         .env("PATH", PATH)

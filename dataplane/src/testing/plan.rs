@@ -122,6 +122,7 @@ pub(crate) fn tables(me: u8, mtus: Mtus) -> Tables {
         vxlan_port: 4789,
         vtep_mac: vtep_mac(me),
         addresses: vec![underlay(false, me), underlay(true, me)],
+        translates: false,
     })
     .unwrap();
     for port in ports(me, mtus) {
