@@ -12,6 +12,7 @@
 mod bgp;
 mod interop;
 mod kernel;
+mod kills;
 mod links;
 mod malformed;
 mod mtu;
