@@ -45,6 +45,12 @@ pub fn pod_mtu(uplink_mtu: u16, mode: Mode) -> u16 {
 pub enum Contender {
     /// Between the nodes themselves: no pod, no routing.
     Hosts,
+    /// The same, with Podway attached to the uplinks, which carries none of it.
+    HostsBesidePodway,
+    /// From a pod to the other node itself, by the kernel's routing.
+    KernelWorld,
+    /// The same, with Podway attached, which carries none of it.
+    PodwayWorld,
     /// Between pods by the kernel's VXLAN device.
     KernelVxlan,
     /// The same with the uplinks' GRO off.
@@ -88,6 +94,9 @@ impl Contender {
     pub fn label(self) -> &'static str {
         match self {
             Self::Hosts => "between hosts",
+            Self::HostsBesidePodway => "between hosts, Podway",
+            Self::KernelWorld => "pod to host",
+            Self::PodwayWorld => "pod to host, Podway",
             Self::KernelVxlan => "kernel VXLAN",
             Self::KernelVxlanNoGro => "kernel VXLAN, GRO off",
             Self::KernelNative => "kernel native",
@@ -112,9 +121,13 @@ impl Contender {
     /// How packets are sent to other nodes.
     pub fn mode(self) -> Mode {
         match self {
-            Self::Hosts | Self::KernelNative | Self::PodwayNative | Self::PodwayNativeAfXdp => {
-                Mode::Native
-            }
+            Self::Hosts
+            | Self::HostsBesidePodway
+            | Self::KernelWorld
+            | Self::PodwayWorld
+            | Self::KernelNative
+            | Self::PodwayNative
+            | Self::PodwayNativeAfXdp => Mode::Native,
             Self::KernelVxlan
             | Self::KernelVxlanNoGro
             | Self::PodwayVxlan
@@ -130,7 +143,12 @@ impl Contender {
 
     /// Whether it carries between pods, and not between the nodes themselves.
     pub fn has_pods(self) -> bool {
-        self != Self::Hosts
+        !matches!(self, Self::Hosts | Self::HostsBesidePodway)
+    }
+
+    /// Whether it carries from a pod to the other node itself.
+    pub fn is_to_host(self) -> bool {
+        matches!(self, Self::KernelWorld | Self::PodwayWorld)
     }
 
     /// Whether it switches where the others route: the pods are on one link then, and finish the
@@ -150,6 +168,8 @@ impl Contender {
             | Self::PodwayVxlanFull
             | Self::PodwayNative
             | Self::PodwayNativeAfXdp
+            | Self::PodwayWorld
+            | Self::HostsBesidePodway
             | Self::PodwaySpin => {
                 let programs = ["podway", "podway-control", "podway-dataplane"];
                 let mut found = programs.iter().map(|name| program(name));
@@ -157,7 +177,11 @@ impl Contender {
             }
             Self::OvsAfxdp | Self::OvsAfxdpNonpmd | Self::OvsSystem => ovs::installed(),
             Self::XskRsBaseline => baseline::installed(),
-            Self::Hosts | Self::KernelVxlan | Self::KernelVxlanNoGro | Self::KernelNative => true,
+            Self::Hosts
+            | Self::KernelWorld
+            | Self::KernelVxlan
+            | Self::KernelVxlanNoGro
+            | Self::KernelNative => true,
         };
         if there {
             return Ok(());
@@ -189,10 +213,14 @@ impl Contender {
             Self::KernelVxlanNoGro => {
                 Ok(Box::new(kernel::Vxlan::put(cluster, nodes, Some(false))?))
             }
-            Self::KernelNative => Ok(Box::new(kernel::Native::put(cluster, nodes)?)),
-            Self::PodwayVxlan | Self::PodwayVxlanFull | Self::PodwayNative => {
-                podway(IngressChoice::Auto)
+            Self::KernelNative | Self::KernelWorld => {
+                Ok(Box::new(kernel::Native::put(cluster, nodes)?))
             }
+            Self::PodwayVxlan
+            | Self::PodwayVxlanFull
+            | Self::PodwayNative
+            | Self::PodwayWorld
+            | Self::HostsBesidePodway => podway(IngressChoice::Auto),
             Self::PodwayVxlanAfXdp | Self::PodwayNativeAfXdp => podway(IngressChoice::AfXdp),
             Self::PodwaySpin => Ok(Box::new(Spinning::put(cluster)?)),
             Self::OvsAfxdp => Ok(Box::new(OpenVSwitch::put(cluster, Ports::Afxdp)?)),

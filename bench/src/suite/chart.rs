@@ -138,11 +138,11 @@ fn subtitle(report: &Report) -> String {
 
 fn colour(contender: Contender) -> &'static str {
     match contender {
-        Contender::Hosts => "#8c959f",
-        Contender::KernelNative => "#6e9bd1",
+        Contender::Hosts | Contender::HostsBesidePodway => "#8c959f",
+        Contender::KernelNative | Contender::KernelWorld => "#6e9bd1",
         Contender::KernelVxlan => "#3f74b5",
         Contender::KernelVxlanNoGro => "#2b4f7d",
-        Contender::PodwayNative => "#f2a65a",
+        Contender::PodwayNative | Contender::PodwayWorld => "#f2a65a",
         Contender::PodwayVxlan | Contender::PodwayVxlanFull | Contender::PodwaySpin => "#e36209",
         Contender::PodwayVxlanAfXdp | Contender::PodwayNativeAfXdp => "#a04100",
         Contender::OvsAfxdp | Contender::OvsAfxdpNonpmd | Contender::OvsSystem => "#5a9e6f",

@@ -353,13 +353,15 @@ pub(super) fn first_line(error: &Error) -> String {
 
 /// Sender, receiver and the receiver's address.
 pub fn ends(cluster: &Cluster, contender: Contender) -> (&Netns, &Netns, IpAddr) {
-    if contender.has_pods() {
-        let (from, to) = (cluster.pod(0, 0), cluster.pod(1, 0));
-        (&from.netns, &to.netns, to.ipv4.into())
-    } else {
-        let (from, to) = (&cluster.nodes()[0], &cluster.nodes()[1]);
-        (&from.netns, &to.netns, to.underlay.into())
+    let (node, host) = (&cluster.nodes()[0], &cluster.nodes()[1]);
+    if !contender.has_pods() {
+        return (&node.netns, &host.netns, host.underlay.into());
     }
+    let (from, to) = (cluster.pod(0, 0), cluster.pod(1, 0));
+    if contender.is_to_host() {
+        return (&from.netns, &host.netns, host.underlay.into());
+    }
+    (&from.netns, &to.netns, to.ipv4.into())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]

@@ -86,8 +86,9 @@ pub fn plan(size: Size, is_there: impl Fn(Contender) -> bool) -> Vec<Rounds> {
 
 fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
     use Contender::{
-        KernelNative, KernelVxlan, KernelVxlanNoGro, OvsAfxdp, PodwayNative, PodwayNativeAfXdp,
-        PodwaySpin, PodwayVxlan, PodwayVxlanAfXdp, PodwayVxlanFull,
+        Hosts, HostsBesidePodway, KernelNative, KernelVxlan, KernelVxlanNoGro, KernelWorld,
+        OvsAfxdp, PodwayNative, PodwayNativeAfXdp, PodwaySpin, PodwayVxlan, PodwayVxlanAfXdp,
+        PodwayVxlanFull, PodwayWorld,
     };
     let all = match (wire, size) {
         (Wire::Pinned, _) => vec![KernelVxlan, PodwaySpin],
@@ -101,6 +102,10 @@ fn contenders(wire: Wire, size: Size) -> Vec<Contender> {
                 PodwayVxlan,
                 PodwayVxlanAfXdp,
                 PodwayVxlanFull,
+                Hosts,
+                HostsBesidePodway,
+                KernelWorld,
+                PodwayWorld,
             ];
             [&ours[..], &Contender::PEERS].concat()
         }

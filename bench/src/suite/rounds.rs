@@ -85,12 +85,16 @@ impl Rounds {
         u64::from(self.rounds) * turns.sum::<u64>()
     }
 
-    /// What is measured of a contender. The generator's packets are for a router; a full node is
-    /// asked for one flow.
+    /// What is measured of a contender. The generator's packets are for a router; a full node, and
+    /// what is not between pods, is asked for one flow.
     fn measures_of(&self, contender: Contender) -> impl Iterator<Item = Measure> {
         let measures = self.measures.iter().copied();
         measures.filter(move |measure| match contender {
-            Contender::PodwayVxlanFull => *measure == Measure::TCP,
+            Contender::PodwayVxlanFull
+            | Contender::Hosts
+            | Contender::HostsBesidePodway
+            | Contender::KernelWorld
+            | Contender::PodwayWorld => *measure == Measure::TCP,
             _ => !(measure.is_of_one_node() && contender.is_switch()),
         })
     }

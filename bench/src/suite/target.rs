@@ -51,8 +51,8 @@ impl fmt::Display for Verdict {
 /// All targets, in the order of the table.
 pub fn targets() -> Vec<Target> {
     use Contender::{
-        KernelNative, KernelVxlan, OvsAfxdp, OvsSystem, PodwayNative, PodwaySpin, PodwayVxlan,
-        PodwayVxlanFull, XskRsBaseline,
+        Hosts, HostsBesidePodway, KernelNative, KernelVxlan, KernelWorld, OvsAfxdp, OvsSystem,
+        PodwayNative, PodwaySpin, PodwayVxlan, PodwayVxlanFull, PodwayWorld, XskRsBaseline,
     };
     // Without threads that poll, Open vSwitch's AF_XDP ports are slower.
     let peers = [OvsAfxdp, OvsSystem, XskRsBaseline];
@@ -76,6 +76,9 @@ pub fn targets() -> Vec<Target> {
         tcp(PodwayVxlan, &[KernelNative, PodwayNative], 0.5, 0.95),
         tcp(PodwayNative, &[KernelNative], 0.5, 0.95),
         tcp(PodwayVxlanFull, &[PodwayVxlan], 0.9, 1.0),
+        // What attaching Podway costs who is not Podway's.
+        tcp(PodwayWorld, &[KernelWorld], 0.75, 0.95),
+        tcp(HostsBesidePodway, &[Hosts], 0.95, 1.0),
         Target {
             wire: Wire::Virtual,
             ..tcp(PodwayVxlan, &[KernelVxlan], 0.6, 1.0)

@@ -86,7 +86,11 @@ impl Wire {
     /// and on the wire to compare these with.
     pub fn suits(self, contender: Contender) -> bool {
         match contender {
-            Contender::PodwayVxlanFull => return self == Self::True,
+            Contender::PodwayVxlanFull
+            | Contender::Hosts
+            | Contender::HostsBesidePodway
+            | Contender::KernelWorld
+            | Contender::PodwayWorld => return self == Self::True,
             Contender::PodwayNativeAfXdp => {
                 return matches!(
                     self,
