@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod dirt;
 pub mod entry;
 pub mod facts;
+mod icmp;
 pub mod import;
 pub mod index;
 pub mod kernel;

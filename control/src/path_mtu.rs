@@ -9,35 +9,27 @@
 //! address that the kernel is asked about.
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, Read as _};
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::RawFd;
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{
     Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice,
 };
-use libc::{BPF_ABS, BPF_B, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MSH, BPF_RET};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-/// An error quotes a few hundred bytes; what is needed comes first.
-const LONGEST: usize = 256;
-/// Errors that are taken at once, so that a flood of them does not hold up the round.
-const MOST_AT_ONCE: usize = 1024;
+use crate::icmp::{Filter, Listener};
 
-/// Destination unreachable, RFC 792; and its code for what would have to be fragmented.
-const UNREACHABLE: u8 = 3;
-const FRAGMENTATION_NEEDED: u8 = 4;
-/// Packet too big, RFC 4443.
-const PACKET_TOO_BIG: u8 = 2;
+/// Fragmentation needed and DF set (RFC 792); packet too big, whose code says nothing (RFC 4443).
+const TOO_LARGE: Filter = Filter {
+    v4: (3, 4),
+    v6: (2, None),
+    port: None,
+};
 
 /// The sockets that the errors come to. They never block.
 #[derive(Debug)]
-pub struct Errors {
-    v4: Socket,
-    /// `None` where there is no IPv6.
-    v6: Option<Socket>,
-}
+pub struct Errors(Listener);
 
 impl Errors {
     /// Begins to listen in this thread's network namespace.
@@ -45,49 +37,17 @@ impl Errors {
     /// # Errors
     /// What the kernel says: `EPERM` without the capability `CAP_NET_RAW`.
     pub fn listen() -> io::Result<Self> {
-        let v6 = match listen(Domain::IPV6, Protocol::ICMPV6, &only_v6()) {
-            Ok(socket) => Some(socket),
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Self {
-            v4: listen(Domain::IPV4, Protocol::ICMPV4, &only_v4())?,
-            v6,
-        })
+        Listener::open(TOO_LARGE).map(Self)
     }
 
     /// What is readable when an error has come.
     pub fn fds(&self) -> impl Iterator<Item = RawFd> {
-        let v6 = self.v6.as_ref().map(Socket::as_raw_fd);
-        std::iter::once(self.v4.as_raw_fd()).chain(v6)
+        self.0.fds()
     }
 
     /// The nodes to which a datagram was too large, by the errors that have come.
     pub fn drain(&mut self) -> BTreeSet<IpAddr> {
-        let mut nodes = BTreeSet::new();
-        take(&mut self.v4, quoted_v4, &mut nodes);
-        if let Some(v6) = &mut self.v6 {
-            take(v6, quoted_v6, &mut nodes);
-        }
-        nodes
-    }
-}
-
-fn listen(domain: Domain, protocol: Protocol, filter: &[SockFilter]) -> io::Result<Socket> {
-    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-    socket.attach_filter(filter)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
-fn take(socket: &mut Socket, quoted: fn(&[u8]) -> Option<IpAddr>, nodes: &mut BTreeSet<IpAddr>) {
-    let mut packet = [0; LONGEST];
-    for _ in 0..MOST_AT_ONCE {
-        match socket.read(&mut packet) {
-            Ok(length) => nodes.extend(packet.get(..length).and_then(quoted)),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
+        self.0.drain(quoted_v4, quoted_v6).into_iter().collect()
     }
 }
 
@@ -112,43 +72,6 @@ fn quoted_v6(message: &[u8]) -> Option<IpAddr> {
     };
     let quoted = Ipv6HeaderSlice::from_slice(icmp.payload()).ok()?;
     (quoted.next_header() == IpNumber::UDP).then(|| quoted.destination_addr().into())
-}
-
-/// Lets only "fragmentation needed" by: a node that is pinged does not wake us.
-fn only_v4() -> [SockFilter; 7] {
-    [
-        // The length of the IPv4 header.
-        instruction(BPF_LDX | BPF_B | BPF_MSH, 0, 0),
-        instruction(BPF_LD | BPF_B | BPF_IND, 0, 0),
-        instruction(BPF_JMP | BPF_JEQ | BPF_K, UNREACHABLE.into(), 3),
-        instruction(BPF_LD | BPF_B | BPF_IND, 1, 0),
-        instruction(BPF_JMP | BPF_JEQ | BPF_K, FRAGMENTATION_NEEDED.into(), 1),
-        accept(),
-        refuse(),
-    ]
-}
-
-/// As [`only_v4`]: the packet too big.
-fn only_v6() -> [SockFilter; 4] {
-    [
-        instruction(BPF_LD | BPF_B | BPF_ABS, 0, 0),
-        instruction(BPF_JMP | BPF_JEQ | BPF_K, PACKET_TOO_BIG.into(), 1),
-        accept(),
-        refuse(),
-    ]
-}
-
-fn accept() -> SockFilter {
-    instruction(BPF_RET | BPF_K, u32::MAX, 0)
-}
-
-fn refuse() -> SockFilter {
-    instruction(BPF_RET | BPF_K, 0, 0)
-}
-
-/// One of classic BPF (linux/filter.h); a jump that is not equal skips `otherwise` others.
-fn instruction(code: u32, k: u32, otherwise: u8) -> SockFilter {
-    SockFilter::new(u16::try_from(code).unwrap_or(0), 0, otherwise, k)
 }
 
 #[cfg(test)]
