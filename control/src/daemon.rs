@@ -31,8 +31,9 @@ const DATAPLANE: Token = Token(2);
 const ERRORS: Token = Token(3);
 const MASQUERADE: Token = Token(4);
 const NETFILTER: Token = Token(5);
+const HEALTH: Token = Token(6);
 /// The listener's token; the clients' follow.
-const CLIENTS: usize = 6;
+const CLIENTS: usize = 7;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -145,6 +146,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         netfilter,
     };
     let mut node = Node::start(settings, desired, store, listeners, session)?;
+    node.probe_others(HEALTH);
     tracing::info!(run_dir = %args.run_dir.display(), node = node.name(), "ready");
 
     let mut events = Events::with_capacity(128);
@@ -155,6 +157,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         } else {
             timeout(node.deadline())
         };
+        let idle = Instant::now();
         match poll.poll(&mut events, timeout) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             result => result?,
@@ -165,11 +168,13 @@ fn run(args: &Args) -> Result<(), Failure> {
                     tracing::info!("stopping; the kernel carries on");
                     return Ok(());
                 }
-                MONITOR | DATAPLANE | ERRORS | MASQUERADE | NETFILTER => {}
+                MONITOR | DATAPLANE | ERRORS | MASQUERADE | NETFILTER | HEALTH => {}
                 client => clients.ready(client, poll.registry()),
             }
         }
-        // One round: what the kernel tells, what clients ask, what follows from both.
+        // One round: what the kernel tells, what clients ask, what follows from both. Other nodes
+        // measure how soon they are answered.
+        node.follow_health(idle);
         node.follow_kernel();
         node.follow_errors();
         let tasks = clients.take_tasks();

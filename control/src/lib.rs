@@ -19,6 +19,7 @@
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
 //! - [`bulk`]: many entries at once, all or none.
 //! - [`import`]: routes that a routing daemon tells. [`masquerade`]: packets that leave the cluster.
+//! - [`health`]: whether other nodes are reached.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop; nothing in it blocks.
 
@@ -29,6 +30,7 @@ pub mod daemon;
 pub mod dirt;
 pub mod entry;
 pub mod facts;
+pub mod health;
 mod icmp;
 pub mod import;
 pub mod index;

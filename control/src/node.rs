@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use mio::Registry;
+use mio::{Registry, Token};
 use podway_proto::control::{DataplaneLink, PortRoleSpec, Request, Response};
 use podway_proto::dataplane;
 use podway_proto::server::ClientId;
@@ -21,6 +21,7 @@ use podway_proto::{ErrorBody, ErrorCode};
 use crate::bulk;
 use crate::clients::Task;
 use crate::dirt::Dirt;
+use crate::health::Health;
 use crate::import::Import;
 use crate::index::Index;
 use crate::kernel::{self, DEVICE, DeviceWant, Want};
@@ -82,6 +83,8 @@ pub struct Node {
     /// Ways that have to be asked again, and when: a router has said something of them, or the
     /// kernel forgets what it was told.
     doubtful: BTreeMap<IpAddr, Instant>,
+    /// Whether other nodes are reached; `None` when they are not probed.
+    health: Option<Health>,
     /// Clients that wait for an answer of the dataplane.
     questions: BTreeMap<Ticket, (ClientId, Question)>,
 }
@@ -150,8 +153,17 @@ impl Node {
             stale_ways: Stale::default(),
             errors,
             doubtful: BTreeMap::new(),
+            health: None,
             questions: BTreeMap::new(),
         })
+    }
+
+    /// Begins to probe other nodes and to answer theirs, if the configuration says so. Events come
+    /// by `token`.
+    pub fn probe_others(&mut self, token: Token) {
+        let settings = self.settings.health;
+        let own = &self.settings.node_name;
+        self.health = settings.map(|settings| Health::new(settings, own, token));
     }
 
     /// The node's name.
@@ -172,6 +184,7 @@ impl Node {
             self.import.deadline(),
             self.masquerade.deadline(),
             self.netfilter.deadline(),
+            self.health.as_ref().and_then(Health::deadline),
             now,
         ]
         .into_iter()
@@ -246,6 +259,9 @@ impl Node {
     ) -> Vec<(ClientId, Response)> {
         let (mut responses, questions) = self.carry_out(tasks);
         self.settle(now);
+        if let Some(health) = &mut self.health {
+            health.advance(registry);
+        }
         for (client, request) in questions {
             if let Some(response) = self.answer(client, &request) {
                 responses.push((client, response));
@@ -321,6 +337,9 @@ impl Node {
             chains: self.netfilter.chains(),
         };
         self.session.update(&world, &self.index, &settled);
+        if let Some(health) = &mut self.health {
+            health.update(&world, &settled, now);
+        }
     }
 
     /// Asks for the ways that are needed and not known, and forgets those that are not needed.
@@ -399,6 +418,13 @@ impl Node {
             if self.ways.contains_key(&node) {
                 self.doubt(node, WAYS_PERIOD);
             }
+        }
+    }
+
+    /// Takes in what other nodes ask and answer; see [`Health::receive`] for `idle`.
+    pub fn follow_health(&mut self, idle: Instant) {
+        if let Some(health) = &mut self.health {
+            health.receive(idle);
         }
     }
 
@@ -483,8 +509,10 @@ impl Node {
                     None => errors.push(error),
                 }
             }
-            // The kernel tells of each, and the monitor does not hold any number.
+            // The kernel tells of each, and the monitor does not hold any number. Other nodes wait a
+            // second for an answer.
             self.follow_kernel();
+            self.follow_health(Instant::now());
         }
         for prefix in prefixes {
             match refused.remove(&prefix) {
@@ -544,7 +572,7 @@ impl Node {
         let world = self.world();
         Some(match request {
             Request::NodeList => Response::Nodes {
-                nodes: report::nodes(&world),
+                nodes: report::nodes(&world, self.health.as_ref()),
             },
             Request::RouteShow => Response::Routes {
                 routes: report::routes(&world, &self.index),
@@ -625,6 +653,7 @@ impl Node {
             &self.index,
             dataplane,
             errors.into_iter().collect(),
+            self.health.as_ref().map(Health::status),
         );
         status.hints.extend(self.netfilter.hints());
         Response::Status(Box::new(status))

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podway_proto::control::{
-    DataplaneLink, KernelStatus, NodeEntry, PortEntry, PortRoleSpec, RouteAnswer, RouteEntry,
-    RouteOrigin, RouteTarget, Status, ViaSpec,
+    DataplaneLink, HealthStatus, KernelStatus, NodeEntry, PortEntry, PortRoleSpec, RouteAnswer,
+    RouteEntry, RouteOrigin, RouteTarget, Status, ViaSpec,
 };
 use podway_proto::types::Mode;
 use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::facts::told_ports;
+use crate::health::Health;
 use crate::import;
 use crate::index::Index;
 use crate::kernel::DEVICE;
@@ -24,6 +25,7 @@ pub fn status(
     index: &Index,
     dataplane: DataplaneLink,
     kernel_errors: Vec<String>,
+    health: Option<HealthStatus>,
 ) -> Status {
     let uplink = world.uplink();
     Status {
@@ -49,6 +51,7 @@ pub fn status(
             errors: kernel_errors,
         },
         translates: world.chains.translates,
+        health,
         hints: hints(world, index),
     }
 }
@@ -141,7 +144,7 @@ fn has_ipv6_pods(world: &World<'_>) -> bool {
 }
 
 /// The nodes by name.
-pub fn nodes(world: &World<'_>) -> Vec<NodeEntry> {
+pub fn nodes(world: &World<'_>, health: Option<&Health>) -> Vec<NodeEntry> {
     let entry = |node: &podway_proto::control::NodeSpec| {
         let local = node.name == world.settings.node_name;
         let path = world.path(node.underlay).filter(|_| !local);
@@ -156,6 +159,7 @@ pub fn nodes(world: &World<'_>) -> Vec<NodeEntry> {
                 .as_ref()
                 .and_then(|path| world.neighbor_mac(&path.interface, path.next_hop)),
             path,
+            health: health.and_then(|health| health.of_node(&node.name)),
         }
     };
     world.desired.nodes.values().map(entry).collect()

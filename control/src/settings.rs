@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use podway_proto::config::{Config, KernelTable, Tunnel};
@@ -12,6 +13,8 @@ use crate::state::check_node_name;
 
 /// Where the configuration is looked for when nobody says.
 pub const DEFAULT_CONFIG: &str = "/etc/podway/podway.toml";
+/// Whoever probes less often than once an hour can as well not do it.
+const MAX_HEALTH_INTERVAL: u16 = 3600;
 
 /// What control needs of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,17 @@ pub struct Settings {
     pub masquerade: bool,
     /// The table whose routes are taken over.
     pub import_kernel_table: Option<KernelTable>,
+    /// How other nodes are probed; `None` when they are not.
+    pub health: Option<HealthSettings>,
+}
+
+/// How other nodes are probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// UDP port of the probes on every node.
+    pub port: u16,
+    /// Time between two probes of one path.
+    pub interval: Duration,
 }
 
 /// The configuration cannot be used.
@@ -113,6 +127,7 @@ impl Settings {
             key,
             message: message.to_owned(),
         };
+        let health = health(&config).map_err(|(key, message)| value(key, message))?;
         let node_name = match config.node_name {
             Some(name) => name,
             None => host_name(),
@@ -167,6 +182,7 @@ impl Settings {
             ipv6_native_routing_cidr: config.ipv6_native_routing_cidr,
             masquerade: config.masquerade,
             import_kernel_table: config.import_kernel_table,
+            health,
         })
     }
 
@@ -177,6 +193,29 @@ impl Settings {
             IpNet::V6(_) => self.ipv6_native_routing_cidr.map(IpNet::V6),
         }
     }
+}
+
+/// How other nodes are probed, or the key that is wrong and what to write there.
+fn health(config: &Config) -> Result<Option<HealthSettings>, (&'static str, &'static str)> {
+    if !config.health {
+        return Ok(None);
+    }
+    let (port, seconds) = (config.health_port, config.health_interval_seconds);
+    if port == 0 || port == config.vxlan_port {
+        let remedy = "use a UDP port that nothing else has on any node, such as 4799; the tunnels \
+                      have vxlan-port";
+        return Err(("health-port", remedy));
+    }
+    if !(1..=MAX_HEALTH_INTERVAL).contains(&seconds) {
+        return Err((
+            "health-interval-seconds",
+            "use 1 to 3600, or set health = false",
+        ));
+    }
+    Ok(Some(HealthSettings {
+        port,
+        interval: Duration::from_secs(seconds.into()),
+    }))
 }
 
 fn host_name() -> String {
@@ -220,8 +259,33 @@ mod tests {
                 ipv6_native_routing_cidr: None,
                 masquerade: false,
                 import_kernel_table: None,
+                health: Some(HealthSettings {
+                    port: 4799,
+                    interval: Duration::from_secs(10),
+                }),
             }
         );
+    }
+
+    #[test]
+    fn health_has_a_port_of_its_own() {
+        assert_eq!(load("health = false\n").unwrap().health, None);
+        let health = load("health-port = 5000\nhealth-interval-seconds = 1\n");
+        let expected = HealthSettings {
+            port: 5000,
+            interval: Duration::from_secs(1),
+        };
+        assert_eq!(health.unwrap().health, Some(expected));
+        for (line, key) in [
+            ("health-port = 0", "health-port"),
+            ("health-port = 4789", "health-port"),
+            ("health-interval-seconds = 0", "health-interval-seconds"),
+            ("health-interval-seconds = 3601", "health-interval-seconds"),
+        ] {
+            let error = load(&format!("{line}\n")).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+            assert!(load(&format!("health = false\n{line}\n")).is_ok());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Responses as text for people.
 
 pub mod change;
+mod health;
 mod ports;
 mod table;
 
@@ -155,6 +156,10 @@ fn show_status(status: &Status) -> String {
     for error in &status.kernel.errors {
         line("", error.clone());
     }
+    let mut names = ["health"].into_iter();
+    for row in health::of_status(status.health.as_ref()) {
+        line(names.next().unwrap_or_default(), row);
+    }
     if status.translates {
         let words = "connections that conntrack translates are left to the kernel";
         line("services", words.to_owned());
@@ -193,9 +198,21 @@ fn show_nodes(nodes: &[NodeEntry]) -> String {
         "NEXT-HOP",
         "NEXT-HOP-MAC",
         "MTU",
+        "BY-UNDERLAY",
+        "RTT",
+        "LOST",
+        "SINCE",
+        "BY-OVERLAY",
+        "RTT",
+        "LOST",
+        "SINCE",
     ]);
     for node in nodes {
         let path = node.path.as_ref();
+        let health = node.health.as_ref();
+        let [underlay, rtt, lost, since] = health::cells(health.map(|h| &h.underlay));
+        let [overlay, overlay_rtt, overlay_lost, overlay_since] =
+            health::cells(health.map(|h| &h.overlay));
         table.row([
             if node.local {
                 format!("{} (this)", node.name)
@@ -214,6 +231,14 @@ fn show_nodes(nodes: &[NodeEntry]) -> String {
             or_dash(path.map(|path| path.next_hop)),
             or_dash(node.next_hop_mac),
             or_dash(path.map(|path| path.mtu)),
+            underlay,
+            rtt,
+            lost,
+            since,
+            overlay,
+            overlay_rtt,
+            overlay_lost,
+            overlay_since,
         ]);
     }
     table.render()

@@ -45,6 +45,13 @@ pub struct Config {
     /// The kernel's routing table whose routes are taken over as if they had been added: where a
     /// routing daemon such as FRR or BIRD writes what it learns.
     pub import_kernel_table: Option<KernelTable>,
+    /// Whether control probes the other nodes and answers their probes.
+    pub health: bool,
+    /// UDP port of the probes, the same on every node. The default is one of those beside VXLAN's
+    /// that IANA has assigned to nobody.
+    pub health_port: u16,
+    /// Seconds between two probes of one path to a node.
+    pub health_interval_seconds: u16,
     /// How `podway-dataplane` runs.
     pub dataplane: DataplaneConfig,
 }
@@ -64,6 +71,9 @@ impl Default for Config {
             ipv6_native_routing_cidr: None,
             masquerade: false,
             import_kernel_table: None,
+            health: true,
+            health_port: 4799,
+            health_interval_seconds: 10,
             dataplane: DataplaneConfig::default(),
         }
     }

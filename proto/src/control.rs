@@ -275,6 +275,8 @@ pub struct Status {
     /// leaves the connections that conntrack translates to the kernel.
     #[serde(default)]
     pub translates: bool,
+    /// Which other nodes are reached; `None` when health is switched off.
+    pub health: Option<HealthStatus>,
     /// What is missing for all of this to work, one sentence each with the remedy.
     pub hints: Vec<String>,
 }
@@ -329,6 +331,111 @@ pub struct NodeEntry {
     pub path: Option<Path>,
     /// MAC of the path's next hop; `None` while it is not resolved.
     pub next_hop_mac: Option<MacAddr>,
+    /// Whether it is reached; `None` for this node, and when health is switched off.
+    pub health: Option<NodeHealth>,
+}
+
+/// Whether a node is reached by probes that its control process answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeHealth {
+    /// From underlay address to underlay address.
+    pub underlay: PathHealth,
+    /// As packets between pods go: through the tunnel, or natively.
+    pub overlay: PathHealth,
+}
+
+/// How a path to a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathHealth {
+    /// Whether the node is reached by it.
+    #[serde(flatten)]
+    pub state: PathState,
+    /// For how many seconds that has been so.
+    pub seconds: u64,
+    /// Round trip of the last answer that came in time, in microseconds. The control processes on
+    /// both sides are in it.
+    pub rtt_microseconds: Option<u32>,
+    /// The same, smoothed (RFC 6298).
+    pub smoothed_rtt_microseconds: Option<u32>,
+    /// How many of [`PathHealth::probes`] were not answered in time.
+    pub lost: u32,
+    /// The last probes that were answered or lost, up to 64.
+    pub probes: u32,
+}
+
+/// Whether a node is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum PathState {
+    /// It answers.
+    Reachable,
+    /// It has not answered several times in a row.
+    Unreachable,
+    /// That cannot be told.
+    Unknown {
+        /// Why not.
+        reason: UnknownReason,
+    },
+}
+
+/// Why it cannot be told whether a node is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownReason {
+    /// No probe was answered yet, nor have enough been lost.
+    NotProbedYet,
+    /// The node says that nobody listens to probes there: its control process does not run, or has
+    /// health switched off.
+    NoListener,
+    /// One of the two nodes has no address on this path that the other can reach: on the overlay a
+    /// PodCIDR of the same IP version.
+    NoAddress,
+    /// This node has no socket for it; [`HealthStatus::errors`] says why.
+    NoSocket,
+}
+
+/// Which other nodes are reached. Those that are neither reachable nor unreachable are unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// UDP port of the probes.
+    pub port: u16,
+    /// Seconds between two probes of one path.
+    pub interval_seconds: u16,
+    /// How many other nodes there are.
+    pub nodes: usize,
+    /// How many are reached by every path that has an address.
+    pub reachable: usize,
+    /// How many are not reached by one path or by both.
+    pub unreachable: usize,
+    /// Paths by which nodes are not reached, and then those that are unknown, by name; twenty at
+    /// most.
+    pub troubles: Vec<Trouble>,
+    /// What keeps probes from being sent, one sentence each; retried every second.
+    pub errors: Vec<String>,
+}
+
+/// A path by which a node is not reached, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// The node.
+    pub node: String,
+    /// Which of its paths.
+    pub layer: Layer,
+    /// How it is.
+    #[serde(flatten)]
+    pub state: PathState,
+    /// For how many seconds that has been so.
+    pub seconds: u64,
+}
+
+/// Of two paths to a node the one that is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    /// From underlay address to underlay address.
+    Underlay,
+    /// As packets between pods go.
+    Overlay,
 }
 
 /// Why there is a route.

@@ -164,7 +164,23 @@ fn control_requests() {
 
 #[test]
 fn control_responses() {
-    use control::{DataplaneLink, Response, RouteEntry, RouteOrigin, RouteTarget};
+    use control::{
+        DataplaneLink, PathState, Response, RouteEntry, RouteOrigin, RouteTarget, UnknownReason,
+    };
+    let node = |underlay, overlay| control::NodeEntry {
+        name: "node-b".into(),
+        local: false,
+        underlay: parse("192.168.1.2"),
+        pod_cidrs: vec![parse("10.0.1.0/24")],
+        vtep_mac: parse("02:50:c0:a8:01:02"),
+        mode: Mode::Vxlan,
+        path: Some(path()),
+        next_hop_mac: Some(parse("02:00:00:00:00:0b")),
+        health: Some(control::NodeHealth {
+            underlay: path_health(underlay),
+            overlay: path_health(overlay),
+        }),
+    };
     let route = |via, origin| RouteEntry {
         prefix: parse("10.0.1.0/24"),
         via,
@@ -191,6 +207,7 @@ fn control_responses() {
                 errors: vec!["why".into()],
             },
             translates: true,
+            health: Some(health_status()),
             hints: vec!["what to do".into()],
         }))
     };
@@ -209,16 +226,17 @@ fn control_responses() {
                 status: Some(Box::new(dataplane_status())),
             }),
             Response::Nodes {
-                nodes: vec![control::NodeEntry {
-                    name: "node-b".into(),
-                    local: false,
-                    underlay: parse("192.168.1.2"),
-                    pod_cidrs: vec![parse("10.0.1.0/24")],
-                    vtep_mac: parse("02:50:c0:a8:01:02"),
-                    mode: Mode::Vxlan,
-                    path: Some(path()),
-                    next_hop_mac: Some(parse("02:00:00:00:00:0b")),
-                }],
+                nodes: vec![
+                    node(PathState::Reachable, PathState::Unreachable),
+                    node(
+                        PathState::Unknown {
+                            reason: UnknownReason::NoListener,
+                        },
+                        PathState::Unknown {
+                            reason: UnknownReason::NoAddress,
+                        },
+                    ),
+                ],
             },
             Response::Routes {
                 routes: vec![
@@ -309,6 +327,41 @@ fn control_responses() {
             Response::Error(no_node()),
         ],
     );
+}
+
+fn path_health(state: control::PathState) -> control::PathHealth {
+    let known = state != control::PathState::Unreachable;
+    control::PathHealth {
+        state,
+        seconds: 90,
+        rtt_microseconds: known.then_some(210),
+        smoothed_rtt_microseconds: known.then_some(230),
+        lost: 1,
+        probes: 64,
+    }
+}
+
+fn health_status() -> control::HealthStatus {
+    use control::{Layer, PathState, Trouble, UnknownReason};
+    let trouble = |layer, state| Trouble {
+        node: "node-b".into(),
+        layer,
+        state,
+        seconds: 90,
+    };
+    let reasons = [UnknownReason::NotProbedYet, UnknownReason::NoSocket];
+    let unknown = reasons.map(|reason| trouble(Layer::Underlay, PathState::Unknown { reason }));
+    let mut troubles = vec![trouble(Layer::Overlay, PathState::Unreachable)];
+    troubles.extend(unknown);
+    control::HealthStatus {
+        port: 4799,
+        interval_seconds: 10,
+        nodes: 5,
+        reachable: 3,
+        unreachable: 1,
+        troubles,
+        errors: vec!["the port is taken".into()],
+    }
 }
 
 fn no_node() -> ErrorBody {

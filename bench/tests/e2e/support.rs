@@ -41,10 +41,12 @@ pub(crate) fn spec() -> ClusterSpec {
     }
 }
 
+/// Without probes between the nodes, which would be among the packets that tests count.
 pub(crate) fn options(mode: Mode) -> Options {
     Options {
         mode,
         workers: width().into(),
+        config: "health = false\n".to_owned(),
         ..Options::default()
     }
 }
