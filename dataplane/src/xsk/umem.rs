@@ -58,6 +58,10 @@ impl Region {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        // Huge pages where the machine has some: each copy looks fewer addresses up. Without them,
+        // or where an operator has switched them off, the region is of small ones.
+        // SAFETY: the range is the mapping above; the advice changes nothing in its bytes.
+        unsafe { libc::madvise(address, length, libc::MADV_HUGEPAGE) };
         let base = NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
         let frames = (0..chunks)
             .map(|chunk| Frame {
