@@ -5,6 +5,7 @@
 mod agent;
 mod ready;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,11 +23,16 @@ pub const BIN_DIR_VARIABLE: &str = "PODWAY_BIN_DIR";
 /// Start-up includes binds that retry for a second and sockets of an earlier process that the
 /// kernel is still closing.
 const READY_DEADLINE: Duration = Duration::from_secs(15);
+/// Bytes that a tunnel over IPv6 adds beyond one over IPv4.
+const IPV6_LONGER: u16 = 20;
+
 /// How the daemons of a cluster are run.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How packets are sent to other nodes.
     pub mode: Mode,
+    /// Whether nodes are told by their IPv6 underlay addresses.
+    pub underlay6: bool,
     /// Workers of each dataplane.
     pub workers: u16,
     /// Frames of each worker; the dataplane's own default by default.
@@ -53,6 +59,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             mode: Mode::Vxlan,
+            underlay6: false,
             workers: 1,
             frames: None,
             wait: WaitMode::Adaptive,
@@ -151,7 +158,10 @@ impl Podway {
     /// As [`Podway::start`].
     pub fn set_mode(&mut self, cluster: &Cluster, mode: Mode) -> Result<()> {
         self.tell_mode(cluster, mode)?;
-        cluster.set_pod_mtu(crate::contender::pod_mtu(cluster.spec().uplink_mtu, mode))?;
+        let tunnelled = mode == Mode::Vxlan && self.agents.iter().any(|a| a.options().underlay6);
+        let longer = if tunnelled { IPV6_LONGER } else { 0 };
+        let mtu = crate::contender::pod_mtu(cluster.spec().uplink_mtu, mode);
+        cluster.set_pod_mtu(mtu - longer)?;
         self.wait_ready()
     }
 
@@ -228,18 +238,25 @@ fn tell_ports(agent: &Agent) -> Result<()> {
 
 fn tell_node(agent: &Agent, node: &Node, mode: Mode) -> Result<()> {
     let tunnelled = mode == Mode::Vxlan;
-    let (underlay, mode) = (node.underlay.to_string(), mode.to_string());
+    let by_ipv6 = agent.options().underlay6;
+    let underlay: IpAddr = if by_ipv6 {
+        node.underlay6.into()
+    } else {
+        node.underlay.into()
+    };
+    let (underlay, mode) = (underlay.to_string(), mode.to_string());
     let (cidr, cidr6) = (node.pod_cidr(), node.pod_cidr6());
     let mut args = vec!["node", "set", &node.name, "--underlay", &underlay];
     args.extend(["--mode", &mode]);
     if node.name != agent.node().name && !agent.options().tell_pod_cidrs {
         return agent.cli(&args).map(drop);
     }
-    args.extend(["--pod-cidr", &cidr]);
-    // The underlay of this network's nodes is IPv4, and the kernel has no native routes to IPv6
-    // prefixes by an IPv4 neighbour: those are reached by tunnels only.
-    if tunnelled || node.name == agent.node().name {
-        args.extend(["--pod-cidr", &cidr6]);
+    // The kernel has no native routes to prefixes of one IP version by a neighbour of the other: those
+    // are reached by tunnels only.
+    for (cidr, is_ipv6) in [(&cidr, false), (&cidr6, true)] {
+        if tunnelled || node.name == agent.node().name || is_ipv6 == by_ipv6 {
+            args.extend(["--pod-cidr", cidr]);
+        }
     }
     agent.cli(&args).map(drop)
 }

@@ -1,0 +1,125 @@
+//! Pods that believe in a larger path than there is, and tools that look for it: every router on the way
+//! answers, in both modes.
+
+use std::net::IpAddr;
+
+use podway_bench::iperf::Iperf;
+use podway_bench::netns::Netns;
+use podway_proto::types::Mode;
+
+use crate::mtu::narrow;
+use crate::support::{Delta, Network, options, ping_all, spec};
+
+/// A path on which segments are lost for their size is orders of magnitude below this.
+const TCP_FLOOR: f64 = 1e8;
+
+/// What `ping` says of one echo that must not be fragmented.
+fn unfragmented(from: &Netns, to: IpAddr, payload: u16) -> String {
+    let (payload, to) = (payload.to_string(), to.to_string());
+    let args = ["-n", "-c", "1", "-W", "2", "-M", "do", "-s", &payload, &to];
+    let output = from.command("ping").args(args).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The MTU of the pod's route to `to`, once it has learned one.
+fn learned(from: &Netns, to: IpAddr) -> String {
+    from.run("ip", &["route", "get", &to.to_string()]).unwrap()
+}
+
+/// A pod whose route says 1500 where a tunnel leaves 1450 of them: one router's answer is enough.
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_wrong_route_mtu_recovers() {
+    let network = Network::up(spec(), &options(Mode::Vxlan));
+    network.cluster.set_pod_mtu(1500).unwrap();
+    let (from, server) = (network.pod(0, 0), network.pod(1, 0));
+    for (to, mtu, header) in [
+        (IpAddr::from(server.ipv4), 1450, 28),
+        (server.ipv6.into(), 1450, 48),
+    ] {
+        // Too large: the node says so, and what fits. From then on the pod itself knows.
+        let said = unfragmented(&from.netns, to, 1500 - header);
+        assert!(said.contains(&mtu.to_string()), "{said}");
+        let route = learned(&from.netns, to);
+        assert!(route.contains(&format!("mtu {mtu}")), "{route}");
+        let said = unfragmented(&from.netns, to, mtu - header);
+        assert!(said.contains("1 received"), "{said}");
+        for run in [Iperf::tcp(1), Iperf::tcp(1).reversed()] {
+            let got = run.run(&from.netns, &server.netns, to).unwrap();
+            assert!(got.bits_per_second > TCP_FLOOR, "{got:?}");
+        }
+    }
+    network.finish();
+}
+
+/// TCP of pods with a wrong route, over a link in the middle that carries less still.
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_wrong_route_mtu_recovers_over_a_narrow_link() {
+    for mode in [Mode::Vxlan, Mode::Native] {
+        let network = Network::up(narrow(), &options(mode));
+        network.cluster.set_pod_mtu(1500).unwrap();
+        let (from, server) = (network.pod(0, 0), network.pod(1, 0));
+        let before = network.counters();
+        for run in [Iperf::tcp(1), Iperf::tcp(1).reversed()] {
+            let got = run
+                .run(&from.netns, &server.netns, server.ipv4.into())
+                .unwrap();
+            assert!(got.bits_per_second > TCP_FLOOR, "{mode}: {got:?}");
+        }
+        for (before, after) in before.iter().zip(&network.counters()) {
+            assert_eq!(Delta { before, after }.drops().len(), 0, "{after:?}");
+        }
+        network.finish();
+    }
+}
+
+/// The addresses of the hops that `traceroute` has seen, one probe each.
+fn hops(from: &Netns, to: IpAddr, how: &[&str]) -> Vec<String> {
+    let to = to.to_string();
+    let args = ["-n", "-q", "1", "-w", "2", "-m", "8"];
+    let text = from
+        .run("traceroute", &[&args, how, &[to.as_str()]].concat())
+        .unwrap();
+    let lines = text.lines().skip(1);
+    let hop = |line: &str| line.split_whitespace().nth(1).unwrap_or("").to_owned();
+    lines.map(hop).collect()
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn traceroute_shows_the_nodes_between() {
+    for mode in [Mode::Vxlan, Mode::Native] {
+        let network = Network::up(spec(), &options(mode));
+        let (from, to) = (&network.pod(0, 0).netns, network.pod(1, 0));
+        ping_all(from, to.ipv4.into(), 56, 1);
+        // Of the other node, the address of the interface by which the packet came.
+        let second = match mode {
+            Mode::Vxlan => network.node(1).pod_network().to_string(),
+            Mode::Native => network.node(1).underlay.to_string(),
+        };
+        for how in [&["-U", "-p", "33434"][..], &["-I"], &["-T", "-p", "9"]] {
+            let seen = hops(from, to.ipv4.into(), how);
+            let wanted = ["10.0.0.1".to_owned(), second.clone(), to.ipv4.to_string()];
+            assert_eq!(seen, wanted, "{mode} {how:?}");
+        }
+        network.finish();
+    }
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn tracepath_shows_what_the_path_carries() {
+    for (mode, mtu) in [(Mode::Vxlan, 1450), (Mode::Native, 1500)] {
+        let network = Network::up(spec(), &options(mode));
+        network.cluster.set_pod_mtu(1500).unwrap();
+        let (from, to) = (&network.pod(0, 0).netns, network.pod(1, 0).ipv4);
+        let text = from
+            .run("tracepath", &["-n", "-m", "8", &to.to_string()])
+            .unwrap();
+        let wanted = format!("Resume: pmtu {mtu} hops 3 back 3");
+        assert!(text.contains(&wanted), "{mode}: {text}");
+        network.finish();
+    }
+}
