@@ -28,6 +28,7 @@ pub fn status(
     health: Option<HealthStatus>,
 ) -> Status {
     let uplink = world.uplink();
+    let (pod_mtu, pod_mtu_by) = pod_mtu(world).unzip();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -43,7 +44,8 @@ pub fn status(
         vxlan_port: world.settings.vxlan_port,
         uplink: world.uplink_name().map(str::to_owned),
         uplink_mtu: uplink.map(|link| link.mtu),
-        pod_mtu: uplink.and_then(|link| link.mtu.checked_sub(world.overhead())),
+        pod_mtu,
+        pod_mtu_by: pod_mtu_by.flatten(),
         dataplane,
         kernel: KernelStatus {
             device: DEVICE.to_owned(),
@@ -54,6 +56,26 @@ pub fn status(
         health,
         hints: hints(world, index),
     }
+}
+
+/// The largest packets in bytes that fit each way to another node, and the node whose path takes less
+/// than the uplink would.
+fn pod_mtu(world: &World<'_>) -> Option<(u32, Option<String>)> {
+    let uplink = world.uplink()?.mtu;
+    let less = |mtu: u32, mode| match mode {
+        Mode::Vxlan => mtu.saturating_sub(world.overhead()),
+        Mode::Native => mtu,
+    };
+    let ways = world.remote_nodes().map(|node| {
+        let mode = world.mode(node);
+        let path = world
+            .path(node.underlay)
+            .map_or(uplink, |path| path.mtu.into());
+        let narrow = path < uplink;
+        (less(path, mode), narrow.then(|| node.name.clone()))
+    });
+    let alone = || (less(uplink, world.settings.default_mode), None);
+    Some(ways.min_by_key(|(mtu, _)| *mtu).unwrap_or_else(alone))
 }
 
 /// What is missing, one sentence each with the remedy.
@@ -398,6 +420,25 @@ mod tests {
         );
         let error = route_get(&fixture.world(), &fixture.index(), ip("8.8.8.8")).unwrap_err();
         assert_eq!(error.code, ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn the_pod_mtu_is_the_least_of_all_ways() {
+        let mut fixture = Fixture::new();
+        let of = |fixture: &Fixture| pod_mtu(&fixture.world());
+        assert_eq!(of(&fixture), Some((1450, None)));
+        for way in fixture.ways.values_mut().flatten() {
+            way.mtu = Some(1400);
+        }
+        assert_eq!(of(&fixture), Some((1350, Some("b".into()))));
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        assert_eq!(of(&fixture), Some((1400, Some("b".into()))));
+        fixture.desired.nodes.remove("b");
+        assert_eq!(of(&fixture), Some((1450, None)));
+        fixture.settings.default_mode = Mode::Native;
+        assert_eq!(of(&fixture), Some((1500, None)));
+        fixture.settings.uplink = Some("wan".into());
+        assert_eq!(of(&fixture), None);
     }
 
     #[test]

@@ -116,9 +116,13 @@ fn show_status(status: &Status) -> String {
     line(
         "mtu",
         format!(
-            "uplink {}, pods up to {}",
+            "uplink {}, pods up to {}{}",
             or_dash(status.uplink_mtu),
-            or_dash(status.pod_mtu)
+            or_dash(status.pod_mtu),
+            match &status.pod_mtu_by {
+                Some(node) => format!(" by the path to {node}"),
+                None => String::new(),
+            }
         ),
     );
     match &status.dataplane {
@@ -324,7 +328,14 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
         ]);
     }
     let mut workers = Table::new([
-        "WORKER", "BURSTS", "ROUNDS", "SLEEPS", "TX-CALLS", "BUSY-MS",
+        "WORKER",
+        "BURSTS",
+        "ROUNDS",
+        "SLEEPS",
+        "RX-CALLS",
+        "TX-CALLS",
+        "WAIT-CALLS",
+        "BUSY-MS",
     ]);
     for (number, worker) in counters.workers.iter().enumerate() {
         workers.row([
@@ -332,7 +343,9 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
             worker.bursts.to_string(),
             worker.rounds.to_string(),
             worker.sleeps.to_string(),
+            worker.rx_calls.to_string(),
             worker.tx_calls.to_string(),
+            worker.wait_calls.to_string(),
             (worker.busy_nanoseconds / 1_000_000).to_string(),
         ]);
     }

@@ -8,12 +8,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
+use podway_xdp_redirect::MAX_PORTS;
 
 use crate::fib::PortId;
 use crate::verdict::DropReason;
-
-/// Most ports that can be attached at once; also the number of counter slots in the XDP program.
-pub const MAX_PORTS: usize = 1024;
 
 /// A number that one thread writes.
 #[derive(Debug, Default)]
@@ -71,12 +69,16 @@ pub struct Sheet {
     pub bursts: Counter,
     /// Rounds of the loop.
     pub rounds: Counter,
-    /// Times the worker blocked.
+    /// Times the worker blocked or dozed.
     pub sleeps: Counter,
     /// Bells that its TAP gave.
     pub bells: Counter,
-    /// Send system calls.
+    /// System calls to receive.
+    pub rx_calls: Counter,
+    /// System calls to send.
     pub tx_calls: Counter,
+    /// System calls to find ready queues, and to wait for one.
+    pub wait_calls: Counter,
     /// Nanoseconds from taking a burst to having recycled it.
     pub busy_nanoseconds: Counter,
     /// Level: frames in the pool.
@@ -98,7 +100,9 @@ impl Default for Sheet {
             rounds: Counter::default(),
             sleeps: Counter::default(),
             bells: Counter::default(),
+            rx_calls: Counter::default(),
             tx_calls: Counter::default(),
+            wait_calls: Counter::default(),
             busy_nanoseconds: Counter::default(),
             frames_pooled: Counter::default(),
             frames_posted: Counter::default(),

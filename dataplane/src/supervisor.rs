@@ -37,8 +37,12 @@ use ports::AttachedPort;
 
 /// How long a worker may take to answer; it looks at its commands once a round.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How long a change waits for the workers to adopt new tables before it is answered.
+/// How long a change waits for the workers to adopt new tables before it is answered: one slow worker
+/// must not hold up the API.
 const ADOPTION_LIMIT: Duration = Duration::from_millis(20);
+/// A worker that has adopted nothing for so long has not beaten either, and the programs on the ports
+/// pass its packets to the kernel.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(1);
 /// How long packets that were redirected before the gate closed may take through the CPUs' backlogs
 /// and the workers.
 const DRAIN: Duration = Duration::from_millis(10);
@@ -320,7 +324,7 @@ impl Supervisor {
             local,
         });
         self.or_close_gate(written)?;
-        self.await_adoption(version);
+        self.await_adoption(version, ADOPTION_LIMIT);
         self.settle()
     }
 
@@ -369,10 +373,9 @@ impl Supervisor {
         })
     }
 
-    /// Waits until every worker reads the tables of number `version`, but no longer than
-    /// [`ADOPTION_LIMIT`]: one slow worker must not hold up the API.
-    fn await_adoption(&self, version: u64) {
-        let deadline = Instant::now() + ADOPTION_LIMIT;
+    /// Waits until every worker reads the tables of number `version`, but no longer than `limit`.
+    fn await_adoption(&self, version: u64, limit: Duration) {
+        let deadline = Instant::now() + limit;
         while self.publisher.adopted_min() < version && Instant::now() < deadline {
             for worker in &self.workers {
                 worker.waker.wake();

@@ -29,8 +29,8 @@ pub const TAP_QUEUE: u32 = 0;
 pub const RING_QUEUE: u32 = 1;
 
 /// Bursts that empty a TAP's queue of 1000 packets, also when they are super-frames, of which a
-/// burst takes two; and the largest packet ring, 8 MiB of 272-byte records by 64.
-const DRAIN_BURSTS: usize = 512;
+/// burst takes one; and the largest packet ring, 8 MiB of 272-byte records, by 256.
+const DRAIN_BURSTS: usize = 1024;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -177,7 +177,8 @@ impl Worker {
     /// After a round of `packets`: finds ready queues, and sleeps when it is time to.
     fn rest(&mut self, packets: usize, now: u64) {
         let mut rest = self.waiter.decide(packets, now);
-        if rest == Rest::Block {
+        let asleep = rest == Rest::Block;
+        if asleep {
             self.heartbeat.fall_asleep();
             if self.queues.look_at_ring() {
                 rest = Rest::Look;
@@ -187,7 +188,11 @@ impl Worker {
         if self.waiter.rest(rest, |slot| queues.activate(slot)) {
             self.sheet.sleeps.add(1);
         }
-        self.heartbeat.wake_up();
+        self.sheet.wait_calls.add(u64::from(rest != Rest::Work));
+        // Not in each round: the programs read that line for each packet.
+        if asleep {
+            self.heartbeat.wake_up();
+        }
     }
 
     /// One burst of one queue: receive, forward, send, recycle, refill. Returns its packets.
@@ -205,6 +210,7 @@ impl Worker {
             .ingress
             .receive(queue.port, burst, &mut self.pool, &self.region);
         self.sheet.bells.add(burst.take_bells());
+        self.sheet.rx_calls.add(burst.take_calls());
         let packets = burst.len();
         if packets == 0 {
             return 0;

@@ -265,8 +265,12 @@ pub struct Status {
     pub uplink: Option<String>,
     /// MTU of the uplink in bytes; `None` while it does not exist.
     pub uplink_mtu: Option<u32>,
-    /// Largest MTU in bytes that pods may have so that their packets fit in a tunnel.
+    /// Largest MTU in bytes that the pods' routes may have so that their packets fit each way to another
+    /// node, in the tunnel that it may take; `None` while the uplink does not exist.
     pub pod_mtu: Option<u32>,
+    /// The node whose path carries less than the uplink and so sets `pod_mtu`, if there is one.
+    #[serde(default)]
+    pub pod_mtu_by: Option<String>,
     /// The link to the dataplane.
     pub dataplane: DataplaneLink,
     /// The kernel underneath.

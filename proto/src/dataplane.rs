@@ -164,13 +164,13 @@ pub struct PortStatus {
     pub role: String,
     /// MTU of the interface in bytes.
     pub mtu: u16,
-    /// XDP mode that was got: `native` or `generic`.
+    /// Where the program runs: `tcx`, or as XDP `native` or `generic`; `none` while there is none.
     pub xdp_mode: String,
     /// Why not a better one, when there is one.
     pub xdp_mode_reason: Option<String>,
     /// Ingress engine, for example `af-xdp copy`.
     pub ingress: String,
-    /// Why not zero-copy, when it is not.
+    /// Why not a better one, when there is one.
     pub ingress_reason: Option<String>,
     /// Egress engine, for example `af-packet gso`.
     pub egress: String,
@@ -246,10 +246,16 @@ pub struct WorkerCounters {
     pub bursts: u64,
     /// Rounds of the loop.
     pub rounds: u64,
-    /// Times the worker blocked.
+    /// Times the worker blocked or dozed.
     pub sleeps: u64,
-    /// Send system calls.
+    /// System calls to receive: by a TAP one for each packet, and one more when there is none left.
+    #[serde(default)]
+    pub rx_calls: u64,
+    /// System calls to send.
     pub tx_calls: u64,
+    /// System calls to find ready queues, and to wait for one.
+    #[serde(default)]
+    pub wait_calls: u64,
     /// Nanoseconds spent forwarding.
     pub busy_nanoseconds: u64,
 }

@@ -200,6 +200,7 @@ fn control_responses() {
             uplink: Some("eth0".into()),
             uplink_mtu: Some(1500),
             pod_mtu: Some(1450),
+            pod_mtu_by: None,
             dataplane,
             kernel: control::KernelStatus {
                 device: "podway.vx".into(),
@@ -615,7 +616,9 @@ fn counters() -> dataplane::Counters {
             bursts: 3,
             rounds: 5,
             sleeps: 1,
+            rx_calls: 12,
             tx_calls: 3,
+            wait_calls: 2,
             busy_nanoseconds: 1000,
         }],
         drops: BTreeMap::from([("ttl-exceeded".to_owned(), 1)]),

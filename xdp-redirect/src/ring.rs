@@ -30,7 +30,6 @@ const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 /// `struct record` of `bpf/shared.h`.
 const RECORD_HEADER: usize = 8;
-const PAGE: usize = 4096;
 
 /// A packet in a [`PacketRing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +48,8 @@ pub struct PacketRing {
     consumer: NonNull<AtomicUsize>,
     /// The producers' page, and behind it the data, twice.
     producer: NonNull<AtomicUsize>,
+    /// Bytes of a page.
+    page: usize,
     /// Bytes of the data: a power of two.
     size: usize,
     /// Bytes that we have read so far, and that we have seen to be written; they wrap around, as the
@@ -61,7 +62,7 @@ pub struct PacketRing {
 unsafe impl Send for PacketRing {}
 
 impl PacketRing {
-    /// Makes a ring of `size` bytes: a power of two of at least a page.
+    /// Makes a ring of `size` bytes: a power of two of at least a page of the machine.
     ///
     /// # Errors
     /// [`Error::Ring`] for another size, or without memory for it.
@@ -79,17 +80,19 @@ impl PacketRing {
             .map_err(|error| io::Error::other(error.to_string()))?;
         let size = size as usize;
         let write = libc::PROT_READ | libc::PROT_WRITE;
-        let consumer = map_memory(map.as_fd(), 0, PAGE, write)?;
+        let page = page_size();
+        let consumer = map_memory(map.as_fd(), 0, page, write)?;
         // From here on `Drop` unmaps both.
         let mut ring = Self {
             map,
             consumer,
             producer: NonNull::dangling(),
+            page,
             size: 0,
             position: 0,
             written: 0,
         };
-        ring.producer = map_memory(ring.as_fd(), PAGE, PAGE + 2 * size, libc::PROT_READ)?;
+        ring.producer = map_memory(ring.as_fd(), page, page + 2 * size, libc::PROT_READ)?;
         ring.size = size;
         Ok(ring)
     }
@@ -178,7 +181,7 @@ impl PacketRing {
     fn data(&self, offset: usize) -> NonNull<u8> {
         // SAFETY: the data begin one page into the mapping, and `offset` is within them or their
         // second mapping.
-        unsafe { self.producer.cast::<u8>().add(PAGE + offset) }
+        unsafe { self.producer.cast::<u8>().add(self.page + offset) }
     }
 }
 
@@ -193,12 +196,19 @@ impl Drop for PacketRing {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `make` with this size, and no reference outlives `self`.
         // munmap fails only for bad arguments.
-        unsafe { libc::munmap(self.consumer.as_ptr().cast(), PAGE) };
+        unsafe { libc::munmap(self.consumer.as_ptr().cast(), self.page) };
         if self.size > 0 {
             // SAFETY: as above; without a size there is no second mapping.
-            unsafe { libc::munmap(self.producer.as_ptr().cast(), PAGE + 2 * self.size) };
+            unsafe { libc::munmap(self.producer.as_ptr().cast(), self.page + 2 * self.size) };
         }
     }
+}
+
+/// Bytes of a page: 4096, or 16384 and more on some machines.
+fn page_size() -> usize {
+    // SAFETY: asks for a constant and touches no memory.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096)
 }
 
 fn map_memory(

@@ -21,6 +21,12 @@ use crate::xsk::{Frame, FramePool, Region};
 
 /// Most packets of a burst.
 pub const BURST: usize = 64;
+/// Most frames of a burst; room for them is made once.
+const MOST_FRAMES: usize = 2048;
+/// Frames that hold the longest frame: 65535 bytes of IP, an Ethernet header, and any headroom.
+const CHAIN: usize = 17;
+/// Bytes left free in a packet's first frame, for headers.
+const HEADROOM: usize = 256;
 /// Most packets of a burst from a packet ring. They are small or few; the longer the burst, the more
 /// of them leave together.
 pub const RING_BURST: usize = 256;
@@ -113,6 +119,8 @@ pub struct Burst {
     packets: Vec<Received>,
     /// Bells that came with them.
     bells: u64,
+    /// System calls that it took.
+    calls: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,9 +134,10 @@ struct Received {
 impl Default for Burst {
     fn default() -> Self {
         Self {
-            frames: Vec::with_capacity(32 * BURST),
+            frames: Vec::with_capacity(MOST_FRAMES),
             packets: Vec::with_capacity(RING_BURST),
             bells: 0,
+            calls: 0,
         }
     }
 }
@@ -172,6 +181,12 @@ impl Burst {
     #[inline]
     pub fn take_bells(&mut self) -> u64 {
         std::mem::take(&mut self.bells)
+    }
+
+    /// System calls that it took to receive; none from now on.
+    #[inline]
+    pub fn take_calls(&mut self) -> u64 {
+        std::mem::take(&mut self.calls)
     }
 
     /// Adds a packet.

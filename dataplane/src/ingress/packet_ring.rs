@@ -3,17 +3,14 @@
 
 use podway_xdp_redirect::PacketRing;
 
-use super::{Burst, RING_BURST};
+use super::{Burst, CHAIN, HEADROOM, MOST_FRAMES, RING_BURST};
 use crate::fib::PortId;
 use crate::xsk::{CHUNK_SIZE, FramePool, Region};
 
-/// Bytes left free in the first frame, for headers; and how many more, by turns. Frames begin 4096
-/// bytes apart, so that the headers of a burst would fall into the same few sets of the cache.
-const HEADROOM: usize = 256;
+/// How many bytes more than [`HEADROOM`] are left free, by turns. Frames begin 4096 bytes apart, so
+/// that the headers of a burst would fall into the same few sets of the cache.
 const COLORS: usize = 16;
 const COLOR: usize = 64;
-/// Frames that hold the longest frame: 65535 bytes of IP, an Ethernet header, and any headroom.
-const CHAIN: usize = 17;
 
 /// Receives from a packet ring.
 #[derive(Debug)]
@@ -37,7 +34,10 @@ impl RingReader {
     #[inline]
     pub fn receive(&mut self, burst: &mut Burst, pool: &mut FramePool, region: &Region) {
         // Any packet finds its frames, so that none is taken and lost.
-        while burst.len() < RING_BURST && pool.available() >= CHAIN {
+        while burst.len() < RING_BURST
+            && burst.frames() + CHAIN <= MOST_FRAMES
+            && pool.available() >= CHAIN
+        {
             let Some(record) = self.ring.next() else {
                 break;
             };

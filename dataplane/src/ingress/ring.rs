@@ -55,7 +55,7 @@ impl RingIngress {
         let mut room = BURST_FRAMES;
         while burst.len() < BURST && room > 0 {
             // Frames are taken one packet at a time, so that a burst ends between packets.
-            let taken = self.queue.rx.receive(1, |frame, more| {
+            let taken = self.queue.rx.take(1, |frame, more| {
                 self.partial.push(frame);
                 if !more {
                     burst.push(port, self.partial.drain(..), None);
@@ -66,6 +66,7 @@ impl RingIngress {
             }
             room = room.saturating_sub(taken);
         }
+        self.queue.rx.release();
     }
 
     /// Posts frames of `pool` so that the kernel can go on. Beyond [`LEAST_POSTED`], the last

@@ -27,7 +27,7 @@ const TRIES: usize = 8;
 const STEP: u64 = 16;
 
 /// When an entry was renewed, in steps of 16 seconds. It is 16 bits wide, so that an entry of which
-/// nobody has heard for six days counts as new again.
+/// nobody has heard for twelve days counts as new again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Age(u16);
 
@@ -42,11 +42,14 @@ impl Age {
         Self((seconds / STEP) as u16)
     }
 
-    /// Steps from `earlier` to this one; 0 if that is later, as one of another worker's may be.
+    /// Steps from `earlier` to this one; 0 if that is later by a step, as one of another worker's
+    /// may be.
     #[inline]
     fn since(self, earlier: Self) -> u16 {
-        let steps = self.0.wrapping_sub(earlier.0).cast_signed();
-        u16::try_from(steps).unwrap_or(0)
+        match self.0.wrapping_sub(earlier.0) {
+            u16::MAX => 0,
+            steps => steps,
+        }
     }
 }
 

@@ -21,20 +21,23 @@ use crate::worker::{RING_QUEUE, ServedQueue, TAP_QUEUE};
 /// half of it, one of the usual MTU four times as large.
 const BYTES_PER_ENTRY: u32 = 512;
 
-/// What a worker receives by, and sends super-frames in tunnels by.
+/// What a worker receives by. It also sends by its TAP, what is cut on an uplink.
 #[derive(Debug)]
 pub(super) struct WorkerDevices {
     tap: Arc<Tap>,
+    /// Until the worker has it.
+    ring: Option<PacketRing>,
     /// The program that sends what the worker writes to the TAP.
     _transmitter: TcxAttachment,
 }
 
 impl WorkerDevices {
-    fn make(number: u16, redirect: &Redirect) -> Result<Self, StartError> {
+    fn make(number: u16, config: &Config, redirect: &Redirect) -> Result<Self, StartError> {
         let tap = Tap::open(number)?;
         Ok(Self {
             _transmitter: redirect.attach_transmitter(tap.ifindex())?,
             tap: Arc::new(tap),
+            ring: Some(PacketRing::new(config.ring_size * BYTES_PER_ENTRY)?),
         })
     }
 
@@ -57,7 +60,7 @@ pub(super) fn make_devices(
     let all = || {
         let numbers = (0..).take(config.workers.len());
         numbers
-            .map(|number| WorkerDevices::make(number, redirect))
+            .map(|number| WorkerDevices::make(number, config, redirect))
             .collect()
     };
     match config.ingress {
@@ -80,8 +83,9 @@ impl Supervisor {
             let Some(devices) = self.devices_of(worker) else {
                 continue;
             };
-            let tap = devices.tap();
-            let ring = PacketRing::new(self.config.ring_size * BYTES_PER_ENTRY).map_err(system)?;
+            let (tap, Some(ring)) = (devices.tap(), devices.ring.take()) else {
+                continue;
+            };
             self.redirect
                 .set_ring(worker.into(), &ring)
                 .map_err(system)?;

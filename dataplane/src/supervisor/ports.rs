@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use podway_proto::config::XdpModeChoice;
+use podway_proto::config::{IngressChoice, XdpModeChoice};
 use podway_proto::types::{MacAddr, Port, PortRole};
 use podway_proto::{ErrorBody, ErrorCode};
 use podway_xdp_redirect::{
@@ -12,7 +12,7 @@ use podway_xdp_redirect::{
     UNKNOWN_PORT_SLOT, XdpMode, offers_zero_copy,
 };
 
-use super::{DRAIN, Supervisor, system};
+use super::{DRAIN, HEARTBEAT_LIMIT, Supervisor, system};
 use crate::fib::{PortFacts, PortId};
 use crate::ingress::{Ingress, LEAST_POSTED, RingIngress};
 use crate::sys::interface::Interface;
@@ -34,6 +34,8 @@ pub(super) struct AttachedPort {
     /// Index of queue 0 in the XDP program's map of sockets.
     xsk_base: u32,
     pub(super) queues: Vec<AttachedQueue>,
+    /// Why it is received by a TAP, where it is.
+    pub(super) by_tap: Option<String>,
     /// The program; `None` until everything behind it stands.
     pub(super) attachment: Option<Program>,
     /// What counted in this port's slot before this port.
@@ -97,25 +99,23 @@ impl Supervisor {
             interface: interface.clone(),
             xsk_base,
             queues: Vec::new(),
+            by_tap: None,
             attachment: None,
             baseline: self.slot_counters(id)?,
         };
         self.ports.insert(port.interface.clone(), attached);
 
-        // A driver that needs no copy serves AF_XDP best; every other loses its offloads there.
-        let by_tap = self.no_tap.is_none() && !offers_zero_copy(interface.ifindex);
-        for queue in 0..interface.rx_queues {
-            if by_tap {
-                self.give_queue(&port.interface, id, xsk_base, queue)?;
-            } else {
-                self.open_queue(&port.interface, id, &interface, xsk_base, queue)?;
-            }
+        let why_tap = self.open_queues(&port.interface, id, &interface, xsk_base)?;
+        let by_tap = why_tap.is_some();
+        if let Some(attached) = self.ports.get_mut(&port.interface) {
+            attached.by_tap = why_tap;
         }
         self.redirect
             .set_exit(id.0.into(), interface.ifindex, interface.mac.0)
             .map_err(system)?;
         self.fib.attach_port(facts(port, id, &interface))?;
         self.publish()?;
+        self.await_adoption(self.publisher.published(), HEARTBEAT_LIMIT);
         for &address in addresses(&port.role) {
             self.redirect
                 .add_pod(address, interface.ifindex)
@@ -159,6 +159,58 @@ impl Supervisor {
             attached.attachment = Some(attachment);
         }
         Ok(())
+    }
+
+    /// Opens all queues by the best engine. A driver that needs no copy serves AF_XDP best; every
+    /// other one loses its offloads there, and its queues go to the workers' TAPs where there are some:
+    /// then returns why.
+    fn open_queues(
+        &mut self,
+        name: &str,
+        id: PortId,
+        interface: &Interface,
+        xsk_base: u32,
+    ) -> Result<Option<String>, ErrorBody> {
+        let queues = 0..interface.rx_queues;
+        let mut why_tap = match (&self.no_tap, self.config.ingress) {
+            (Some(_), _) => None,
+            (None, IngressChoice::Tap) => Some("set by dataplane.ingress".to_owned()),
+            (None, _) => (!offers_zero_copy(interface.ifindex))
+                .then(|| "the driver offers no AF_XDP without a copy".to_owned()),
+        };
+        if why_tap.is_none() {
+            for queue in queues.clone() {
+                self.open_queue(name, id, interface, xsk_base, queue)?;
+            }
+            if self.no_tap.is_none() {
+                why_tap = self.refused_zero_copy(name);
+            }
+            if why_tap.is_some()
+                && let Some(port) = self.ports.get_mut(name)
+            {
+                let opened = std::mem::take(&mut port.queues);
+                self.close_queues(id, xsk_base, &opened)?;
+            }
+        }
+        if why_tap.is_some() {
+            for queue in queues {
+                self.give_queue(name, id, xsk_base, queue)?;
+            }
+        }
+        Ok(why_tap)
+    }
+
+    /// Why a queue of the port is copied, although its driver said that it need not be.
+    fn refused_zero_copy(&self, name: &str) -> Option<String> {
+        let mut sockets = self
+            .ports
+            .get(name)?
+            .queues
+            .iter()
+            .filter_map(|queue| queue.socket.as_ref());
+        let copied = sockets.find(|socket| socket.mode == BindMode::Copy)?;
+        let why = copied.reason.as_deref().unwrap_or("no reason was given");
+        Some(format!("the driver offers AF_XDP without a copy, but: {why}"))
     }
 
     /// The worker of a queue. Queues are dealt in turn, those of different ports beginning at
@@ -332,23 +384,45 @@ impl Supervisor {
                 .del_port(port.interface.ifindex)
                 .map_err(system),
         );
-        for (queue, _) in (0..).zip(&port.queues) {
-            note(
-                self.redirect
-                    .del_socket(port.xsk_base + queue)
-                    .map_err(system),
-            );
+        note(self.close_queues(port.id, port.xsk_base, &port.queues));
+        // A port that failed half-way has no facts.
+        if self.fib.port(name).is_some() {
+            note(self.fib.detach_port(name).map_err(ErrorBody::from));
+        }
+        note(self.publish());
+        let exit = self.redirect.set_exit(port.id.0.into(), 0, [0; 6]);
+        note(exit.map_err(system));
+        tracing::info!(interface = name, "detached");
+        done
+    }
+
+    /// Closes queues after their workers forwarded what they hold. Goes on after a failure, and tells
+    /// the first one.
+    fn close_queues(
+        &mut self,
+        id: PortId,
+        xsk_base: u32,
+        queues: &[AttachedQueue],
+    ) -> Result<(), ErrorBody> {
+        let mut done = Ok(());
+        let mut note = |step: Result<(), ErrorBody>| {
+            if done.is_ok() {
+                done = step;
+            }
+        };
+        for (queue, _) in (0..).zip(queues) {
+            note(self.redirect.del_socket(xsk_base + queue).map_err(system));
         }
         if self.redirect.gate_is_open() {
             // Another CPU may be in the middle of a packet that it has decided to redirect.
             std::thread::sleep(DRAIN);
         }
-        for (queue, attached) in (0..).zip(&port.queues) {
+        for (queue, attached) in (0..).zip(queues) {
             let Some(socket) = &attached.socket else {
                 note(self.ask(attached.worker, Command::Drain).map(drop));
                 continue;
             };
-            let detached = self.ask(attached.worker, Command::Detach(port.id, queue));
+            let detached = self.ask(attached.worker, Command::Detach(id, queue));
             if let Some(statistics) = socket.statistics.read() {
                 self.lost_before += statistics.rx_dropped + statistics.rx_ring_full;
             }
@@ -360,14 +434,6 @@ impl Supervisor {
                 Err(error) => note(Err(error)),
             }
         }
-        // A port that failed half-way has no facts.
-        if self.fib.port(name).is_some() {
-            note(self.fib.detach_port(name).map_err(ErrorBody::from));
-        }
-        note(self.publish());
-        let exit = self.redirect.set_exit(port.id.0.into(), 0, [0; 6]);
-        note(exit.map_err(system));
-        tracing::info!(interface = name, "detached");
         done
     }
 

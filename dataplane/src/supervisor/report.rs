@@ -182,20 +182,21 @@ fn worker_counters(sheet: &Sheet) -> WorkerCounters {
         bursts: sheet.bursts.get(),
         rounds: sheet.rounds.get(),
         sleeps: sheet.sleeps.get(),
+        rx_calls: sheet.rx_calls.get(),
         tx_calls: sheet.tx_calls.get(),
+        wait_calls: sheet.wait_calls.get(),
         busy_nanoseconds: sheet.busy_nanoseconds.get(),
     }
 }
 
 fn port_status(name: &str, port: &AttachedPort, no_tap: Option<&str>) -> PortStatus {
     let sockets = || port.queues.iter().filter_map(|queue| queue.socket.as_ref());
-    let by_tap = sockets().next().is_none();
     let zero_copy = sockets().all(|socket| socket.mode == BindMode::ZeroCopy);
     let why_copy = sockets().find_map(|socket| socket.reason.clone());
-    let (ingress, ingress_reason) = match (by_tap, zero_copy) {
-        (true, _) => ("tap for tcp, ring for the rest", None),
-        (false, true) => ("af-xdp zero-copy", None),
-        (false, false) => {
+    let (ingress, ingress_reason) = match (&port.by_tap, zero_copy) {
+        (Some(why), _) => ("tap for tcp, ring for the rest", Some(why.clone())),
+        (None, true) => ("af-xdp zero-copy", None),
+        (None, false) => {
             let reasons = [no_tap.map(|why| format!("no TAP: {why}")), why_copy];
             let reasons: Vec<_> = reasons.into_iter().flatten().collect();
             ("af-xdp copy", Some(reasons.join("; ")))

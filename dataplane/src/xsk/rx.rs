@@ -49,7 +49,15 @@ impl RxQueue {
     /// A packet is not split over two calls: when the limit falls within one, its remaining frames
     /// are taken too. The kernel publishes whole packets only. Returns the number of frames.
     #[inline]
-    pub fn receive(&mut self, max: usize, mut sink: impl FnMut(Frame, bool)) -> usize {
+    pub fn receive(&mut self, max: usize, sink: impl FnMut(Frame, bool)) -> usize {
+        let taken = self.take(max, sink);
+        self.release();
+        taken
+    }
+
+    /// [`RxQueue::receive`] without [`RxQueue::release`].
+    #[inline]
+    pub fn take(&mut self, max: usize, mut sink: impl FnMut(Frame, bool)) -> usize {
         let mut taken = 0;
         let mut within_packet = false;
         while taken < max || within_packet {
@@ -62,8 +70,13 @@ impl RxQueue {
                 self.malformed += 1;
             }
         }
-        self.rx.release();
         taken
+    }
+
+    /// Gives the kernel the entries back whose frames were taken: one store, best once a burst.
+    #[inline]
+    pub fn release(&mut self) {
+        self.rx.release();
     }
 
     /// Frames that have arrived and wait to be taken; no system call.
