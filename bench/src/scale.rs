@@ -453,6 +453,7 @@ fn write_state(node: &Node, nodes: u32, routes: u32) -> Result<()> {
     let port = PortRoleSpec::Pod {
         addresses: vec![pod.ipv4.into(), pod.ipv6.into()],
         mac: None,
+        any_source: false,
     };
     let routes: Vec<RouteSpec> = (0..routes)
         .map(|number| route(number, nodes))

@@ -358,6 +358,7 @@ mod tests {
         let pod = PortRoleSpec::Pod {
             addresses: vec!["10.0.3.0".parse().unwrap()],
             mac: None,
+            any_source: false,
         };
         current.ports.insert("veth-a".into(), pod);
         let node = node("d", "192.168.1.4", "10.0.3.0/24");

@@ -269,6 +269,9 @@ struct PortAdd {
     /// MAC of the pod's end; by default the kernel asks the pod for it.
     #[arg(long, value_name = "MAC", conflicts_with = "uplink")]
     mac: Option<MacAddr>,
+    /// The pod may send from addresses that are not its own, as a router does.
+    #[arg(long, conflicts_with = "uplink")]
+    any_source: bool,
     /// The interface leads to other nodes.
     #[arg(long)]
     uplink: bool,
@@ -431,6 +434,7 @@ impl Command {
                     PortRoleSpec::Pod {
                         addresses: port.pod_ips,
                         mac: port.mac,
+                        any_source: port.any_source,
                     }
                 },
             }),
@@ -568,7 +572,8 @@ mod tests {
                 interface: "veth-a".into(),
                 role: PortRoleSpec::Pod {
                     addresses: vec!["10.0.0.2".parse().unwrap()],
-                    mac: None
+                    mac: None,
+                    any_source: false,
                 }
             })
         );

@@ -311,6 +311,7 @@ mod tests {
                     PortRoleSpec::Pod {
                         addresses: vec![prefix(3 + 4 * (three % 2)).addr()],
                         mac: None,
+                        any_source: false,
                     }
                 },
             }),

@@ -299,8 +299,16 @@ fn ports(world: &World<'_>) -> BTreeMap<String, Port> {
             } => PortRole::Uplink {
                 accept_partial_checksums: told.unwrap_or(link.kind == LinkKind::Veth),
             },
-            PortRoleSpec::Pod { addresses, mac } => match world.pod_mac(&interface, mac) {
-                Some(mac) => PortRole::Pod { addresses, mac },
+            PortRoleSpec::Pod {
+                addresses,
+                mac,
+                any_source,
+            } => match world.pod_mac(&interface, mac) {
+                Some(mac) => PortRole::Pod {
+                    addresses,
+                    mac,
+                    any_source,
+                },
                 None => continue,
             },
         };

@@ -42,6 +42,7 @@ pub mod node;
 pub mod observed;
 pub mod path_mtu;
 pub mod report;
+pub mod reverse_path;
 pub mod routing;
 pub mod session;
 pub mod settings;

@@ -31,6 +31,7 @@ use crate::netlink::{self, Event, Lookup, Monitor, Requests};
 use crate::observed::{Observed, Stale};
 use crate::path_mtu;
 use crate::report;
+use crate::reverse_path::ReversePath;
 use crate::session::{LinkState, Session, Ticket};
 use crate::settings::Settings;
 use crate::state::Desired;
@@ -65,6 +66,7 @@ pub struct Node {
     masquerade: nft::Keeper,
     netfilter: Watch,
     rules: Option<Rules>,
+    reverse_path: ReversePath,
     session: Session,
     /// What the kernel refused or cannot have, routes aside.
     kernel_errors: Vec<String>,
@@ -144,6 +146,7 @@ impl Node {
             masquerade,
             netfilter,
             rules: None,
+            reverse_path: ReversePath::default(),
             session,
             kernel_errors: Vec::new(),
             route_errors: BTreeMap::new(),
@@ -336,6 +339,9 @@ impl Node {
             import: &self.import,
             chains: self.netfilter.chains(),
         };
+        if settled.all || settled.ports {
+            self.reverse_path.follow(&world);
+        }
         self.session.update(&world, &self.index, &settled);
         if let Some(health) = &mut self.health {
             health.update(&world, &settled, now);
@@ -549,6 +555,7 @@ impl Node {
             let PortRoleSpec::Pod {
                 addresses,
                 mac: None,
+                ..
             } = role
             else {
                 continue;
@@ -656,6 +663,7 @@ impl Node {
             self.health.as_ref().map(Health::status),
         );
         status.hints.extend(self.netfilter.hints());
+        status.hints.extend(self.reverse_path.hints());
         Response::Status(Box::new(status))
     }
 }

@@ -447,6 +447,7 @@ mod tests {
         let gone = PortRoleSpec::Pod {
             addresses: vec![ip("10.0.0.3")],
             mac: None,
+            any_source: false,
         };
         fixture.desired.ports.insert("veth-z".into(), gone);
         let ports = ports(&fixture.world());

@@ -355,6 +355,12 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
             passed.row([name.clone(), cause.clone(), packets.to_string()]);
         }
     }
+    let mut refused = Table::new(["REFUSED", "CAUSE", "PACKETS"]);
+    for (name, port) in &counters.ports {
+        for (cause, packets) in port.xdp_refused.iter().filter(|(_, packets)| **packets > 0) {
+            refused.row([name.clone(), cause.clone(), packets.to_string()]);
+        }
+    }
     let mut drops = Table::new(["DROPPED", "PACKETS", "MEANING"]);
     for (reason, packets) in counters.drops.iter().filter(|(_, packets)| **packets > 0) {
         let help = counters.drop_help.get(reason).cloned().unwrap_or_default();
@@ -364,6 +370,9 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
     let mut text = format!("{}\n{}", ports.render(), workers.render());
     if !passed.is_empty() {
         let _ = write!(text, "\n{}", passed.render());
+    }
+    if !refused.is_empty() {
+        let _ = write!(text, "\n{}", refused.render());
     }
     if drops.is_empty() {
         text.push_str("\nnothing dropped\n");
@@ -465,7 +474,7 @@ mod tests {
             "{shown}"
         );
         assert!(
-            shown.contains("0       2       0       0       0         3"),
+            shown.contains("0       2       0       0       0         0         0           3"),
             "{shown}"
         );
     }

@@ -240,7 +240,7 @@ impl Desired {
     pub fn add_port(&mut self, port: PortSpec, fixed: Fixed<'_>) -> Check {
         let interface = &port.interface;
         check_interface_name(interface)?;
-        if let PortRoleSpec::Pod { addresses, mac } = &port.role {
+        if let PortRoleSpec::Pod { addresses, mac, .. } = &port.role {
             self.check_pod(interface, addresses, *mac)?;
         }
         let configured = fixed.uplink == Some(interface.as_str());
@@ -460,6 +460,7 @@ mod tests {
             role: PortRoleSpec::Pod {
                 addresses: vec![address.parse().unwrap()],
                 mac: None,
+                any_source: false,
             },
         }
     }

@@ -256,6 +256,7 @@ pub(crate) mod tests {
             let pod = PortRoleSpec::Pod {
                 addresses: vec!["10.0.0.2".parse().unwrap()],
                 mac: None,
+                any_source: false,
             };
             desired.ports.insert("veth-a".into(), pod);
             let b: IpAddr = "192.168.1.2".parse().unwrap();

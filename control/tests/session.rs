@@ -206,6 +206,7 @@ fn the_dataplane_is_told_everything_and_then_what_changes() {
             role: PortRole::Pod {
                 addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
                 mac: serde_json::from_value(mac(&cluster, "pod-a", "eth0")).unwrap(),
+                any_source: false,
             },
             link: Some(link(&cluster, "a", "veth0")),
         })

@@ -93,6 +93,7 @@ fn tables(routes: u32) -> Tables {
             role: PortRole::Pod {
                 addresses: vec![Ip::V4.pod(number), Ip::V6.pod(number)],
                 mac: mac(4, number),
+                any_source: false,
             },
         })
         .unwrap();

@@ -2,7 +2,7 @@
 
 use podway_dataplane::verdict::DropReason;
 use podway_proto::dataplane::{Books, PortCounters, WorkerCounters};
-use podway_xdp_redirect::PassCause;
+use podway_xdp_redirect::{PassCause, RefuseCause};
 
 fn fields<T: Default + serde::Serialize>() -> Vec<String> {
     let serde_json::Value::Object(fields) = serde_json::to_value(T::default()).unwrap() else {
@@ -19,6 +19,11 @@ fn every_counter_is_documented() {
         .map(|reason| reason.name().to_owned())
         .chain(
             PassCause::ALL
+                .into_iter()
+                .map(|cause| cause.name().to_owned()),
+        )
+        .chain(
+            RefuseCause::ALL
                 .into_iter()
                 .map(|cause| cause.name().to_owned()),
         )

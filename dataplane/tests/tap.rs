@@ -79,6 +79,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
         role: PortRole::Pod {
             addresses: vec![address("10.0.0.1")],
             mac: POD_MAC,
+            any_source: false,
         },
     })
     .unwrap();
@@ -379,6 +380,7 @@ impl Reader {
             xsk_base: 0,
             queues: 1,
             mtu: 1500,
+            any_source: false,
         };
         redirect.set_port(ifindex, &port).unwrap();
         redirect.set_tap(0, tap.ifindex()).unwrap();

@@ -177,6 +177,9 @@ pub enum PortRoleSpec {
         /// MAC of the pod's end; when it is not told, the kernel asks the pod for it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<MacAddr>,
+        /// Whether it may send from any other address as well.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        any_source: bool,
     },
     /// An interface towards other nodes.
     Uplink {

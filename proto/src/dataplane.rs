@@ -217,6 +217,9 @@ pub struct PortCounters {
     pub xdp_redirected: u64,
     /// Packets that the XDP program left to the kernel, by cause.
     pub xdp_passed: BTreeMap<String, u64>,
+    /// Packets that the XDP program refused, by cause: neither we nor the kernel have them.
+    #[serde(default)]
+    pub xdp_refused: BTreeMap<String, u64>,
     /// Packets received, a super-frame counting one.
     pub rx_packets: u64,
     /// Bytes received, Ethernet header included.

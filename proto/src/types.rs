@@ -191,6 +191,9 @@ pub enum PortRole {
         addresses: Vec<IpAddr>,
         /// MAC of the pod's end.
         mac: MacAddr,
+        /// Whether it may send from any other address as well.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        any_source: bool,
     },
     /// An interface towards other nodes.
     Uplink {

@@ -135,10 +135,12 @@ fn control_requests() {
             port(PortRoleSpec::Pod {
                 addresses: vec![parse("10.0.0.2")],
                 mac: None,
+                any_source: false,
             }),
             port(PortRoleSpec::Pod {
                 addresses: vec![parse("10.0.0.2"), parse("fd00::2")],
                 mac: Some(parse("02:00:00:00:00:aa")),
+                any_source: false,
             }),
             port(PortRoleSpec::Uplink {
                 accept_partial_checksums: None,
@@ -291,6 +293,7 @@ fn control_responses() {
                         role: PortRoleSpec::Pod {
                             addresses: vec![parse("10.0.0.2")],
                             mac: None,
+                            any_source: false,
                         },
                     },
                     mac: None,
@@ -389,6 +392,7 @@ fn entries() -> Entries {
             role: PortRoleSpec::Pod {
                 addresses: vec![parse("10.0.0.2")],
                 mac: None,
+                any_source: false,
             },
         }],
     }
@@ -459,6 +463,7 @@ fn dataplane_changes() {
                 PortRole::Pod {
                     addresses: vec![parse("10.0.0.2")],
                     mac: MacAddr([2, 0, 0, 0, 0, 0xaa]),
+                    any_source: false,
                 },
                 Some(link),
             ),
@@ -599,6 +604,7 @@ fn counters() -> dataplane::Counters {
     let port = dataplane::PortCounters {
         xdp_redirected: 10,
         xdp_passed: BTreeMap::from([("not-ip".to_owned(), 2)]),
+        xdp_refused: BTreeMap::from([("spoofed_source".to_owned(), 1)]),
         rx_packets: 10,
         rx_bytes: 15_000,
         rx_frames: 12,

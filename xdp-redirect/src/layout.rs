@@ -45,6 +45,8 @@ pub struct PortEntry {
     pub queues: u32,
     /// The interface's MTU in bytes: a larger packet is a super-frame.
     pub mtu: u16,
+    /// Whether a pod may send from addresses that are not its own.
+    pub any_source: bool,
 }
 
 impl PortEntry {
@@ -64,6 +66,7 @@ impl PortEntry {
         let mut bytes = [0; 24];
         bytes[..6].copy_from_slice(&self.mac);
         bytes[6] = role;
+        bytes[7] = self.any_source.into();
         bytes[8..12].copy_from_slice(&self.slot.to_ne_bytes());
         bytes[12..16].copy_from_slice(&self.xsk_base.to_ne_bytes());
         bytes[16..20].copy_from_slice(&self.queues.to_ne_bytes());
@@ -172,6 +175,7 @@ mod tests {
         xsk_base: 4090,
         queues: 6,
         mtu: 1500,
+        any_source: false,
     };
 
     #[test]

@@ -44,4 +44,4 @@ pub use layout::{
 pub use load::Redirect;
 pub use memory::Heartbeat;
 pub use ring::{PacketRing, Record};
-pub use stats::{PassCause, PortStats};
+pub use stats::{PassCause, PortStats, RefuseCause};

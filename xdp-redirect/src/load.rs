@@ -253,6 +253,7 @@ mod tests {
             xsk_base: 0,
             queues: 0,
             mtu: 1500,
+            any_source: false,
         };
         let port = entry.encode().unwrap().len();
         let route = route(0).len();

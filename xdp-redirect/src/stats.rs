@@ -1,18 +1,18 @@
 //! Counters of the program and the list of causes to pass, the Rust half of `bpf/shared.h`.
 
-/// Makes the enum and its tables from one list, so that no cause can lack a name.
-macro_rules! pass_causes {
-    ($($cause:ident, $name:literal, $help:literal;)*) => {
-        /// Why the program left a packet to the kernel. The order is that of the program.
+/// Makes an enum and its tables from one list, so that no cause can lack a name.
+macro_rules! causes {
+    ($(#[$doc:meta])* $Cause:ident; $($cause:ident, $name:literal, $help:literal;)*) => {
+        $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum PassCause {
+        pub enum $Cause {
             $(#[doc = $help] $cause,)*
         }
 
-        impl PassCause {
+        impl $Cause {
             /// All causes, by index.
-            pub const ALL: [Self; PassCause::COUNT] = [$(Self::$cause,)*];
+            pub const ALL: [Self; $Cause::COUNT] = [$(Self::$cause,)*];
             /// How many causes there are.
             pub const COUNT: usize = [$($name,)*].len();
 
@@ -33,7 +33,16 @@ macro_rules! pass_causes {
     };
 }
 
-pass_causes! {
+causes! {
+    /// Why the program refused a packet: nobody has it. The order is that of the program.
+    RefuseCause;
+    SpoofedSource, "spoofed_source", "pod port: the sender is not the pod by its address, ARP included";
+    OwnSource, "own_source", "uplink: the sender has an address of this node, or in a tunnel of one of its pods";
+}
+
+causes! {
+    /// Why the program left a packet to the kernel. The order is that of the program.
+    PassCause;
     GateClosed, "gate_closed", "the gate is closed: Podway starts, stops or was told to stand aside";
     WorkerStalled, "worker_stalled", "the worker of the queue has not beaten for a second";
     NoSocket, "no_socket", "no AF_XDP socket or TAP serves the queue";
@@ -49,9 +58,9 @@ pass_causes! {
     Multicast, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)";
     LinkLocal, "link_local", "the destination is link-local, loopback or unspecified";
     LocalAddress, "local_address", "a pod speaks to an address of the node";
-    ForeignSource, "foreign_source", "pod port: not the pod's own source; uplink: a source that no router forwards";
+    ForeignSource, "foreign_source", "a source that no router forwards, or natively that of a pod of this node";
     NoSuchPod, "no_such_pod", "the destination of a packet from the uplink is no attached pod";
-    NoRoute, "no_route", "the destination is in no fast-path prefix";
+    NoRoute, "no_route", "the destination, or natively the source of a packet from the uplink, is in no fast-path prefix";
     Unresolved, "unresolved", "the destination's prefix has no resolved next hop";
     HopLimit, "hop_limit", "TTL or hop limit is used up; the kernel answers";
     Oversize, "oversize", "larger than the route or the port carries and not to be cut, or larger than 64 KiB";
@@ -71,6 +80,8 @@ pub struct PortStats {
     pub ring_full: u64,
     /// Packets left to the kernel, indexed by [`PassCause`].
     pub passed: [u64; PassCause::COUNT],
+    /// Packets that nobody has, indexed by [`RefuseCause`].
+    pub refused: [u64; RefuseCause::COUNT],
 }
 
 impl Default for PortStats {
@@ -79,13 +90,14 @@ impl Default for PortStats {
             redirected: 0,
             ring_full: 0,
             passed: [0; PassCause::COUNT],
+            refused: [0; RefuseCause::COUNT],
         }
     }
 }
 
 impl PortStats {
     /// Size of `struct port_counters` in bytes.
-    pub(crate) const SIZE: usize = 8 * (2 + PassCause::COUNT);
+    pub(crate) const SIZE: usize = 8 * (2 + PassCause::COUNT + RefuseCause::COUNT);
 
     /// Packets passed for one cause.
     pub fn passed_for(&self, cause: PassCause) -> u64 {
@@ -97,6 +109,16 @@ impl PortStats {
         PassCause::ALL.into_iter().zip(self.passed)
     }
 
+    /// Packets refused for one cause.
+    pub fn refused_for(&self, cause: RefuseCause) -> u64 {
+        self.refused[cause as usize]
+    }
+
+    /// Each cause to refuse with its count, zeroes included.
+    pub fn refused_by_cause(&self) -> impl Iterator<Item = (RefuseCause, u64)> + '_ {
+        RefuseCause::ALL.into_iter().zip(self.refused)
+    }
+
     /// Adds one CPU's `struct port_counters`; bytes beyond it are ignored.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         let mut words = bytes
@@ -104,7 +126,8 @@ impl PortStats {
             .map(|word| u64::from_ne_bytes(word.try_into().expect("chunks of eight bytes")));
         let sums = [&mut self.redirected, &mut self.ring_full]
             .into_iter()
-            .chain(&mut self.passed);
+            .chain(&mut self.passed)
+            .chain(&mut self.refused);
         for sum in sums {
             // Wrapping as the program's own counters do, after centuries.
             *sum = sum.wrapping_add(words.next().unwrap_or(0));
@@ -117,9 +140,9 @@ mod tests {
     use super::*;
 
     /// The entries of the list in the header: symbol, name, help.
-    fn header_causes() -> Vec<[String; 3]> {
+    fn header_causes(list: &str) -> Vec<[String; 3]> {
         let header = include_str!("bpf/shared.h");
-        let list = header.split("#define PASS_CAUSES(X)").nth(1).unwrap();
+        let list = header.split(list).nth(1).unwrap();
         let list = list.split("\n\n").next().unwrap();
         list.split("X(")
             .skip(1)
@@ -144,7 +167,18 @@ mod tests {
                 ]
             })
             .collect();
-        assert_eq!(here, header_causes());
+        assert_eq!(here, header_causes("#define PASS_CAUSES(X)"));
+        let refused: Vec<_> = RefuseCause::ALL
+            .iter()
+            .map(|cause| {
+                [
+                    cause.name().to_uppercase(),
+                    cause.name().to_owned(),
+                    cause.help().to_owned(),
+                ]
+            })
+            .collect();
+        assert_eq!(refused, header_causes("#define REFUSE_CAUSES(X)"));
         for (index, cause) in PassCause::ALL.into_iter().enumerate() {
             assert_eq!(cause as usize, index);
         }
@@ -153,7 +187,7 @@ mod tests {
     #[test]
     fn counters_of_cpus_add_up() {
         let mut bytes = Vec::new();
-        for word in 1..=2 + PassCause::COUNT as u64 {
+        for word in 1..=2 + (PassCause::COUNT + RefuseCause::COUNT) as u64 {
             bytes.extend(word.to_ne_bytes());
         }
         assert_eq!(bytes.len(), PortStats::SIZE);
@@ -167,5 +201,10 @@ mod tests {
             2 * (2 + PassCause::COUNT as u64)
         );
         assert_eq!(stats.passed_by_cause().count(), PassCause::COUNT);
+        assert_eq!(
+            stats.refused_for(RefuseCause::OwnSource),
+            2 * (2 + PassCause::COUNT + RefuseCause::COUNT) as u64
+        );
+        assert_eq!(stats.refused_by_cause().count(), RefuseCause::COUNT);
     }
 }

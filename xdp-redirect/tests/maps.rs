@@ -137,6 +137,7 @@ fn without_a_socket_packets_pass() {
             xsk_base: Node::POD_BASE,
             queues: 0,
             mtu: 1500,
+            any_source: false,
         };
         node.redirect.set_port(node.pod, &port).unwrap();
         expect(&node, "a queue beyond the port's", Pass(NoSocket));
@@ -205,9 +206,9 @@ fn addresses_and_tunnels_come_and_go() {
         for _ in 0..2 {
             redirect.del_pod(pod).unwrap();
         }
-        expect(&node, "pod address deleted", Pass(ForeignSource));
+        expect(&node, "pod address deleted", SPOOFED);
         redirect.add_pod(pod, node.pod + 1).unwrap();
-        expect(&node, "pod address on another port", Pass(ForeignSource));
+        expect(&node, "pod address on another port", SPOOFED);
         redirect.add_pod(pod, node.pod).unwrap();
         expect(&node, "pod address moved back", Ours);
         redirect.add_local(remote).unwrap();

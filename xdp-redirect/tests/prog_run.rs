@@ -5,8 +5,8 @@
 mod support;
 
 use PassCause::*;
-use Want::{Pass, Redirect as Ours};
-use podway_xdp_redirect::PassCause;
+use Want::{Pass, Redirect as Ours, Refuse};
+use podway_xdp_redirect::{PassCause, PortEntry, RefuseCause, Role};
 use support::in_netns;
 use support::node::*;
 use support::packets::*;
@@ -32,8 +32,8 @@ fn a_pod_port_takes_what_its_pod_sends_to_fast_path_prefixes() {
             ("unresolved", packet(POD, UNRESOLVED, 64, Tcp, b""), Pass(Unresolved)),
             ("to the node", packet(POD, NODE, 64, Tcp, b""), Pass(LocalAddress)),
             ("to the gateway", packet(POD, "10.0.0.1", 64, Tcp, b""), Pass(LocalAddress)),
-            ("source of another pod", packet(POD2, REMOTE, 64, Tcp, b""), Pass(ForeignSource)),
-            ("unknown source", packet("10.0.0.9", REMOTE, 64, Tcp, b""), Pass(ForeignSource)),
+            ("source of another pod", packet(POD2, REMOTE, 64, Tcp, b""), SPOOFED),
+            ("unknown source", packet("10.0.0.9", REMOTE, 64, Tcp, b""), SPOOFED),
             ("multicast", packet(POD, "224.0.0.251", 64, Udp(5353), b""), Pass(Multicast)),
             ("broadcast", packet(POD, "255.255.255.255", 64, Udp(67), b""), Pass(Multicast)),
             ("reserved", packet(POD, "240.0.0.1", 64, Udp(67), b""), Pass(Multicast)),
@@ -87,8 +87,8 @@ fn a_pod_port_takes_ipv6_likewise() {
             ("no route", packet(POD_V6, NOWHERE_V6, 64, Tcp, b""), Pass(NoRoute)),
             ("unresolved", packet(POD_V6, UNRESOLVED_V6, 64, Tcp, b""), Pass(Unresolved)),
             ("to the node", packet(POD_V6, NODE_V6, 64, Tcp, b""), Pass(LocalAddress)),
-            ("foreign source", packet(POD2_V6, REMOTE_V6, 64, Tcp, b""), Pass(ForeignSource)),
-            ("link-local source", packet("fe80::2", REMOTE_V6, 64, Tcp, b""), Pass(ForeignSource)),
+            ("foreign source", packet(POD2_V6, REMOTE_V6, 64, Tcp, b""), SPOOFED),
+            ("link-local source", packet("fe80::2", REMOTE_V6, 64, Tcp, b""), SPOOFED),
             ("multicast", packet(POD_V6, "ff02::1", 64, Udp(5353), b""), Pass(Multicast)),
             ("link-local", packet(POD_V6, "fe80::1", 64, Tcp, b""), Pass(LinkLocal)),
             ("end of link-local", packet(POD_V6, "febf::1", 64, Tcp, b""), Pass(LinkLocal)),
@@ -117,7 +117,9 @@ fn frames_that_are_not_plain_ip_to_the_port_pass() {
             let to_mac = |mac: [u8; 6]| with(good(), |f| f[..6].copy_from_slice(&mac));
             let ethertype = |value: u16| {
                 with(good(), |f| {
-                    f[ETHERTYPE..IP].copy_from_slice(&value.to_be_bytes())
+                    f[ETHERTYPE..IP].copy_from_slice(&value.to_be_bytes());
+                    // Of ARP, from nobody yet.
+                    f[IP + 14..IP + 18].fill(0);
                 })
             };
             #[rustfmt::skip]
@@ -266,7 +268,7 @@ fn an_uplink_takes_native_packets_to_attached_pods() {
                 ("echo", packet(remote, other, 64, Echo, b""), Ours),
                 ("SCTP", packet(remote, pod, 64, Other(132), &[0; 20]), Pass(Protocol)),
                 ("no such pod", packet(remote, absent, 64, Tcp, b""), Pass(NoSuchPod)),
-                ("transit", packet(pod, remote, 64, Tcp, b""), Pass(NoSuchPod)),
+                ("transit from a pod of ours", packet(pod, remote, 64, Tcp, b""), Pass(ForeignSource)),
                 ("TTL used up", byte(tcp, ttl, 1), Pass(HopLimit)),
             ];
             node.check(Port::Uplink, cases);
@@ -287,6 +289,83 @@ fn an_uplink_takes_native_packets_to_attached_pods() {
             ("unspecified IPv6 source", packet("::", POD_V6, 64, Tcp, b""), foreign),
             ("multicast", packet(REMOTE, "224.0.0.5", 1, Other(89), &[0; 20]), Pass(Multicast)),
             ("link-local", packet("fe80::1", "fe80::2", 255, Echo, b""), Pass(LinkLocal)),
+        ];
+        node.check(Port::Uplink, cases);
+    });
+}
+
+/// Whatever else is wrong with it or would leave it to the kernel.
+#[test]
+fn a_pod_sends_from_its_own_addresses_only() {
+    in_netns(|| {
+        let node = Node::new();
+        let broadcast = |frame| with(frame, |f: &mut Vec<u8>| f[..6].fill(0xff));
+        let arp = |sender: [u8; 4]| {
+            broadcast(with(packet(POD, REMOTE, 64, Echo, &[0; 20]), |f| {
+                f[ETHERTYPE..ETHERTYPE + 2].copy_from_slice(&[8, 6]);
+                f[IP + 14..IP + 18].copy_from_slice(&sender);
+            }))
+        };
+        let spoofed = || packet(POD2, REMOTE, 64, Udp(9), b"x");
+        let spoofed_v6 = |carried| packet(POD2_V6, REMOTE_V6, 64, carried, &[0; 20]);
+        #[rustfmt::skip]
+        let cases = vec![
+            ("options", byte(spoofed(), IP, 0x46), SPOOFED),
+            ("fragment", byte(spoofed(), IP + 6, 0x20), SPOOFED),
+            ("SCTP", packet(POD2, REMOTE, 64, Other(132), &[0; 20]), SPOOFED),
+            ("TTL used up", packet(POD2, REMOTE, 1, Tcp, b""), SPOOFED),
+            ("to multicast", packet(POD2, "224.0.0.251", 64, Udp(5353), b""), SPOOFED),
+            ("to a broadcast MAC", broadcast(spoofed()), SPOOFED),
+            ("to the node", packet(POD2, NODE, 64, Tcp, b""), SPOOFED),
+            ("from no address", packet("0.0.0.0", REMOTE, 64, Udp(67), b""), SPOOFED),
+            ("IPv6 extension header", spoofed_v6(Other(60)), SPOOFED),
+            ("IPv6 fragment", spoofed_v6(Other(44)), SPOOFED),
+            ("neighbour advertisement", packet(POD2_V6, "ff02::1", 255, Icmpv6(136), &[0; 20]), SPOOFED),
+            ("off the link", packet("fe80::2", REMOTE_V6, 64, Tcp, b""), SPOOFED),
+            ("from no IPv6 address", packet("::", REMOTE_V6, 64, Tcp, b""), SPOOFED),
+            ("ARP of another", arp([10, 0, 0, 3]), SPOOFED),
+            // What a pod says that has no address yet, and what stays on its link.
+            ("DHCP", broadcast(packet("0.0.0.0", "255.255.255.255", 64, Udp(67), b"")), Pass(NotForUs)),
+            ("duplicate address detection", packet("::", "ff02::1", 255, Icmpv6(135), &[0; 20]), Pass(Multicast)),
+            ("router solicitation", packet("fe80::2", "ff02::2", 255, Icmpv6(133), &[0; 20]), Pass(Multicast)),
+            ("to the gateway's link-local address", packet("fe80::2", "fe80::1", 255, Icmpv6(135), &[0; 20]), Pass(LinkLocal)),
+            ("ARP", arp([10, 0, 0, 2]), Pass(NotForUs)),
+            ("ARP probe", arp([0; 4]), Pass(NotForUs)),
+        ];
+        node.check(Port::Pod, cases);
+        let port = PortEntry {
+            role: Role::Pod,
+            mac: PORT_MAC,
+            slot: Node::POD_SLOT,
+            xsk_base: Node::POD_BASE,
+            queues: 2,
+            mtu: 1500,
+            any_source: true,
+        };
+        node.redirect.set_port(node.pod, &port).unwrap();
+        #[rustfmt::skip]
+        let cases = vec![
+            ("any source", spoofed(), Ours),
+            ("any source with options", byte(spoofed(), IP, 0x46), Pass(Options)),
+        ];
+        node.check(Port::Pod, cases);
+    });
+}
+
+#[test]
+fn an_uplink_refuses_what_this_node_would_have_sent() {
+    in_netns(|| {
+        let node = Node::new();
+        let own = Refuse(RefuseCause::OwnSource);
+        let to_pod = |from| packet(from, POD, 64, Tcp, b"");
+        let inside = |from| tunnel(OTHER_NODE, NODE, VNI, &packet(from, POD, 64, Tcp, b""));
+        #[rustfmt::skip]
+        let cases = vec![
+            ("the node's address", to_pod(NODE), own),
+            ("a pod's address", to_pod(POD2), Pass(ForeignSource)),
+            ("the node's address in a tunnel", inside("10.0.0.1"), own),
+            ("a pod's address in a tunnel", inside(POD2), own),
+            ("another node's", inside(OTHER_NODE), Ours),
         ];
         node.check(Port::Uplink, cases);
     });
@@ -351,9 +430,9 @@ fn an_uplink_takes_tunnels_to_attached_pods() {
         let cases = vec![
             ("outer TTL 1", byte(outer.clone(), IP + 8, 1), Ours),
             ("outer options", byte(outer.clone(), IP, 0x46), Pass(Options)),
-            ("to another node", tunnel(NODE, OTHER_NODE, VNI, &outer), Pass(NoSuchPod)),
+            ("to another node", tunnel(REMOTE, OTHER_NODE, VNI, &outer), Pass(NoSuchPod)),
         ];
         node.check(Port::Uplink, cases);
-        node.check(Port::Pod, vec![("from a pod", outer, Pass(ForeignSource))]);
+        node.check(Port::Pod, vec![("from a pod", outer, SPOOFED)]);
     });
 }

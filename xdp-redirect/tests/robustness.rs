@@ -149,7 +149,7 @@ fn noise_is_counted_exactly_once() {
         let node = Node::new();
         let mut random = Xorshift(0x9e37_79b9_7f4a_7c15);
         let mut runs = 0;
-        let mut redirected = 0;
+        let (mut redirected, mut refused) = (0, 0);
         for (_, port, good, needed) in good_packets() {
             for round in 0..600 {
                 let mut packet = good.clone();
@@ -161,16 +161,19 @@ fn noise_is_counted_exactly_once() {
                 let action = node.run(port, &packet);
                 assert_eq!(node.classify(port, 0, &packet).0, action, "{packet:02x?}");
                 redirected += 2 * u64::from(action == Action::Redirect);
+                refused += 2 * u64::from(action == Action::Drop);
                 runs += 2;
             }
         }
         let [pod, uplink] = [Port::Pod, Port::Uplink].map(|port| node.stats(port));
         assert_eq!(pod.redirected + uplink.redirected, redirected);
         let passed = |stats: PortStats| stats.passed.iter().sum::<u64>();
-        assert_eq!(passed(pod) + passed(uplink), runs - redirected);
+        let refusals = |stats: PortStats| stats.refused.iter().sum::<u64>();
+        assert_eq!(refusals(pod) + refusals(uplink), refused);
+        assert_eq!(passed(pod) + passed(uplink), runs - redirected - refused);
         assert!(
-            redirected > 0 && redirected < runs,
-            "{redirected} of {runs}"
+            redirected > 0 && refused > 0 && redirected + refused < runs,
+            "{redirected} and {refused} of {runs}"
         );
     });
 }

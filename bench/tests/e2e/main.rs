@@ -25,6 +25,7 @@ mod refusals;
 mod restart;
 mod segments;
 mod services;
+mod spoof;
 mod support;
 mod traffic;
 mod underlay6;

@@ -26,10 +26,12 @@ enum Fate {
     Dropped(&'static str),
     /// Left to the kernel by the XDP program for this cause.
     Passed(&'static str),
+    /// Dropped by the XDP program for this cause, so that neither has it.
+    Refused(&'static str),
     /// Forwarded: the frame that the others are made from is good.
     Sent,
 }
-use Fate::{Dropped, Passed, Sent};
+use Fate::{Dropped, Passed, Refused, Sent};
 
 struct Case {
     what: &'static str,
@@ -105,6 +107,10 @@ fn meets(network: &Network, case: &Case, ingress: &str, egress: &str, send: impl
             assert_eq!(seen, (0, 0, BTreeMap::new()), "{what}");
             let passed = delta.passed(ingress);
             assert_eq!(passed.get(cause), Some(&1), "{what}: {passed:?}");
+        }
+        Refused(cause) => {
+            assert_eq!(seen, (0, 0, BTreeMap::new()), "{what}");
+            assert_eq!(delta.refused(ingress), one(cause), "{what}");
         }
     }
 }
@@ -269,7 +275,23 @@ fn pod_cases(pod: &Pod, peer: &Pod, node: &Node, gateway: MacAddr) -> Vec<Case> 
         case(
             "source of another pod",
             v4(&udp, &|f| f[IP + 15] ^= 1),
-            Passed("foreign_source"),
+            Refused("spoofed_source"),
+        ),
+        case(
+            "fragment from the source of another pod",
+            v4(&udp, &|f| {
+                f[IP + 6] = 0x20;
+                f[IP + 15] ^= 1;
+            }),
+            Refused("spoofed_source"),
+        ),
+        case(
+            "IPv6 extension header from the source of another pod",
+            with(&udp6, &|f| {
+                f[IP + 6] = 0;
+                f[IP + 8 + 15] ^= 1;
+            }),
+            Refused("spoofed_source"),
         ),
         case(
             "to the node",
@@ -436,6 +458,11 @@ fn uplink_cases(wire: &Wire<'_>, pod: &Pod, peer: &Pod) -> Vec<Case> {
             Passed("hop_limit"),
         ),
         case(
+            "a pod of this node as the source in a tunnel",
+            inside(&|f| f.copy_within(IP + 16..IP + 20, IP + 12)),
+            Refused("own_source"),
+        ),
+        case(
             "no such pod",
             inside(&|f| f[IP + 19] = 99),
             Passed("no_such_pod"),
@@ -465,7 +492,7 @@ fn put(frame: &mut [u8], offset: usize, value: u16) {
 }
 
 /// Writes the checksum of the 20-byte IPv4 header at `offset`, as far as the frame reaches.
-fn finish_ipv4(frame: &mut [u8], offset: usize) {
+pub(crate) fn finish_ipv4(frame: &mut [u8], offset: usize) {
     let header = &mut frame[offset..offset + 20];
     header[10..12].fill(0);
     let words = header
@@ -478,7 +505,7 @@ fn finish_ipv4(frame: &mut [u8], offset: usize) {
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-fn mac_of(netns: &Netns, interface: &str) -> MacAddr {
+pub(crate) fn mac_of(netns: &Netns, interface: &str) -> MacAddr {
     let path = format!("/sys/class/net/{interface}/address");
     let text = run(netns.command("cat").arg(path)).unwrap();
     text.trim().parse().unwrap()

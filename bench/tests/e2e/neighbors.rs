@@ -86,10 +86,13 @@ fn is_fast(network: &Network) {
         let after = network.counters();
         let pings = u64::from(PINGS);
         let mut nodes = before.iter().zip(&after);
-        let all = nodes.all(|(before, after)| {
-            Delta { before, after }.packets(UPLINK) == (pings, pings)
-        });
-        if all { Ok(()) } else { Err(format!("{after:?}")) }
+        let all =
+            nodes.all(|(before, after)| Delta { before, after }.packets(UPLINK) == (pings, pings));
+        if all {
+            Ok(())
+        } else {
+            Err(format!("{after:?}"))
+        }
     })
     .unwrap();
 }

@@ -205,6 +205,12 @@ impl Delta<'_> {
         differences(&before.xdp_passed, &after.xdp_passed)
     }
 
+    /// What the XDP program of a port has refused, by cause, without zeros.
+    pub(crate) fn refused(&self, port: &str) -> BTreeMap<String, u64> {
+        let (before, after) = (of(self.before, port), of(self.after, port));
+        differences(&before.xdp_refused, &after.xdp_refused)
+    }
+
     /// Drops by reason, without zeros.
     pub(crate) fn drops(&self) -> BTreeMap<String, u64> {
         differences(&self.before.drops, &self.after.drops)

@@ -142,6 +142,7 @@ impl Want {
         let PortRoleSpec::Pod {
             addresses,
             mac: None,
+            ..
         } = role
         else {
             return;

@@ -100,10 +100,15 @@ fn route(route: &RouteSpec) -> String {
 fn port(port: &PortSpec) -> String {
     let interface = &port.interface;
     match &port.role {
-        PortRoleSpec::Pod { addresses, mac } => {
+        PortRoleSpec::Pod {
+            addresses,
+            mac,
+            any_source,
+        } => {
             let mac = mac.iter().map(|mac| format!(" --mac {mac}"));
             let mac: String = mac.collect();
-            format!("port {interface} --pod-ip {}{mac}", list(addresses))
+            let any = if *any_source { " --any-source" } else { "" };
+            format!("port {interface} --pod-ip {}{mac}{any}", list(addresses))
         }
         PortRoleSpec::Uplink {
             accept_partial_checksums,
@@ -149,6 +154,7 @@ mod tests {
             role: PortRoleSpec::Pod {
                 addresses: vec!["10.0.0.2".parse().unwrap()],
                 mac: None,
+                any_source: false,
             },
         });
         let mut before = some();

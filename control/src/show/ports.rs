@@ -123,6 +123,7 @@ mod tests {
         let pod = |addresses: &[&str]| PortRoleSpec::Pod {
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             mac: None,
+            any_source: false,
         };
         let mac = Some("02:00:00:00:00:01");
         let waiting = Some("the pod's MAC");

@@ -249,7 +249,7 @@ pub(super) fn check_port(port: &PortFacts) -> Result<(), FactError> {
     }
     check_mtu(port.mtu, MIN_MTU)?;
     check_mac(port.mac, "a port's")?;
-    if let PortRole::Pod { addresses, mac } = &port.role {
+    if let PortRole::Pod { addresses, mac, .. } = &port.role {
         check_mac(*mac, "a pod's")?;
         for address in addresses {
             check_unicast(*address, "a pod's address")?;

@@ -121,21 +121,7 @@ impl Supervisor {
                 .add_pod(address, interface.ifindex)
                 .map_err(system)?;
         }
-        let entry = PortEntry {
-            role: if is_pod(&port.role) {
-                Role::Pod
-            } else {
-                Role::Uplink
-            },
-            mac: interface.mac.0,
-            slot: id.0.into(),
-            xsk_base,
-            queues: interface.rx_queues,
-            mtu: interface.mtu,
-        };
-        self.redirect
-            .set_port(interface.ifindex, &entry)
-            .map_err(system)?;
+        self.tell_program(&port.interface)?;
         let attachment = if by_tap {
             let attached = self.redirect.attach_classifier(interface.ifindex);
             Program::Tcx {
@@ -159,6 +145,28 @@ impl Supervisor {
             attached.attachment = Some(attachment);
         }
         Ok(())
+    }
+
+    /// Tells the program what it knows of a port.
+    fn tell_program(&self, name: &str) -> Result<(), ErrorBody> {
+        let Some(port) = self.ports.get(name) else {
+            return Ok(());
+        };
+        let (role, any_source) = match port.role {
+            PortRole::Pod { any_source, .. } => (Role::Pod, any_source),
+            PortRole::Uplink { .. } => (Role::Uplink, false),
+        };
+        let entry = PortEntry {
+            role,
+            mac: port.interface.mac.0,
+            slot: port.id.0.into(),
+            xsk_base: port.xsk_base,
+            queues: port.interface.rx_queues,
+            mtu: port.interface.mtu,
+            any_source,
+        };
+        let told = self.redirect.set_port(port.interface.ifindex, &entry);
+        told.map_err(system)
     }
 
     /// Opens all queues by the best engine. A driver that needs no copy serves AF_XDP best; every
@@ -210,7 +218,9 @@ impl Supervisor {
             .filter_map(|queue| queue.socket.as_ref());
         let copied = sockets.find(|socket| socket.mode == BindMode::Copy)?;
         let why = copied.reason.as_deref().unwrap_or("no reason was given");
-        Some(format!("the driver offers AF_XDP without a copy, but: {why}"))
+        Some(format!(
+            "the driver offers AF_XDP without a copy, but: {why}"
+        ))
     }
 
     /// The worker of a queue. Queues are dealt in turn, those of different ports beginning at
@@ -358,7 +368,7 @@ impl Supervisor {
         for &address in addresses(&port.role) {
             self.redirect.add_pod(address, ifindex).map_err(system)?;
         }
-        Ok(())
+        self.tell_program(&port.interface)
     }
 
     /// Detaches a port: first the XDP program, so that the kernel has its packets, then the queues
@@ -513,7 +523,7 @@ fn addresses(role: &PortRole) -> &[IpAddr] {
 
 fn check(role: &PortRole) -> Result<(), ErrorBody> {
     let invalid = |message: String| Err(ErrorBody::new(ErrorCode::Invalid, message));
-    let PortRole::Pod { addresses, mac } = role else {
+    let PortRole::Pod { addresses, mac, .. } = role else {
         return Ok(());
     };
     if addresses.is_empty() {

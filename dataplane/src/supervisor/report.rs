@@ -128,6 +128,10 @@ impl Supervisor {
                 .passed_by_cause()
                 .map(|(cause, count)| (cause.name().to_owned(), count))
                 .collect(),
+            xdp_refused: xdp
+                .refused_by_cause()
+                .map(|(cause, count)| (cause.name().to_owned(), count))
+                .collect(),
             rx_packets: sum(|s| &s.rx_packets),
             rx_bytes: sum(|s| &s.rx_bytes),
             rx_frames: sum(|s| &s.rx_frames),
@@ -153,13 +157,13 @@ fn lost(port: &AttachedPort) -> (u64, u64) {
 }
 
 fn subtract(counters: &mut PortCounters, baseline: &PortCounters) {
-    for (cause, count) in &mut counters.xdp_passed {
-        *count -= baseline
-            .xdp_passed
-            .get(cause)
-            .copied()
-            .unwrap_or(0)
-            .min(*count);
+    for (causes, before) in [
+        (&mut counters.xdp_passed, &baseline.xdp_passed),
+        (&mut counters.xdp_refused, &baseline.xdp_refused),
+    ] {
+        for (cause, count) in causes {
+            *count -= before.get(cause).copied().unwrap_or(0).min(*count);
+        }
     }
     for (now, before) in [
         (&mut counters.xdp_redirected, baseline.xdp_redirected),

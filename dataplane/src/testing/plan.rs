@@ -160,6 +160,7 @@ fn ports(me: u8, mtus: Mtus) -> [PortFacts; 4] {
         role: PortRole::Pod {
             addresses: vec![pod(false, me, number), pod(true, me, number)],
             mac: pod_mac(me, number),
+            any_source: false,
         },
     };
     let uplink = |id: PortId, interface: &str, accept_partial_checksums| PortFacts {

@@ -235,6 +235,13 @@ static __always_inline void count(const struct port *port, int cause)
 	__u32 slot = port ? port->slot : UNKNOWN_PORT_SLOT;
 	struct port_counters *c = bpf_map_lookup_elem(&counters, &slot);
 
+	if (c && cause <= REFUSED(0)) {
+		__u32 index = REFUSED(0) - cause;
+
+		if (index < REFUSE_CAUSE_COUNT)
+			c->refused[index]++;
+		return;
+	}
 	if (c && cause < 0)
 		c->redirected++;
 	if (c && cause == LOST)
@@ -264,6 +271,8 @@ int podway_redirect(struct xdp_md *ctx)
 	if (cause == OURS)
 		cause = to_socket(ctx, port);
 	count(port, cause);
+	if (cause <= REFUSED(0))
+		return XDP_DROP;
 	return cause == OURS ? XDP_REDIRECT : XDP_PASS;
 }
 

@@ -4,6 +4,7 @@
  *
  *   is the interface a port?                       no -> unknown_port
  *   is the gate open?                              no -> gate_closed
+ *   pod port: may the pod send from this address?  no -> refused: spoofed_source
  *   port's own destination MAC?                    no -> not_for_us
  *   IPv4 without options, or IPv6?                 no -> not_ip, malformed, options
  *
@@ -18,6 +19,8 @@
  *                                                      no -> multicast, link_local, foreign_source
  *                                                    destination is an attached pod?
  *                                                      no -> no_such_pod
+ *                                                    natively: source in a fast-path prefix?
+ *                                                      no -> no_route
  *   both, on the packet that would be forwarded:
  *     TCP, UDP, ICMP, not of one link only?        no -> protocol, neighbor_discovery,
  *                                                        extension_header, fragment
@@ -27,6 +30,9 @@
  *
  *   rules of the node translate addresses, and conntrack this connection's?
  *     yes -> translated (conntrack.h), fragment
+ *
+ *   uplink: sent by this node, or in a tunnel by a pod of it?
+ *     yes -> refused: own_source
  *
  *   is the queue's worker alive?                   no -> worker_stalled
  *   is its socket or TAP there?                    no -> no_socket
@@ -48,6 +54,9 @@
 #define TAKEN (-2)
 /* Ours, but the ring of its worker had no room. */
 #define LOST (-3)
+
+/* Refused for an enum refuse_cause; all numbers from that of the first one downwards are. */
+#define REFUSED(cause) (-16 - (cause))
 
 /* Both chains of headers that are looked at, over IPv6: 14 + 40 + 8 + 8 + 14 + 40 + 1, rounded. */
 #define MAX_HEADERS 128
@@ -299,14 +308,78 @@ static __always_inline int check_forward(const struct ip *ip, void *end)
 	return PASS_OVERSIZE;
 }
 
-static __always_inline int check_pod(const struct ip *ip, __u32 ifindex)
+/* A frame as both kinds of program see it. */
+struct frame {
+	void *data;
+	void *end;      /* of what may be read directly */
+	__u64 length;   /* of the whole frame in bytes */
+	__u32 ifindex;
+	bool gso;       /* a super-frame, whatever its size; XDP does not know */
+};
+
+/* ARP for IPv4 over Ethernet, RFC 826. */
+struct arp_ipv4 {
+	__u8 fixed[8];
+	__u8 sender_mac[6];
+	__u8 sender[4];
+	__u8 target_mac[6];
+	__u8 target[4];
+};
+
+/*
+ * Whether a pod may send this at all, whatever becomes of it. The address is its own; or none, or one of
+ * its link, and the packet is for that link: DHCP (RFC 2131), router and neighbour solicitations,
+ * duplicate address detection (RFC 4862). What is too short to tell passes as malformed later.
+ */
+static __always_inline int check_sender(const struct frame *frame, const struct ethhdr *eth)
+{
+	void *header = (void *)(eth + 1);
+	union address source = {}, destination = {};
+
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *h = header;
+
+		if ((void *)(h + 1) > frame->end || h->version != 6)
+			return OURS;
+		source.v6 = h->saddr;
+		destination.v6 = h->daddr;
+		if (pod_of(&source, true) == frame->ifindex)
+			return OURS;
+		if (scope(&source, true) == PASS_LINK_LOCAL && scope(&destination, true) != OURS)
+			return OURS;
+		return REFUSED(REFUSE_SPOOFED_SOURCE);
+	}
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr *h = header;
+
+		if ((void *)(h + 1) > frame->end || h->version != 4)
+			return OURS;
+		source.v4 = h->saddr;
+		if (!h->saddr && h->daddr == bpf_htonl(0xffffffff))
+			return OURS;
+	} else if (eth->h_proto == bpf_htons(ETH_P_ARP)) {
+		struct arp_ipv4 *arp = header;
+
+		if ((void *)(arp + 1) > frame->end)
+			return OURS;
+		__builtin_memcpy(&source.v4, arp->sender, sizeof(arp->sender));
+		/* A probe, RFC 5227. */
+		if (!source.v4)
+			return OURS;
+	} else {
+		return OURS;
+	}
+	if (pod_of(&source, false) == frame->ifindex)
+		return OURS;
+	return REFUSED(REFUSE_SPOOFED_SOURCE);
+}
+
+static __always_inline int check_pod(const struct ip *ip)
 {
 	int cause = scope(&ip->destination, ip->v6);
 
 	if (cause != OURS)
 		return cause;
-	if (pod_of(&ip->source, ip->v6) != ifindex)
-		return PASS_FOREIGN_SOURCE;
 	if (is_local(&ip->destination, ip->v6))
 		return PASS_LOCAL_ADDRESS;
 	return OURS;
@@ -383,11 +456,18 @@ static __always_inline int check_uplink(struct ip *ip, const struct config *cfg,
 {
 	int cause;
 
-	if (is_local(&ip->destination, ip->v6)) {
+	bool tunnel = is_local(&ip->destination, ip->v6);
+
+	if (tunnel) {
 		cause = open_tunnel(ip, cfg, end);
 		if (cause != OURS)
 			return cause;
 	}
+	/* RFC 1812, section 5.3.7. What comes natively from a pod's address is the kernel's to judge. */
+	if (is_local(&ip->source, ip->v6))
+		return REFUSED(REFUSE_OWN_SOURCE);
+	if (pod_of(&ip->source, ip->v6))
+		return tunnel ? REFUSED(REFUSE_OWN_SOURCE) : PASS_FOREIGN_SOURCE;
 	cause = scope(&ip->destination, ip->v6);
 	if (cause != OURS)
 		return cause;
@@ -395,6 +475,9 @@ static __always_inline int check_uplink(struct ip *ip, const struct config *cfg,
 		return PASS_FOREIGN_SOURCE;
 	if (!pod_of(&ip->destination, ip->v6))
 		return PASS_NO_SUCH_POD;
+	/* What the world answers stays with the kernel, as what it was asked did. */
+	if (!tunnel && !route_to(&ip->source, ip->v6))
+		return PASS_NO_ROUTE;
 	return OURS;
 }
 
@@ -406,15 +489,6 @@ static __always_inline bool same_mac(const void *a, const void *b)
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
 }
 
-/* A frame as both kinds of program see it. */
-struct frame {
-	void *data;
-	void *end;      /* of what may be read directly */
-	__u64 length;   /* of the whole frame in bytes */
-	__u32 ifindex;
-	bool gso;       /* a super-frame, whatever its size; XDP does not know */
-};
-
 /* Finds whose the frame is, and its innermost IP header. */
 static __always_inline int classify(const struct frame *frame, const struct port *port,
 				    const struct config *cfg, struct ip *ip)
@@ -424,6 +498,12 @@ static __always_inline int classify(const struct frame *frame, const struct port
 
 	if ((void *)(eth + 1) > frame->end)
 		return PASS_MALFORMED;
+	/* Before anything passes. */
+	if (port->role == ROLE_POD && !port->any_source) {
+		cause = check_sender(frame, eth);
+		if (cause != OURS)
+			return cause;
+	}
 	if (!same_mac(eth->h_dest, port->mac))
 		return PASS_NOT_FOR_US;
 	if (frame->length > MAX_FRAME)
@@ -433,7 +513,7 @@ static __always_inline int classify(const struct frame *frame, const struct port
 	cause = read_ip(ip, eth->h_proto, eth + 1, frame->end);
 	if (cause != OURS)
 		return cause;
-	cause = port->role == ROLE_POD ? check_pod(ip, frame->ifindex)
+	cause = port->role == ROLE_POD ? check_pod(ip)
 				       : check_uplink(ip, cfg, frame->end);
 	if (cause != OURS)
 		return cause;

@@ -47,9 +47,9 @@
 	X(MULTICAST, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)") \
 	X(LINK_LOCAL, "link_local", "the destination is link-local, loopback or unspecified") \
 	X(LOCAL_ADDRESS, "local_address", "a pod speaks to an address of the node") \
-	X(FOREIGN_SOURCE, "foreign_source", "pod port: not the pod's own source; uplink: a source that no router forwards") \
+	X(FOREIGN_SOURCE, "foreign_source", "a source that no router forwards, or natively that of a pod of this node") \
 	X(NO_SUCH_POD, "no_such_pod", "the destination of a packet from the uplink is no attached pod") \
-	X(NO_ROUTE, "no_route", "the destination is in no fast-path prefix") \
+	X(NO_ROUTE, "no_route", "the destination, or natively the source of a packet from the uplink, is in no fast-path prefix") \
 	X(UNRESOLVED, "unresolved", "the destination's prefix has no resolved next hop") \
 	X(HOP_LIMIT, "hop_limit", "TTL or hop limit is used up; the kernel answers") \
 	X(OVERSIZE, "oversize", "larger than the route or the port carries and not to be cut, or larger than 64 KiB") \
@@ -63,6 +63,21 @@ enum pass_cause {
 	PASS_CAUSES(X)
 #undef X
 	PASS_CAUSE_COUNT
+};
+
+/*
+ * Why a packet was refused, so that neither the dataplane nor the kernel has it: X(symbol, name, help).
+ * The position is the index in `port_counters.refused`; the name is what users see, so it stays.
+ */
+#define REFUSE_CAUSES(X) \
+	X(SPOOFED_SOURCE, "spoofed_source", "pod port: the sender is not the pod by its address, ARP included") \
+	X(OWN_SOURCE, "own_source", "uplink: the sender has an address of this node, or in a tunnel of one of its pods")
+
+enum refuse_cause {
+#define X(symbol, name, help) REFUSE_##symbol,
+	REFUSE_CAUSES(X)
+#undef X
+	REFUSE_CAUSE_COUNT
 };
 
 /* What is behind a port. */
@@ -91,7 +106,7 @@ struct heartbeat {
 struct port {
 	__u8 mac[6];    /* the interface's own */
 	__u8 role;      /* enum role */
-	__u8 unused;
+	__u8 any_source; /* whether a pod may send from any address */
 	__u32 slot;     /* index in `counters` */
 	__u32 xsk_base; /* index in `sockets` and `queue_workers` of queue 0 */
 	__u32 queues;   /* how many entries from `xsk_base` on are the port's */
@@ -146,6 +161,7 @@ struct port_counters {
 	__u64 redirected;
 	__u64 ring_full; /* redirected, but the worker's ring had no room */
 	__u64 passed[PASS_CAUSE_COUNT];
+	__u64 refused[REFUSE_CAUSE_COUNT];
 };
 
 #endif

@@ -11,7 +11,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use podway_xdp_redirect::{
-    Heartbeat, PassCause, PortEntry, PortStats, Redirect, Role, UNKNOWN_PORT_SLOT, port_tag,
+    Heartbeat, PassCause, PortEntry, PortStats, Redirect, RefuseCause, Role, UNKNOWN_PORT_SLOT,
+    port_tag,
 };
 
 use super::packets::{PORT_MAC, VNI, VXLAN_PORT};
@@ -49,7 +50,11 @@ pub(crate) enum Port {
 pub(crate) enum Want {
     Redirect,
     Pass(PassCause),
+    Refuse(RefuseCause),
 }
+
+/// What becomes of whatever a pod sends from an address that it has not.
+pub(crate) const SPOOFED: Want = Want::Refuse(RefuseCause::SpoofedSource);
 
 /// A row of a test table.
 pub(crate) type Case = (&'static str, Vec<u8>, Want);
@@ -84,6 +89,7 @@ impl Node {
             queues: 2,
             // An underlay that carries a full pod packet in a tunnel.
             mtu: if role == Role::Uplink { 1600 } else { 1500 },
+            any_source: false,
         };
         redirect
             .set_port(pod, &port(Role::Pod, Self::POD_SLOT, Self::POD_BASE))
@@ -191,6 +197,10 @@ impl Node {
             Want::Pass(cause) => {
                 counted.passed[cause as usize] += 1;
                 Action::Pass
+            }
+            Want::Refuse(cause) => {
+                counted.refused[cause as usize] += 1;
+                Action::Drop
             }
         };
         let answered = action();

@@ -54,6 +54,7 @@ pub(super) fn pod(interface: &str, id: u16, addresses: &[&str]) -> PortFacts {
         role: PortRole::Pod {
             addresses: addresses.iter().map(|address| ip(address)).collect(),
             mac: mac(0xa0 + u8::try_from(id).unwrap()),
+            any_source: false,
         },
         ..uplink(interface, id)
     }
