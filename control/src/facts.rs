@@ -38,19 +38,27 @@ impl Facts {
         }
     }
 
-    /// Brings the facts up to date with what `dirt` names. Gives those that changed, each with
-    /// whether there was one before.
-    pub fn update(&mut self, world: &World<'_>, index: &Index, dirt: &Dirt) -> Vec<(Key, bool)> {
+    /// Brings the facts up to date with what `dirt` names. Gives those that changed, each with what
+    /// was there before.
+    pub fn update(&mut self, world: &World<'_>, index: &Index, dirt: &Dirt) -> Vec<(Key, Before)> {
         let mut changed = Vec::new();
         if dirt.all || dirt.local {
             let local = local(world);
             if self.local != local {
-                changed.push((Key::Local, self.local.is_some()));
+                changed.push((Key::Local, Before::of(self.local.as_ref())));
                 self.local = local;
             }
         }
         if dirt.all || dirt.ports {
-            replace(&mut self.ports, ports(world), Key::Port, &mut changed);
+            let begin = changed.len();
+            let before = replace(&mut self.ports, ports(world), Key::Port, &mut changed);
+            for (key, held) in &mut changed[begin..] {
+                if let Key::Port(interface) = key
+                    && lets_go(before.get(interface), self.ports.get(interface))
+                {
+                    *held = Before::InTheWay;
+                }
+            }
         }
         if dirt.all {
             let key = |(interface, address)| Key::Neighbor(interface, address);
@@ -205,6 +213,36 @@ impl fmt::Display for Key {
     }
 }
 
+/// What there was of a fact that has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Before {
+    /// Nothing.
+    Nothing,
+    /// Another value.
+    Other,
+    /// A port with an address that it has no more. Another port may have it now, and cannot be told
+    /// so before this one has let go of it.
+    InTheWay,
+}
+
+impl Before {
+    fn of<T>(fact: Option<&T>) -> Self {
+        fact.map_or(Self::Nothing, |_| Self::Other)
+    }
+}
+
+/// Whether a port that stays loses an address.
+fn lets_go(before: Option<&Port>, after: Option<&Port>) -> bool {
+    let addresses = |port: &Port| match &port.role {
+        PortRole::Pod { addresses, .. } => addresses.clone(),
+        PortRole::Uplink { .. } => Vec::new(),
+    };
+    before.zip(after).is_some_and(|(before, after)| {
+        let kept = addresses(after);
+        addresses(before).iter().any(|one| !kept.contains(one))
+    })
+}
+
 /// The keys after `last`, or all; none unless `wanted`.
 fn rest<K: Ord, V>(
     facts: &BTreeMap<K, V>,
@@ -216,9 +254,12 @@ fn rest<K: Ord, V>(
     rest.into_iter().flatten().map(|(key, _)| key)
 }
 
-/// Puts `fact` in the place of `key`. `None` when that changed nothing, else whether there was a
-/// fact before.
-fn set<K: Ord, V: PartialEq>(facts: &mut BTreeMap<K, V>, key: K, fact: Option<V>) -> Option<bool> {
+/// Puts `fact` in the place of `key`. `None` when that changed nothing, else what was there before.
+fn set<K: Ord, V: PartialEq>(
+    facts: &mut BTreeMap<K, V>,
+    key: K,
+    fact: Option<V>,
+) -> Option<Before> {
     if facts.get(&key) == fact.as_ref() {
         return None;
     }
@@ -226,25 +267,26 @@ fn set<K: Ord, V: PartialEq>(facts: &mut BTreeMap<K, V>, key: K, fact: Option<V>
         Some(fact) => facts.insert(key, fact),
         None => facts.remove(&key),
     };
-    Some(before.is_some())
+    Some(Before::of(before.as_ref()))
 }
 
-/// Puts `want` in the place of all of `facts` and notes what that changed.
+/// Puts `want` in the place of all of `facts` and notes what that changed. Gives what was there.
 fn replace<K: Ord + Clone, V: PartialEq>(
     facts: &mut BTreeMap<K, V>,
     want: BTreeMap<K, V>,
     name: impl Fn(K) -> Key,
-    changed: &mut Vec<(Key, bool)>,
-) {
+    changed: &mut Vec<(Key, Before)>,
+) -> BTreeMap<K, V> {
     let have = std::mem::replace(facts, want);
     for (key, fact) in &*facts {
         let before = have.get(key);
         if before != Some(fact) {
-            changed.push((name(key.clone()), before.is_some()));
+            changed.push((name(key.clone()), Before::of(before)));
         }
     }
-    let gone = have.into_keys().filter(|key| !facts.contains_key(key));
-    changed.extend(gone.map(|key| (name(key), true)));
+    let gone = have.keys().filter(|key| !facts.contains_key(key));
+    changed.extend(gone.map(|key| (name(key.clone()), Before::Other)));
+    have
 }
 
 fn local(world: &World<'_>) -> Option<LocalNode> {
@@ -396,7 +438,8 @@ mod tests {
             .iter()
             .rev()
             .filter(|(key, _)| facts.tell(key).is_none());
-        let gone = gone.filter_map(|(key, held)| key.remove().filter(|_| *held));
+        let held = |before: &Before| *before != Before::Nothing;
+        let gone = gone.filter_map(|(key, before)| key.remove().filter(|_| held(before)));
         let set = changed.iter().filter_map(|(key, _)| facts.tell(key));
         gone.chain(set).collect()
     }
@@ -516,6 +559,32 @@ mod tests {
             mac: other,
         };
         assert_eq!(told(&fixture, &before), [Some(expected)]);
+    }
+
+    #[test]
+    fn a_port_that_loses_an_address_is_in_the_way() {
+        let mut fixture = Fixture::new();
+        fixture
+            .learned
+            .insert("veth-a".into(), MacAddr([2, 0, 0, 0, 0, 0xaa]));
+        let mut facts = Facts::of(&fixture.world(), &fixture.index());
+        let mut tell = |addresses: &[&str]| {
+            let role = PortRoleSpec::Pod {
+                addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                mac: None,
+            };
+            fixture.desired.ports.insert("veth-a".into(), role);
+            facts.update(&fixture.world(), &fixture.index(), &Dirt::all())
+        };
+        let port = || Key::Port("veth-a".into());
+        assert_eq!(
+            tell(&["10.0.0.2", "fd00::2"]),
+            [(port(), Before::Other)],
+            "one more"
+        );
+        assert_eq!(tell(&["fd00::2", "10.0.0.2"]), [(port(), Before::Other)]);
+        assert_eq!(tell(&["fd00::2"]), [(port(), Before::InTheWay)], "one less");
+        assert_eq!(tell(&["fd00::3"]), [(port(), Before::InTheWay)], "another");
     }
 
     #[test]

@@ -9,9 +9,10 @@ use podway_bench::cpu;
 use podway_bench::netns::wait_until;
 use podway_bench::ping::{Ping, Running};
 use podway_bench::podway::Agent;
-use podway_bench::topology::ClusterSpec;
-use podway_proto::control::DataplaneLink;
-use podway_proto::dataplane::PortStatus;
+use podway_bench::topology::{ClusterSpec, POD_INTERFACE, Pod};
+use podway_proto::control::{DataplaneLink, PortRoleSpec};
+use podway_proto::dataplane::{Counters, PortStatus};
+use podway_proto::entries::Entries;
 use podway_proto::types::Mode;
 
 use crate::support::{Network, options, ping_all, spec, wait_for_answer};
@@ -114,6 +115,61 @@ fn a_port_follows_its_link() {
     ip(format!("link set dev {link} up"));
     is_served("it is back", &|_| true);
     all_answered(others);
+    network.finish();
+}
+
+/// Gives a pod the addresses of another. The old ones go last, and its routes stay.
+fn readdress(pod: &Pod, other: &Pod) {
+    let lines = [
+        format!("addr add {}/32 dev {POD_INTERFACE}", other.ipv4),
+        format!("addr add {}/128 dev {POD_INTERFACE} nodad", other.ipv6),
+        format!("addr del {}/32 dev {POD_INTERFACE}", pod.ipv4),
+        format!("addr del {}/128 dev {POD_INTERFACE}", pod.ipv6),
+    ];
+    pod.netns.ip(&lines).unwrap();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn two_ports_swap_their_addresses() {
+    let mut network = Network::up(two_pods(), &options(Mode::Vxlan));
+    let [one, two] = [0, 1].map(|pod| network.pod(0, pod).clone());
+    let mut told: Entries =
+        serde_json::from_str(&network.agent(0).cli(&["export"]).unwrap()).unwrap();
+    let is_pod = |role: &PortRoleSpec| matches!(role, PortRoleSpec::Pod { .. });
+    let mut pods = told.ports.iter_mut().filter(|port| is_pod(&port.role));
+    let (first, second) = (pods.next().unwrap(), pods.next().unwrap());
+    std::mem::swap(&mut first.role, &mut second.role);
+    let file = network.node(0).directory.join("swapped.json");
+    fs::write(&file, serde_json::to_string(&told).unwrap()).unwrap();
+    readdress(&one, &two);
+    readdress(&two, &one);
+    let said = network
+        .agent(0)
+        .cli(&["import", &file.to_string_lossy()])
+        .unwrap();
+    assert!(said.ends_with("0 added, 2 changed, 0 removed\n"), "{said}");
+    wait_until("both ports are told", PATIENCE, || {
+        match network.agent(0).status().unwrap().dataplane {
+            DataplaneLink::Synced { refused, .. } if refused.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .unwrap();
+    network.podway.wait_ready().unwrap();
+    let before = network.counters();
+    let peer = network.pod(1, 0);
+    wait_for_answer(&one.netns, peer.ipv4.into(), PATIENCE);
+    for (pod, address) in [(&one, two.ipv4), (&two, one.ipv4)] {
+        ping_all(&pod.netns, peer.ipv4.into(), 56, 10);
+        ping_all(&peer.netns, address.into(), 56, 10);
+    }
+    // The dataplane has carried them, by the ports that have the addresses now.
+    let after = network.counters();
+    for pod in [&one, &two] {
+        let received = |counters: &Counters| counters.ports[&pod.host_interface].rx_packets;
+        assert!(received(&after[0]) >= received(&before[0]) + 20);
+    }
     network.finish();
 }
 

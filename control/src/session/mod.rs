@@ -20,7 +20,7 @@ use podway_proto::{ErrorBody, ErrorCode, VERSION, mismatch};
 use self::connection::{Connection, Fault, Purpose};
 use self::untold::{Batch, Told, Untold};
 use crate::dirt::Dirt;
-use crate::facts::{Facts, Key};
+use crate::facts::{Before, Facts, Key};
 use crate::index::Index;
 use crate::world::World;
 
@@ -111,9 +111,9 @@ impl Session {
         if self.connection.is_none() {
             return;
         }
-        for (key, held) in changed {
+        for (key, before) in changed {
             let has = self.facts.has(&key);
-            self.untold.note(key, held, has);
+            self.untold.note(key, before, has);
         }
     }
 
@@ -272,7 +272,8 @@ impl Session {
         if self.retry_refused.is_some_and(|at| now >= at) {
             self.retry_refused = None;
             for key in self.refused.keys() {
-                self.untold.note(key.clone(), true, self.facts.has(key));
+                let has = self.facts.has(key);
+                self.untold.note(key.clone(), Before::Other, has);
             }
         }
         let (untold, facts) = (&mut self.untold, &self.facts);
@@ -353,9 +354,13 @@ mod tests {
 
     use mio::{Events, Poll};
     use podway_proto::codec;
+    use podway_proto::control::PortRoleSpec;
     use podway_proto::dataplane::Change;
+    use podway_proto::types::MacAddr;
 
     use super::*;
+    use crate::netlink::Event;
+    use crate::observed::tests::link;
     use crate::world::tests::Fixture;
 
     /// The peer's protocol is the subject here, so the peer is a script.
@@ -483,6 +488,47 @@ mod tests {
         bench.advance_at(Instant::now() + RECONNECT);
         let mut peer = bench.accept();
         assert_eq!(bench.sync(&mut peer), all_changes(&fixture));
+    }
+
+    #[test]
+    fn ports_that_swap_addresses_are_told_in_an_order_that_the_dataplane_takes() {
+        let mut fixture = Fixture::new();
+        fixture.observed.apply(Event::Link(link(4, "veth-b")));
+        let tell = |fixture: &mut Fixture, ports: [(&str, &str); 2]| {
+            for (interface, address) in ports {
+                let role = PortRoleSpec::Pod {
+                    addresses: vec![address.parse().unwrap()],
+                    mac: Some(MacAddr([2, 0, 0, 0, 0, 0xaa])),
+                };
+                fixture.desired.ports.insert(interface.into(), role);
+            }
+        };
+        tell(
+            &mut fixture,
+            [("veth-a", "10.0.0.2"), ("veth-b", "10.0.0.3")],
+        );
+        let mut bench = Bench::new();
+        bench.update(&fixture);
+        let mut peer = bench.accept();
+        bench.sync(&mut peer);
+        tell(
+            &mut fixture,
+            [("veth-a", "10.0.0.3"), ("veth-b", "10.0.0.2")],
+        );
+        bench.update(&fixture);
+        bench.advance();
+        let applied = Response::Applied {
+            refused: Vec::new(),
+        };
+        let Request::Apply { changes } = bench.answer(&mut peer, &applied) else {
+            panic!()
+        };
+        let facts = Facts::of(&fixture.world(), &fixture.index());
+        let names = ["veth-b", "veth-a"].map(str::to_owned);
+        let goes = names.clone().map(|interface| Change::DelPort { interface });
+        let comes = names.map(|name| facts.tell(&Key::Port(name)).unwrap());
+        assert_eq!(changes[..2], goes);
+        assert_eq!(changes[2..], [comes[1].clone(), comes[0].clone()]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use podway_proto::codec;
 use podway_proto::dataplane::Change;
 
-use crate::facts::{Facts, Key};
+use crate::facts::{Before, Facts, Key};
 
 /// Bytes of changes in one request: far below [`codec::MAX_LINE`], whatever one change adds.
 const BATCH_BYTES: usize = 256 << 10;
@@ -13,28 +13,35 @@ const BATCH_BYTES: usize = 256 << 10;
 /// Facts that differ from what the dataplane was told.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
-    /// Those that there are not any more and that it may hold.
+    /// Those that there are not any more and that it may hold; and ports that were gone, or have
+    /// lost an address, and are told anew: what they let go of, another port may have now.
     gone: BTreeSet<Key>,
     /// Those that are new or others, each with whether it may hold one.
     set: BTreeMap<Key, bool>,
 }
 
 impl Untold {
-    /// Notes that a fact has changed: whether there was one before, and whether there is.
-    pub(super) fn note(&mut self, key: Key, before: bool, now: bool) {
+    /// Notes that a fact has changed: what there was before, and whether there is one.
+    pub(super) fn note(&mut self, key: Key, before: Before, now: bool) {
         // What was noted before says what the dataplane holds.
-        let gone = self.gone.remove(&key).then_some(true);
-        let held = gone.or_else(|| self.set.remove(&key)).unwrap_or(before);
+        let gone = self.gone.remove(&key);
+        let noted = gone.then_some(true).or(self.set.remove(&key));
+        let held = noted.unwrap_or(before != Before::Nothing);
+        let goes = !now || before == Before::InTheWay || (gone && matches!(key, Key::Port(_)));
+        if held && goes {
+            self.gone.insert(key.clone());
+        }
         if now {
             self.set.insert(key, held);
-        } else if held {
-            self.gone.insert(key);
         }
     }
 
     /// The next change: what is gone against the order of facts, then the others in it.
     pub(super) fn next(&mut self, facts: &Facts) -> Option<(Key, Change)> {
         while let Some(key) = self.gone.pop_last() {
+            if let Some(held) = self.set.get_mut(&key) {
+                *held = false;
+            }
             if let Some(change) = key.remove() {
                 return Some((key, change));
             }
@@ -105,7 +112,7 @@ mod tests {
     #[test]
     fn a_large_table_goes_in_several_lines() {
         let mut untold = Untold::default();
-        (0..20_000).for_each(|number| untold.note(route(number), true, false));
+        (0..20_000).for_each(|number| untold.note(route(number), Before::Other, false));
         let mut lines = 0;
         let mut keys = Vec::new();
         loop {
@@ -127,13 +134,38 @@ mod tests {
     fn what_was_never_told_is_not_removed() {
         let mut untold = Untold::default();
         // New and gone again; changed and gone; gone and back.
-        untold.note(route(1), false, true);
-        untold.note(route(1), true, false);
-        untold.note(route(2), true, true);
-        untold.note(route(2), true, false);
-        untold.note(route(3), true, false);
-        untold.note(route(3), false, true);
+        untold.note(route(1), Before::Nothing, true);
+        untold.note(route(1), Before::Other, false);
+        untold.note(route(2), Before::Other, true);
+        untold.note(route(2), Before::Other, false);
+        untold.note(route(3), Before::Other, false);
+        untold.note(route(3), Before::Nothing, true);
         assert_eq!(untold.gone, BTreeSet::from([route(2)]));
         assert_eq!(untold.set, BTreeMap::from([(route(3), true)]));
+    }
+
+    #[test]
+    fn ports_let_go_of_their_addresses_before_others_have_them() {
+        let port = |name: &str| Key::Port(name.into());
+        let mut untold = Untold::default();
+        // One has lost an address; one was taken away and added; one is new and has lost one since.
+        untold.note(port("a"), Before::InTheWay, true);
+        untold.note(port("a"), Before::Other, true);
+        untold.note(port("b"), Before::Other, false);
+        untold.note(port("b"), Before::Nothing, true);
+        untold.note(port("c"), Before::Nothing, true);
+        untold.note(port("c"), Before::InTheWay, true);
+        assert_eq!(untold.gone, BTreeSet::from([port("a"), port("b")]));
+        assert_eq!(
+            untold.set,
+            BTreeMap::from([(port("a"), true), (port("b"), true), (port("c"), false)])
+        );
+        let facts = Facts::default();
+        let (key, change) = untold.next(&facts).unwrap();
+        let interface = "b".to_owned();
+        assert_eq!((key, change), (port("b"), Change::DelPort { interface }));
+        // What has gone is not taken away again.
+        untold.note(port("b"), Before::Other, false);
+        assert_eq!(untold.gone, BTreeSet::from([port("a")]));
     }
 }
