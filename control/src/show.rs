@@ -126,10 +126,13 @@ fn show_status(status: &Status) -> String {
         ),
     );
     match &status.dataplane {
+        // It may be busy, or speak another version: whether it forwards is not known.
         DataplaneLink::Disconnected { reason } => {
             line(
                 "dataplane",
-                format!("not connected: {reason}; the kernel has all packets"),
+                format!(
+                    "not connected ({reason}): if it runs, it goes on with what it was told last"
+                ),
             );
         }
         DataplaneLink::Syncing => line("dataplane", "connected, being filled".to_owned()),
@@ -404,7 +407,9 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use podway_proto::control::KernelStatus;
     use podway_proto::dataplane::{Books, PortCounters, WorkerCounters};
+    use podway_proto::types::Mode;
 
     use super::*;
 
@@ -436,6 +441,50 @@ mod tests {
             imbalances: counters.books.imbalances(),
             counters,
         }
+    }
+
+    fn status(dataplane: DataplaneLink) -> String {
+        let kernel = KernelStatus {
+            device: "podway.vx".into(),
+            in_sync: true,
+            errors: Vec::new(),
+        };
+        text(&Response::Status(Box::new(Status {
+            version: "0.1.0".into(),
+            pid: 7,
+            node: "a".into(),
+            pod_cidrs: Vec::new(),
+            mode: Mode::Vxlan,
+            underlay: None,
+            vtep_mac: None,
+            vni: 1_u32.try_into().unwrap(),
+            vxlan_port: 4789,
+            uplink: None,
+            uplink_mtu: None,
+            pod_mtu: None,
+            dataplane,
+            kernel,
+            translates: false,
+            health: None,
+            hints: Vec::new(),
+        })))
+    }
+
+    /// What is said of the dataplane, without the lines about its ports.
+    fn of_dataplane(dataplane: DataplaneLink) -> String {
+        let status = status(dataplane);
+        let line = status.lines().find(|line| line.starts_with("dataplane"));
+        line.unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_dataplane_that_is_not_connected_may_forward() {
+        let reason = "no answer within 5 seconds; is it stopped?".to_owned();
+        assert_eq!(
+            of_dataplane(DataplaneLink::Disconnected { reason }),
+            "dataplane   not connected (no answer within 5 seconds; is it stopped?): if it runs, it \
+             goes on with what it was told last"
+        );
     }
 
     #[test]
