@@ -70,8 +70,8 @@ pub struct Supervisor {
     syncing: bool,
     /// Slots of the XDP program's counters that were ever used: those below.
     slots: u16,
-    /// Whether the XDP maps may differ from the facts, so that the gate stays closed.
-    broken: bool,
+    /// Why the XDP maps may differ from the facts, so that the gate stays closed.
+    broken: Option<ErrorBody>,
     /// Commands given to workers.
     commands: u64,
     /// Packets that detached sockets had lost.
@@ -223,7 +223,7 @@ impl Supervisor {
             local: XdpLocal::default(),
             syncing: false,
             slots: 0,
-            broken: false,
+            broken: None,
             commands: 0,
             lost_before: 0,
             _cpu_latency: cpu_latency,
@@ -236,7 +236,8 @@ impl Supervisor {
     }
 
     /// Carries out changes in order; a refused one does not stop those after it. The tables are
-    /// published once, at the end.
+    /// published once, at the end; that the gate has closed for good is told behind all changes,
+    /// each time.
     pub fn apply(&mut self, changes: &[Change]) -> Vec<Refused> {
         let mut refused = Vec::new();
         for (index, change) in changes.iter().enumerate() {
@@ -245,11 +246,11 @@ impl Supervisor {
                 refused.push(Refused { index, error });
             }
         }
-        if let Err(error) = self.publish() {
-            refused.push(Refused {
-                index: changes.len(),
-                error,
-            });
+        // It may have closed before, when no change was under way.
+        let _ = self.publish();
+        if let Some(error) = self.broken.clone() {
+            let index = changes.len();
+            refused.push(Refused { index, error });
         }
         refused
     }
@@ -294,7 +295,7 @@ impl Supervisor {
             self.del_port(&interface)?;
         }
         self.publish()?;
-        if !self.broken && !self.redirect.gate_is_open() {
+        if self.broken.is_none() && !self.redirect.gate_is_open() {
             tracing::info!("the facts are whole: the fast path is open");
             self.redirect.open_gate();
         }
@@ -366,10 +367,11 @@ impl Supervisor {
     ) -> Result<(), ErrorBody> {
         written.map_err(|error| {
             self.redirect.close_gate();
-            self.broken = true;
             let message = format!("{error}; the kernel has all packets: restart podway-dataplane");
             tracing::error!("{message}");
-            system(message)
+            let error = system(message);
+            self.broken = Some(error.clone());
+            error
         })
     }
 

@@ -113,7 +113,8 @@ pub enum Response {
 /// A change that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Position in the request's list, from 0.
+    /// Position in the request's list, from 0. Behind the last one: none of the changes, but the
+    /// fast path as a whole, which stays closed until the dataplane is started anew.
     pub index: usize,
     /// Why.
     pub error: ErrorBody,

@@ -13,7 +13,7 @@ use podway_bench::topology::{ClusterSpec, Node};
 use podway_proto::control::{DataplaneLink, RouteOrigin};
 use podway_proto::types::Mode;
 
-use crate::support::{Delta, Network, options, ping_all, spec};
+use crate::support::{Delta, Network, options, ping_all, redirected, spec};
 
 const DOCUMENT: &str = include_str!("../../../docs/native-routing.md");
 /// Sessions come up and routes arrive.
@@ -102,34 +102,6 @@ fn imported(agent: &Agent) -> BTreeSet<String> {
     let routes = agent.routes().unwrap().into_iter();
     let imported = routes.filter(|route| route.origin == RouteOrigin::Kernel);
     imported.map(|route| route.prefix.to_string()).collect()
-}
-
-/// What the programs on the ports redirect: the prefixes of the dataplane's published tables.
-fn redirected(agent: &Agent) -> BTreeSet<String> {
-    let held = format!("/proc/{}/fdinfo", agent.dataplane_pid().unwrap());
-    let held = fs::read_dir(held).unwrap().filter_map(|entry| {
-        // One may be closed meanwhile.
-        let text = fs::read_to_string(entry.unwrap().path()).ok()?;
-        let (_, rest) = text.split_once("map_id:")?;
-        Some(rest.lines().next()?.trim().to_owned())
-    });
-    let held: BTreeSet<String> = held.collect();
-    let maps = run(Command::new("bpftool").args(["-j", "map", "show"])).unwrap();
-    let maps: Vec<serde_json::Value> = serde_json::from_str(&maps).unwrap();
-    let ours = maps
-        .iter()
-        .find(|map| map["name"] == "prefixes4" && held.contains(&map["id"].to_string()));
-    let id = ours.unwrap()["id"].to_string();
-    let dump = run(Command::new("bpftool").args(["-j", "map", "dump", "id", &id])).unwrap();
-    let dump: Vec<serde_json::Value> = serde_json::from_str(&dump).unwrap();
-    let entries = dump.iter().map(|entry| {
-        let bytes = entry["key"].as_array().unwrap().iter();
-        let key: Vec<u8> = bytes
-            .map(|byte| u8::from_str_radix(&byte.as_str().unwrap()[2..], 16).unwrap())
-            .collect();
-        format!("{}.{}.{}.{}/{}", key[4], key[5], key[6], key[7], key[0])
-    });
-    entries.collect()
 }
 
 fn wait_for(agent: &Agent, within: Duration, prefixes: &[&str]) {

@@ -12,7 +12,7 @@ use podway_proto::config::IngressChoice;
 use podway_proto::control::{DataplaneLink, PortEntry, Response};
 use podway_proto::types::Mode;
 
-use crate::support::{Network, options, ping_all, spec};
+use crate::support::{Network, map_id, options, ping_all, spec};
 
 /// A daemon that refuses to start does so at once; binds retry for a second.
 const REFUSAL: &str = "10";
@@ -177,6 +177,46 @@ fn a_second_daemon_on_the_same_directory_is_refused() {
         56,
         10,
     );
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn a_fast_path_that_has_closed_for_good_is_told_with_the_remedy() {
+    let mut network = Network::up(spec(), &options(Mode::Vxlan));
+    // A map that takes nothing any more, as a full one.
+    let map = map_id(network.agent(0), "prefixes4");
+    run(Command::new("bpftool").args(["map", "freeze", "id", &map])).unwrap();
+    let agent = network.agent(0);
+    let peer = network.node(1).name.as_str();
+    let refused = wait_until("it is told", Duration::from_secs(5), || {
+        for args in [
+            &["route", "add", "10.9.0.0/16", "via", peer][..],
+            &["route", "del", "10.9.0.0/16"],
+        ] {
+            agent.cli(args).map_err(|error| error.to_string())?;
+        }
+        match agent.status().map_err(|error| error.to_string())?.dataplane {
+            DataplaneLink::Synced {
+                refused,
+                status: Some(status),
+            } if !status.gate_open && !refused.is_empty() => Ok(refused),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .unwrap();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    let told = &refused[0];
+    assert!(told.starts_with("the fast path: "), "{told}");
+    let remedy = "the kernel has all packets: restart podway-dataplane";
+    assert!(told.ends_with(remedy), "{told}");
+    let (from, to) = (network.pod(0, 0).clone(), network.pod(1, 0).ipv4);
+    ping_all(&from.netns, to.into(), 56, 10);
+
+    network.podway.agent_mut(0).stop_dataplane().unwrap();
+    network.podway.agent_mut(0).start_dataplane().unwrap();
+    network.podway.wait_ready().unwrap();
+    ping_all(&from.netns, to.into(), 56, 10);
     network.finish();
 }
 

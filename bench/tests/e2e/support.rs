@@ -1,9 +1,12 @@
 //! What every end-to-end test needs: a network with Podway in charge, and its orderly end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
+use podway_bench::netns::run;
 use podway_bench::ping::Ping;
 use podway_bench::podway::{Agent, Options, Podway};
 use podway_bench::topology::{Cluster, ClusterSpec, Node, Pod};
@@ -176,6 +179,39 @@ pub(crate) fn wait_for_answer(from: &podway_bench::netns::Netns, to: IpAddr, wit
         }
     })
     .unwrap();
+}
+
+/// The id of a map of the dataplane's programs.
+pub(crate) fn map_id(agent: &Agent, name: &str) -> String {
+    let held = format!("/proc/{}/fdinfo", agent.dataplane_pid().unwrap());
+    let held = fs::read_dir(held).unwrap().filter_map(|entry| {
+        // One may be closed meanwhile.
+        let text = fs::read_to_string(entry.unwrap().path()).ok()?;
+        let (_, rest) = text.split_once("map_id:")?;
+        Some(rest.lines().next()?.trim().to_owned())
+    });
+    let held: BTreeSet<String> = held.collect();
+    let maps = run(Command::new("bpftool").args(["-j", "map", "show"])).unwrap();
+    let maps: Vec<serde_json::Value> = serde_json::from_str(&maps).unwrap();
+    let ours = maps
+        .iter()
+        .find(|map| map["name"] == name && held.contains(&map["id"].to_string()));
+    ours.unwrap()["id"].to_string()
+}
+
+/// What the programs on the ports redirect: the IPv4 prefixes of the dataplane's published tables.
+pub(crate) fn redirected(agent: &Agent) -> BTreeSet<String> {
+    let id = map_id(agent, "prefixes4");
+    let dump = run(Command::new("bpftool").args(["-j", "map", "dump", "id", &id])).unwrap();
+    let dump: Vec<serde_json::Value> = serde_json::from_str(&dump).unwrap();
+    let entries = dump.iter().map(|entry| {
+        let bytes = entry["key"].as_array().unwrap().iter();
+        let key: Vec<u8> = bytes
+            .map(|byte| u8::from_str_radix(&byte.as_str().unwrap()[2..], 16).unwrap())
+            .collect();
+        format!("{}.{}.{}.{}/{}", key[4], key[5], key[6], key[7], key[0])
+    });
+    entries.collect()
 }
 
 /// What was counted between two states of one dataplane.

@@ -64,6 +64,8 @@ pub struct Session {
     untold: Untold,
     /// Facts that were refused, and why.
     refused: BTreeMap<Key, String>,
+    /// Why the dataplane leaves all packets to the kernel, facts or not.
+    closed: Option<String>,
     retry_refused: Option<Instant>,
     next_ticket: Ticket,
     answers: Vec<Answer>,
@@ -81,6 +83,7 @@ impl Session {
             facts: Facts::default(),
             untold: Untold::default(),
             refused: BTreeMap::new(),
+            closed: None,
             retry_refused: None,
             next_ticket: 0,
             answers: Vec::new(),
@@ -96,12 +99,13 @@ impl Session {
         }
     }
 
-    /// The facts that the dataplane refused, one sentence each.
+    /// What the dataplane refused, one sentence each: the fast path as a whole, and facts.
     pub fn refused(&self) -> Vec<String> {
-        self.refused
-            .iter()
-            .map(|(fact, error)| format!("{fact}: {error}"))
-            .collect()
+        let closed = self.closed.iter();
+        let closed = closed.map(|error| format!("the fast path: {error}"));
+        let facts = self.refused.iter();
+        let facts = facts.map(|(fact, error)| format!("{fact}: {error}"));
+        closed.chain(facts).collect()
     }
 
     /// Brings the facts that the dataplane is to hold up to date with what `dirt` names.
@@ -202,6 +206,7 @@ impl Session {
         self.reason = reason.text;
         self.untold = Untold::default();
         self.refused.clear();
+        self.closed = None;
         self.retry_refused = None;
         let under_way = connection.under_way.map(|(purpose, _)| purpose);
         let waiting = connection.waiting.into_iter().map(|(purpose, _)| purpose);
@@ -332,8 +337,13 @@ impl Session {
         for Told { key, .. } in told {
             self.refused.remove(key);
         }
+        let was_closed = self.closed.take();
         for Refused { index, error } in refused {
             let Some(Told { key, removes }) = told.get(*index) else {
+                if was_closed.is_none() {
+                    tracing::error!(%error, "the dataplane has closed the fast path");
+                }
+                self.closed = Some(error.message.clone());
                 continue;
             };
             // What is to be removed and is not there is as it should be.
@@ -573,6 +583,40 @@ mod tests {
         assert_eq!(changes, eth0.into_iter().collect::<Vec<_>>());
         assert!(bench.session.refused().is_empty());
         assert_eq!(bench.session.deadline(), None);
+    }
+
+    #[test]
+    fn a_fast_path_that_closed_for_good_is_reported_as_long_as_the_dataplane_says_so() {
+        let mut fixture = Fixture::new();
+        let mut bench = Bench::new();
+        bench.update(&fixture);
+        let mut peer = bench.accept();
+        bench.sync(&mut peer);
+        let closed = || Refused {
+            index: 1,
+            error: ErrorBody::new(ErrorCode::System, "a map is full"),
+        };
+        let told = vec!["the fast path: a map is full"];
+        for (name, refused, expected) in [
+            ("c", vec![closed()], told.clone()),
+            ("d", vec![closed()], told),
+            ("e", vec![], vec![]),
+        ] {
+            // One change: what is behind it has index 1.
+            let mut node = fixture.desired.nodes["b"].clone();
+            node.name = name.to_owned();
+            node.pod_cidrs.clear();
+            fixture.desired.nodes.insert(name.to_owned(), node);
+            bench.update(&fixture);
+            bench.advance();
+            bench.answer(&mut peer, &Response::Applied { refused });
+            assert_eq!(bench.session.refused(), expected, "{name}");
+        }
+        assert_eq!(
+            bench.session.deadline(),
+            None,
+            "there is nothing to tell again"
+        );
     }
 
     #[test]
