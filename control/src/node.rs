@@ -646,7 +646,10 @@ impl Node {
             LinkState::Disconnected(reason) => DataplaneLink::Disconnected {
                 reason: reason.to_owned(),
             },
-            LinkState::Syncing => DataplaneLink::Syncing,
+            LinkState::Syncing => DataplaneLink::Syncing {
+                refused: self.session.refused(),
+                status,
+            },
             LinkState::Synced => DataplaneLink::Synced {
                 refused: self.session.refused(),
                 status,

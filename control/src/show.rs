@@ -39,13 +39,10 @@ pub fn text(response: &Response) -> String {
 /// The ports with what the dataplane got for them, as far as `status` tells.
 pub fn ports(ports: &[PortEntry], status: &Response) -> String {
     let got = match status {
-        Response::Status(status) => match &status.dataplane {
-            DataplaneLink::Synced { status, .. } => status.as_ref().map(|s| s.ports.as_slice()),
-            _ => None,
-        },
+        Response::Status(status) => status.dataplane.status(),
         _ => None,
     };
-    ports::told(ports, got)
+    ports::told(ports, got.map(|status| status.ports.as_slice()))
 }
 
 /// Packets and bits per second of each port between two answers to `counters`.
@@ -135,12 +132,19 @@ fn show_status(status: &Status) -> String {
                 ),
             );
         }
-        DataplaneLink::Syncing => line("dataplane", "connected, being filled".to_owned()),
-        DataplaneLink::Synced { refused, status } => {
-            match status {
-                Some(status) => line("dataplane", dataplane_summary(status)),
-                None => line("dataplane", "in sync, and it does not answer".to_owned()),
-            }
+        link @ (DataplaneLink::Syncing { refused, status }
+        | DataplaneLink::Synced { refused, status }) => {
+            let state = match link {
+                DataplaneLink::Synced { .. } => "in sync",
+                _ => "not in sync yet",
+            };
+            line(
+                "dataplane",
+                match status {
+                    Some(status) => format!("{state}, {}", dataplane_summary(status)),
+                    None => format!("{state}, and it does not answer"),
+                },
+            );
             for refusal in refused {
                 line("", format!("refused: {refusal}"));
             }
@@ -181,7 +185,7 @@ fn dataplane_summary(status: &dataplane::Status) -> String {
     let gate = if status.gate_open { "open" } else { "closed" };
     let tables = &status.tables;
     format!(
-        "in sync, pid {}, up {} s, gate {gate}, {} workers ({}), {} routes ({} unresolved), \
+        "pid {}, up {} s, gate {gate}, {} workers ({}), {} routes ({} unresolved), \
          {} nodes, {} neighbors",
         status.pid,
         status.uptime_seconds,
@@ -485,6 +489,46 @@ mod tests {
             "dataplane   not connected (no answer within 5 seconds; is it stopped?): if it runs, it \
              goes on with what it was told last"
         );
+    }
+
+    #[test]
+    fn a_dataplane_is_in_sync_when_it_was_told_everything() {
+        let refused = || vec!["port eth0: the queue is taken".to_owned()];
+        let link = |synced, status: Option<dataplane::Status>| {
+            let (refused, status) = (refused(), status.map(Box::new));
+            match synced {
+                true => DataplaneLink::Synced { refused, status },
+                false => DataplaneLink::Syncing { refused, status },
+            }
+        };
+        let says = || dataplane::Status {
+            version: "0.1.0".into(),
+            pid: 8,
+            uptime_seconds: 60,
+            gate_open: true,
+            wait: "adaptive".into(),
+            workers: Vec::new(),
+            ports: Vec::new(),
+            tables: dataplane::TableStatus {
+                generation: 4,
+                adopted: 4,
+                routes: 3,
+                unresolved: 0,
+                nodes: 1,
+                neighbors: 1,
+            },
+        };
+        let summary = "pid 8, up 60 s, gate open, 0 workers (adaptive), 3 routes (0 unresolved), \
+                       1 nodes, 1 neighbors";
+        for (synced, state) in [(true, "in sync"), (false, "not in sync yet")] {
+            let line = of_dataplane(link(synced, Some(says())));
+            assert_eq!(line, format!("dataplane   {state}, {summary}"));
+            let line = of_dataplane(link(synced, None));
+            assert_eq!(line, format!("dataplane   {state}, and it does not answer"));
+            let shown = status(link(synced, Some(says())));
+            let refusal = "\n            refused: port eth0: the queue is taken\n";
+            assert!(shown.contains(refusal), "{shown}");
+        }
     }
 
     #[test]

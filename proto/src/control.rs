@@ -297,8 +297,16 @@ pub enum DataplaneLink {
         /// What the last attempt said.
         reason: String,
     },
-    /// Connected, and not yet told everything.
-    Syncing,
+    /// Connected, and not yet told everything: of a new connection all, of an old one what has
+    /// changed.
+    Syncing {
+        /// As when it is synced.
+        #[serde(default)]
+        refused: Vec<String>,
+        /// As when it is synced.
+        #[serde(default)]
+        status: Option<Box<dataplane::Status>>,
+    },
     /// It holds this node's facts.
     Synced {
         /// Facts that it refused, one sentence each.
@@ -306,6 +314,16 @@ pub enum DataplaneLink {
         /// What it says of itself; `None` when it did not answer in time.
         status: Option<Box<dataplane::Status>>,
     },
+}
+
+impl DataplaneLink {
+    /// What the dataplane says of itself, if it does.
+    pub fn status(&self) -> Option<&dataplane::Status> {
+        match self {
+            Self::Disconnected { .. } => None,
+            Self::Syncing { status, .. } | Self::Synced { status, .. } => status.as_deref(),
+        }
+    }
 }
 
 /// The kernel underneath (design section 7).

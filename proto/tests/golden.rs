@@ -223,7 +223,10 @@ fn control_responses() {
             status(DataplaneLink::Disconnected {
                 reason: "nobody listens".into(),
             }),
-            status(DataplaneLink::Syncing),
+            status(DataplaneLink::Syncing {
+                refused: Vec::new(),
+                status: None,
+            }),
             status(DataplaneLink::Synced {
                 refused: vec!["port eth0: the queue is taken".into()],
                 status: Some(Box::new(dataplane_status())),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use podway_proto::control::{DataplaneLink, NodeEntry, Response, RouteEntry, Status};
+use podway_proto::control::{NodeEntry, Response, RouteEntry, Status};
 use podway_proto::dataplane::Counters;
 use podway_proto::types::{MacAddr, Mode};
 use rustix::process::Signal;
@@ -216,15 +216,10 @@ impl Agent {
     /// # Errors
     /// When the dataplane cannot be asked or does not serve the interface.
     pub fn engine(&self, interface: &str) -> Result<String> {
-        let DataplaneLink::Synced {
-            status: Some(status),
-            ..
-        } = self.status()?.dataplane
-        else {
-            return Err(Error::Unexpected(
-                "the dataplane tells no status".to_owned(),
-            ));
-        };
+        let link = self.status()?.dataplane;
+        let status = link
+            .status()
+            .ok_or_else(|| Error::Unexpected("the dataplane tells no status".to_owned()))?;
         let port = status.ports.iter().find(|p| p.interface == interface);
         let port = port.ok_or_else(|| {
             Error::Unexpected(format!("the dataplane does not serve {interface}"))

@@ -10,7 +10,7 @@ use podway_bench::netns::{Netns, run, wait_until};
 use podway_bench::ping::Ping;
 use podway_bench::podway::{Agent, Options};
 use podway_bench::topology::{ClusterSpec, Node};
-use podway_proto::control::{DataplaneLink, RouteOrigin};
+use podway_proto::control::RouteOrigin;
 use podway_proto::types::Mode;
 
 use crate::support::{Delta, Network, options, ping_all, redirected, spec};
@@ -224,14 +224,8 @@ fn a_hundred_thousand_routes_arrive_whole() {
     config += "    route 10.64.0.0/16 blackhole;\n    route 10.65.0.0/16 unreachable;\n}\n";
     let daemon = bird(&node, &config);
     let whole = || {
-        let DataplaneLink::Synced {
-            status: Some(status),
-            ..
-        } = agent.status().unwrap().dataplane
-        else {
-            return Err("no status".to_owned());
-        };
-        match status.tables.routes {
+        let link = agent.status().unwrap().dataplane;
+        match link.status().ok_or("no status")?.tables.routes {
             routes if routes >= u64::from(MANY) => Ok(()),
             routes => Err(format!("{routes} routes\n{}", agent.logs())),
         }

@@ -13,7 +13,7 @@ use podway_bench::podway::Agent;
 use podway_bench::topology::ClusterSpec;
 use podway_proto::CONTROL_SOCKET;
 use podway_proto::client::{Client, ClientError};
-use podway_proto::control::{DataplaneLink, Request, RouteOrigin, RouteSpec, RouteTarget, ViaSpec};
+use podway_proto::control::{Request, RouteOrigin, RouteSpec, RouteTarget, ViaSpec};
 use podway_proto::types::Mode;
 
 use crate::support::{Network, options, ping_all, spec, wait_for_answer};
@@ -94,13 +94,9 @@ fn held(agent: &Agent) -> Routes {
 
 /// Routes in the workers' tables.
 fn in_tables(agent: &Agent) -> u64 {
-    match agent.status().unwrap().dataplane {
-        DataplaneLink::Synced {
-            status: Some(status),
-            ..
-        } => status.tables.routes,
-        other => panic!("{other:?}"),
-    }
+    let link = agent.status().unwrap().dataplane;
+    let status = link.status().unwrap_or_else(|| panic!("{link:?}"));
+    status.tables.routes
 }
 
 /// What the kernel has of what was added.

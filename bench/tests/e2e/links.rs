@@ -29,11 +29,9 @@ fn two_pods() -> ClusterSpec {
 
 /// The port as the dataplane serves it; `None` while it does not.
 fn served(agent: &Agent, interface: &str) -> Option<PortStatus> {
-    let DataplaneLink::Synced { status, .. } = agent.status().unwrap().dataplane else {
-        return None;
-    };
-    let ports = status?.ports.into_iter();
-    ports.into_iter().find(|port| port.interface == interface)
+    let link = agent.status().unwrap().dataplane;
+    let mut ports = link.status()?.ports.iter();
+    ports.find(|port| port.interface == interface).cloned()
 }
 
 /// A ping every millisecond between two pods that nothing happens to.

@@ -95,6 +95,13 @@ impl Connection {
         self.waiting.iter().any(is_apply)
     }
 
+    /// Whether no changes are waiting or under way.
+    pub(super) fn has_told_all(&self) -> bool {
+        let under_way = self.under_way.as_ref();
+        let applies = under_way.is_some_and(|(purpose, _)| matches!(purpose, Purpose::Apply(_)));
+        !applies && !self.has_changes()
+    }
+
     pub(super) fn send_next(&mut self, now: Instant) {
         if self.under_way.is_none()
             && let Some((purpose, request)) = self.waiting.pop_front()

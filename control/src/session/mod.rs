@@ -46,9 +46,9 @@ pub type Answer = (Ticket, Result<Response, ErrorBody>);
 pub enum LinkState<'a> {
     /// No connection; what the last attempt said.
     Disconnected(&'a str),
-    /// Connected, and not yet told everything.
+    /// Connected, and there is something that the dataplane has not answered yet or was not told.
     Syncing,
-    /// The dataplane holds our facts.
+    /// The dataplane holds our facts, but for those that it refused.
     Synced,
 }
 
@@ -94,7 +94,11 @@ impl Session {
     pub fn state(&self) -> LinkState<'_> {
         match &self.connection {
             None => LinkState::Disconnected(&self.reason),
-            Some(connection) if connection.synced => LinkState::Synced,
+            Some(connection)
+                if connection.synced && connection.has_told_all() && self.untold.is_empty() =>
+            {
+                LinkState::Synced
+            }
             Some(_) => LinkState::Syncing,
         }
     }
@@ -498,6 +502,31 @@ mod tests {
         bench.advance_at(Instant::now() + RECONNECT);
         let mut peer = bench.accept();
         assert_eq!(bench.sync(&mut peer), all_changes(&fixture));
+    }
+
+    #[test]
+    fn a_change_is_in_sync_when_the_dataplane_has_answered() {
+        let mut fixture = Fixture::new();
+        let mut bench = Bench::new();
+        bench.update(&fixture);
+        let mut peer = bench.accept();
+        bench.sync(&mut peer);
+        fixture.desired.nodes.remove("b");
+        bench.update(&fixture);
+        assert_eq!(bench.session.state(), LinkState::Syncing, "not told");
+        bench.advance();
+        assert_eq!(bench.session.state(), LinkState::Syncing, "under way");
+        fixture.desired.ports.remove("veth-a");
+        fixture.settings.uplink = None;
+        bench.update(&fixture);
+        bench.advance();
+        let applied = Response::Applied {
+            refused: Vec::new(),
+        };
+        bench.answer(&mut peer, &applied);
+        assert_eq!(bench.session.state(), LinkState::Syncing, "another");
+        bench.answer(&mut peer, &applied);
+        assert_eq!(bench.session.state(), LinkState::Synced);
     }
 
     #[test]

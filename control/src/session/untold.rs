@@ -21,6 +21,11 @@ pub(super) struct Untold {
 }
 
 impl Untold {
+    /// Whether it was told everything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.set.is_empty()
+    }
+
     /// Notes that a fact has changed: what there was before, and whether there is one.
     pub(super) fn note(&mut self, key: Key, before: Before, now: bool) {
         // What was noted before says what the dataplane holds.
