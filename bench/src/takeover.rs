@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use event::Event;
+pub use stuck::StuckThread;
 
 use crate::iperf::Iperf;
 use crate::netns::{Netns, join, run};

@@ -483,10 +483,10 @@ mod tests {
 
     #[test]
     fn a_dataplane_that_is_not_connected_may_forward() {
-        let reason = "no answer within 5 seconds; is it stopped?".to_owned();
+        let reason = "no answer within 5s; is it stopped?".to_owned();
         assert_eq!(
             of_dataplane(DataplaneLink::Disconnected { reason }),
-            "dataplane   not connected (no answer within 5 seconds; is it stopped?): if it runs, it \
+            "dataplane   not connected (no answer within 5s; is it stopped?): if it runs, it \
              goes on with what it was told last"
         );
     }

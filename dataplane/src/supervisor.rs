@@ -35,8 +35,9 @@ use crate::xsk::{Frame, FramePool, Region, Umem};
 use devices::{WorkerDevices, make_devices};
 use ports::AttachedPort;
 
-/// How long a worker may take to answer; it looks at its commands once a round.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a worker may take to answer; it looks at its commands once a round. Control waits longer
+/// for the answer to changes.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a change waits for the workers to adopt new tables before it is answered: one slow worker
 /// must not hold up the API.
 const ADOPTION_LIMIT: Duration = Duration::from_millis(20);
@@ -89,6 +90,15 @@ struct WorkerHandle {
     sheet: Arc<Sheet>,
     thread: Option<JoinHandle<()>>,
     devices: Option<WorkerDevices>,
+    /// Rounds that it had made when a command was given up; nothing is waited for before the next.
+    stuck_after: Option<u64>,
+}
+
+impl WorkerHandle {
+    /// Whether a command was given up and the worker has made no round since.
+    fn is_stuck(&self) -> bool {
+        self.stuck_after == Some(self.sheet.rounds.get())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -207,6 +217,7 @@ impl Supervisor {
                 sheet,
                 thread: Some(thread),
                 devices,
+                stuck_after: None,
             });
         }
         let mut supervisor = Self {
@@ -432,8 +443,12 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Sends `command` to a worker and waits for the answer.
+    /// Sends `command` to a worker and waits for the answer; not if it is stuck, or every change
+    /// would wait for it anew.
     fn ask(&mut self, worker: u16, command: Command) -> Result<Reply, ErrorBody> {
+        if self.worker(worker)?.is_stuck() {
+            return Err(stuck(worker));
+        }
         let number = self.tell(worker, command)?;
         let deadline = Instant::now() + ANSWER_LIMIT;
         loop {
@@ -444,32 +459,37 @@ impl Supervisor {
             match reply {
                 Some((answered, reply)) if answered == number => return Ok(reply),
                 Some((_, late)) => self.undo(worker, late),
-                None if Instant::now() > deadline => {
-                    return Err(system(format!(
-                        "worker {worker} has not answered for {ANSWER_LIMIT:?}; if that lasts, \
-                         restart podway-dataplane"
-                    )));
-                }
+                None if Instant::now() > deadline => return Err(self.give_up(worker)),
                 None => std::thread::sleep(Duration::from_micros(100)),
             }
         }
     }
 
-    /// Sends `command` to a worker. Returns its number.
+    fn worker(&mut self, number: u16) -> Result<&mut WorkerHandle, ErrorBody> {
+        let worker = self.workers.get_mut(usize::from(number));
+        worker.ok_or_else(|| system(format!("there is no worker {number}")))
+    }
+
+    /// Notes that a worker does not answer.
+    fn give_up(&mut self, worker: u16) -> ErrorBody {
+        if let Ok(handle) = self.worker(worker) {
+            handle.stuck_after = Some(handle.sheet.rounds.get());
+        }
+        let error = stuck(worker);
+        tracing::error!("{error}");
+        error
+    }
+
+    /// Sends `command` to a worker; waits for room if it is not stuck. Returns its number.
     fn tell(&mut self, worker: u16, command: Command) -> Result<u64, ErrorBody> {
         self.commands += 1;
         let number = self.commands;
-        let Some(handle) = self.workers.get(usize::from(worker)) else {
-            return Err(system(format!("there is no worker {worker}")));
-        };
+        let handle = self.worker(worker)?;
         let deadline = Instant::now() + ANSWER_LIMIT;
         let mut command = (number, command);
         while let Err(back) = handle.link.commands.push(command) {
-            if Instant::now() > deadline {
-                return Err(system(format!(
-                    "worker {worker} has not taken a command for {ANSWER_LIMIT:?}; if that lasts, \
-                     restart podway-dataplane"
-                )));
+            if handle.is_stuck() || Instant::now() > deadline {
+                return Err(self.give_up(worker));
             }
             command = back;
             handle.waker.wake();
@@ -504,7 +524,7 @@ impl Supervisor {
     }
 
     /// Stops in order: gate, XDP programs, workers, sockets. The kernel forwards from the first
-    /// step on.
+    /// step on. A worker that is stuck is left to the end of the process.
     pub fn stop(mut self) {
         self.redirect.close_gate();
         // What was redirected before is still forwarded.
@@ -520,14 +540,29 @@ impl Supervisor {
                 tracing::error!(%error, "cannot stop a worker");
             }
         }
-        for worker in &mut self.workers {
-            if let Some(thread) = worker.thread.take()
-                && thread.join().is_err()
-            {
-                tracing::error!("a worker ended by a panic");
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            let Some(thread) = worker.thread.take() else {
+                continue;
+            };
+            while !thread.is_finished() && !worker.is_stuck() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            // All that it works on is its own, or shared: nothing of that goes before it does.
+            if !thread.is_finished() {
+                tracing::error!("worker {number} is stuck and ends with the process");
+            } else if thread.join().is_err() {
+                tracing::error!("worker {number} ended by a panic");
             }
         }
     }
+}
+
+fn stuck(worker: u16) -> ErrorBody {
+    system(format!(
+        "worker {worker} is stuck: it has left a command unanswered for {ANSWER_LIMIT:?} and made \
+         no round since; if that lasts, restart podway-dataplane"
+    ))
 }
 
 fn system(error: impl std::fmt::Display) -> ErrorBody {

@@ -6,12 +6,13 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use crate::{Error, Result};
 
 /// A thread that is stopped as long as this is held, by the thread that holds it (ptrace(2)).
 #[derive(Debug)]
-pub(super) struct StuckThread {
+pub struct StuckThread {
     tid: libc::pid_t,
 }
 
@@ -20,7 +21,7 @@ impl StuckThread {
     ///
     /// # Errors
     /// When there is none, or it may not be stopped.
-    pub(super) fn stop(pid: u32, name: &str) -> Result<Self> {
+    pub fn stop(pid: u32, name: &str) -> Result<Self> {
         let tasks = format!("/proc/{pid}/task");
         let missing = || Error::Unexpected(format!("process {pid} has no thread {name}"));
         let entries = fs::read_dir(&tasks).map_err(Error::io(tasks))?;
@@ -59,7 +60,18 @@ impl StuckThread {
 
 impl Drop for StuckThread {
     fn drop(&mut self) {
-        // A thread that is gone is stuck no more.
-        let _ = self.ask(libc::PTRACE_DETACH, "release");
+        if self.ask(libc::PTRACE_DETACH, "release").is_ok() {
+            return;
+        }
+        // It is ending. As long as nobody has waited for it, its process is not gone.
+        let options = libc::__WALL | libc::WNOHANG;
+        for _ in 0..100 {
+            // SAFETY: looks after one thread and writes nothing.
+            let waited = unsafe { libc::waitpid(self.tid, std::ptr::null_mut(), options) };
+            if waited != 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

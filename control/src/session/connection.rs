@@ -9,7 +9,7 @@ use podway_proto::codec::{self, LineBuffer};
 use podway_proto::dataplane::{Request, Response};
 
 use super::untold::{Batch, Told};
-use super::{RECONNECT, RECONNECT_AFTER_FAULT, Ticket};
+use super::{ANSWER, CHANGES, RECONNECT, RECONNECT_AFTER_FAULT, Ticket};
 use crate::facts::Key;
 
 /// What a request that is under way is for.
@@ -19,7 +19,18 @@ pub(super) enum Purpose {
     SyncBegin,
     Apply(Vec<Told>),
     SyncEnd,
-    Question(Ticket),
+    /// And since when it is asked.
+    Question(Ticket, Instant),
+}
+
+impl Purpose {
+    /// How long the answer may take.
+    pub(super) fn limit(&self) -> Duration {
+        match self {
+            Self::Apply(_) | Self::SyncEnd => CHANGES,
+            Self::Hello | Self::SyncBegin | Self::Question(..) => ANSWER,
+        }
+    }
 }
 
 /// One connection, from `hello` to its end.
@@ -82,6 +93,28 @@ impl Connection {
 
     pub(super) fn queue(&mut self, request: (Purpose, Request)) {
         self.waiting.push_back(request);
+    }
+
+    /// The questions that wait to be sent, and since when.
+    pub(super) fn questions(&self) -> impl Iterator<Item = (Ticket, Instant)> {
+        self.waiting
+            .iter()
+            .filter_map(|(purpose, _)| match purpose {
+                Purpose::Question(ticket, asked) => Some((*ticket, *asked)),
+                _ => None,
+            })
+    }
+
+    /// Takes away the questions that have waited for so long.
+    pub(super) fn take_questions(&mut self, now: Instant, limit: Duration) -> Vec<Ticket> {
+        let is_late = |asked: Instant| now.saturating_duration_since(asked) >= limit;
+        let late = self.questions().filter(|(_, asked)| is_late(*asked));
+        let late: Vec<Ticket> = late.map(|(ticket, _)| ticket).collect();
+        self.waiting.retain(|(purpose, _)| match purpose {
+            Purpose::Question(_, asked) => !is_late(*asked),
+            _ => true,
+        });
+        late
     }
 
     pub(super) fn queue_apply(&mut self, batch: Batch) {

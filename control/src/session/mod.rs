@@ -1,7 +1,8 @@
 //! The link to the dataplane: connect, tell everything, then tell what changes.
 //!
 //! One request is under way at a time. Nothing here blocks: the main loop calls in when the
-//! socket is ready and when [`Session::deadline`] has passed. After a connection breaks, by either
+//! socket is ready and when [`Session::deadline`] has passed. A question that waits behind changes for
+//! too long is answered without the dataplane. After a connection breaks, by either
 //! side's restart, all facts are told anew between `sync-begin` and `sync-end`; the dataplane
 //! forwards by the old ones meanwhile.
 
@@ -28,8 +29,12 @@ use crate::world::World;
 const RECONNECT: Duration = Duration::from_millis(100);
 /// How long after a dataplane that does not speak our language, or does not answer.
 const RECONNECT_AFTER_FAULT: Duration = Duration::from_secs(1);
-/// How long the dataplane may take for an answer. Attaching a port waits for RCU grace periods.
+/// How long the dataplane may take for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long for changes: more than it may take for a request's worth of them. Attaching a port waits
+/// for RCU grace periods, and up to a second for a queue that is taken; a stuck worker is waited for
+/// once, two seconds.
+const CHANGES: Duration = Duration::from_secs(30);
 /// When a fact that was refused is told again.
 const RETRY_REFUSED: Duration = Duration::from_secs(1);
 /// Questions of clients that may wait for an answer.
@@ -136,7 +141,7 @@ impl Session {
                 format!("podway-dataplane is not connected: {}", self.reason),
             ));
         };
-        let is_question = |(purpose, _): &&(Purpose, _)| matches!(purpose, Purpose::Question(_));
+        let is_question = |(purpose, _): &&(Purpose, _)| matches!(purpose, Purpose::Question(..));
         if connection.waiting.iter().filter(is_question).count() >= MAX_QUESTIONS {
             return Err(ErrorBody::new(
                 ErrorCode::Busy,
@@ -144,9 +149,8 @@ impl Session {
             ));
         }
         self.next_ticket += 1;
-        connection
-            .waiting
-            .push_back((Purpose::Question(self.next_ticket), request));
+        let purpose = Purpose::Question(self.next_ticket, Instant::now());
+        connection.queue((purpose, request));
         Ok(self.next_ticket)
     }
 
@@ -160,11 +164,11 @@ impl Session {
         match &self.connection {
             None => Some(self.next_attempt),
             Some(connection) => {
-                let answer = connection
-                    .under_way
-                    .as_ref()
-                    .map(|(_, since)| *since + ANSWER);
-                answer.into_iter().chain(self.retry_refused).min()
+                let under_way = connection.under_way.as_ref();
+                let answer = under_way.map(|(purpose, since)| *since + purpose.limit());
+                let question = connection.questions().map(|(_, asked)| asked + ANSWER);
+                let all = answer.into_iter().chain(self.retry_refused);
+                all.chain(question.min()).min()
             }
         }
     }
@@ -179,6 +183,19 @@ impl Session {
         {
             self.disconnect(registry, now, reason);
         }
+        self.give_up_questions(now);
+    }
+
+    /// Answers questions that have waited behind changes for too long.
+    fn give_up_questions(&mut self, now: Instant) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let late = connection.take_questions(now, ANSWER);
+        self.answers.extend(late.into_iter().map(|ticket| {
+            let error = "podway-dataplane is busy with changes; ask again later";
+            (ticket, Err(ErrorBody::new(ErrorCode::Busy, error)))
+        }));
     }
 
     fn connect(&mut self, registry: &Registry, now: Instant) {
@@ -215,7 +232,7 @@ impl Session {
         let under_way = connection.under_way.map(|(purpose, _)| purpose);
         let waiting = connection.waiting.into_iter().map(|(purpose, _)| purpose);
         for purpose in under_way.into_iter().chain(waiting) {
-            if let Purpose::Question(ticket) = purpose {
+            if let Purpose::Question(ticket, _) = purpose {
                 let error = format!("podway-dataplane did not answer: {}", self.reason);
                 self.answers
                     .push((ticket, Err(ErrorBody::new(ErrorCode::Unavailable, error))));
@@ -235,14 +252,14 @@ impl Session {
             match connection.next_answer()? {
                 Some((purpose, response)) => self.handle(purpose, response, now)?,
                 None => {
-                    let late = connection
-                        .under_way
-                        .as_ref()
-                        .is_some_and(|(_, since)| now.saturating_duration_since(*since) >= ANSWER);
-                    return if late {
-                        Err(Fault::slow("no answer within 5 seconds; is it stopped?"))
-                    } else {
-                        Ok(())
+                    let under_way = connection.under_way.as_ref();
+                    let late = under_way.map(|(purpose, since)| (purpose.limit(), *since));
+                    return match late {
+                        Some((limit, since)) if now.saturating_duration_since(since) >= limit => {
+                            let text = format!("no answer within {limit:?}; is it stopped?");
+                            Err(Fault::slow(&text))
+                        }
+                        _ => Ok(()),
                     };
                 }
             }
@@ -294,7 +311,7 @@ impl Session {
 
     fn handle(&mut self, purpose: Purpose, response: Response, now: Instant) -> Result<(), Fault> {
         match (purpose, response) {
-            (Purpose::Question(ticket), response) => self.answers.push((ticket, Ok(response))),
+            (Purpose::Question(ticket, _), response) => self.answers.push((ticket, Ok(response))),
             (
                 Purpose::Hello,
                 Response::Hello {
@@ -678,6 +695,45 @@ mod tests {
             answers[0].1.as_ref().unwrap_err().code,
             ErrorCode::Unavailable
         );
+    }
+
+    #[test]
+    fn changes_may_take_longer_than_questions_that_wait_behind_them() {
+        let mut fixture = Fixture::new();
+        let mut bench = Bench::new();
+        bench.update(&fixture);
+        let mut peer = bench.accept();
+        bench.sync(&mut peer);
+        fixture.desired.nodes.remove("b");
+        bench.update(&fixture);
+        bench.advance();
+        let ticket = bench.session.ask(Request::Status).unwrap();
+        let begin = Instant::now();
+        assert!(bench.session.deadline().unwrap() <= begin + ANSWER);
+        bench.advance_at(begin + ANSWER - Duration::from_millis(100));
+        assert_eq!(bench.session.take_answers(), []);
+        bench.advance_at(begin + ANSWER);
+        let answers = bench.session.take_answers();
+        assert_eq!(answers.len(), 1);
+        assert_eq!(answers[0].0, ticket);
+        assert_eq!(answers[0].1.as_ref().unwrap_err().code, ErrorCode::Busy);
+        // Changes go on, and what was given up is not asked.
+        assert_eq!(bench.session.state(), LinkState::Syncing);
+        let later = bench.session.deadline().unwrap();
+        assert!(later > begin + 2 * ANSWER);
+        let refused = Vec::new();
+        bench.answer(&mut peer, &Response::Applied { refused });
+        assert_eq!(bench.session.state(), LinkState::Synced);
+        assert_eq!(bench.session.deadline(), None);
+
+        fixture.settings.uplink = None;
+        bench.update(&fixture);
+        bench.advance();
+        bench.advance_at(Instant::now() + CHANGES);
+        let LinkState::Disconnected(reason) = bench.session.state() else {
+            panic!()
+        };
+        assert_eq!(reason, "no answer within 30s; is it stopped?");
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::facts::{Before, Facts, Key};
 /// Bytes of changes in one request: far below [`codec::MAX_LINE`], whatever one change adds.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Ports in one request: the dataplane may take a second for each, and answers nobody meanwhile.
+const BATCH_PORTS: usize = 16;
+
 /// Facts that differ from what the dataplane was told.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
@@ -79,7 +82,7 @@ impl Batch {
     /// As many of `changes` as fit in a line.
     pub(super) fn of(changes: impl Iterator<Item = (Key, Change)>) -> Self {
         let mut batch = Self::default();
-        let mut bytes = 0;
+        let (mut bytes, mut ports) = (0, 0);
         for (key, change) in changes {
             bytes += codec::encode(&change).len();
             let removes = matches!(
@@ -89,9 +92,10 @@ impl Batch {
                     | Change::DelRoute { .. }
                     | Change::DelNeighbor { .. }
             );
+            ports += usize::from(matches!(key, Key::Port(_)));
             batch.told.push(Told { key, removes });
             batch.changes.push(change);
-            if bytes >= BATCH_BYTES {
+            if bytes >= BATCH_BYTES || ports >= BATCH_PORTS {
                 break;
             }
         }
@@ -133,6 +137,21 @@ mod tests {
         }
         assert_eq!(lines, 4);
         assert_eq!(keys, (0..20_000).rev().map(route).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn many_ports_go_in_several_requests() {
+        let mut untold = Untold::default();
+        for number in 0..40 {
+            untold.note(Key::Port(format!("veth{number}")), Before::Other, false);
+        }
+        untold.note(route(1), Before::Other, false);
+        let facts = Facts::default();
+        let lengths = std::iter::from_fn(|| {
+            let batch = Batch::of(std::iter::from_fn(|| untold.next(&facts)));
+            batch.last().map(|_| batch.changes.len())
+        });
+        assert_eq!(lengths.collect::<Vec<_>>(), [17, 16, 8]);
     }
 
     #[test]
