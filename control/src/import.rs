@@ -253,7 +253,7 @@ pub fn route<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<Impo
         || index.node_of_cidr(prefix).is_some()
         || index.port_of(prefix).is_some();
     let own = world.underlay();
-    let has_node = index.has_node_in(prefix) || own.is_some_and(|own| prefix.contains(&own));
+    let has_node = index.node_in(prefix).is_some() || own.is_some_and(|own| prefix.contains(&own));
     if told || has_node || check_prefix(prefix).is_err() {
         return None;
     }

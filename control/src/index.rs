@@ -137,10 +137,13 @@ impl Index {
         self.underlays.get(&underlay).map(String::as_str)
     }
 
-    /// Whether a prefix holds the underlay address of a node.
-    pub fn has_node_in(&self, prefix: IpNet) -> bool {
+    /// A node whose underlay address is in a prefix, and that address.
+    pub fn node_in(&self, prefix: IpNet) -> Option<(&str, IpAddr)> {
         let hosts = prefix.network()..=prefix.broadcast();
-        self.underlays.range(hosts).next().is_some()
+        let mut inside = self.underlays.range(hosts);
+        inside
+            .next()
+            .map(|(address, name)| (name.as_str(), *address))
     }
 
     /// The port of the pod that has exactly this address.

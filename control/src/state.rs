@@ -94,12 +94,34 @@ impl Desired {
                 )));
             }
         }
+        if let Some((prefix, through)) = self.route_through_node_to(node.underlay) {
+            return Err(invalid(format!(
+                "underlay address {} lies in {prefix}, to which there is a route via node \
+                 {through}: packets to node {} would be sent to that one; delete it first: podway \
+                 route del {prefix}",
+                node.underlay, node.name
+            )));
+        }
         let others = self.nodes.values().filter(|other| other.name != node.name);
         for other in others {
             self.check_beside(&node, other)?;
         }
         self.nodes.insert(node.name.clone(), node);
         Ok(())
+    }
+
+    /// A route that was added through a node and holds `address`, and the node.
+    fn route_through_node_to(&self, address: IpAddr) -> Option<(IpNet, &str)> {
+        let host = IpNet::from(address);
+        // Few lookups, however many routes there are.
+        let mut holding = (0..=host.max_prefix_len()).filter_map(|length| {
+            let prefix = IpNet::new(address, length).ok()?.trunc();
+            Some((prefix, self.routes.get(&prefix)?))
+        });
+        holding.find_map(|(prefix, via)| match via {
+            ViaSpec::Node { node } => Some((prefix, node.as_str())),
+            ViaSpec::Gateway { .. } => None,
+        })
     }
 
     fn check_beside(&self, node: &NodeSpec, other: &NodeSpec) -> Check {
@@ -190,7 +212,14 @@ impl Desired {
                     "there is no node {node}; add it with podway node set"
                 )));
             }
-            ViaSpec::Node { .. } => {}
+            ViaSpec::Node { node } => {
+                if let Some((other, underlay)) = index.node_in(prefix) {
+                    return Err(invalid(format!(
+                        "{prefix} holds the underlay address {underlay} of node {other}; packets \
+                         to that node would be sent to node {node}"
+                    )));
+                }
+            }
             ViaSpec::Gateway { address, interface } => {
                 check_unicast(*address, "a router")?;
                 if address.is_ipv4() != prefix.addr().is_ipv4() {
@@ -540,6 +569,8 @@ mod tests {
             node("c", "10.0.1.9", &["10.0.2.0/24"]),
             node("c c", "192.168.1.3", &["10.0.2.0/24"]),
             node("10.0.0.1", "192.168.1.3", &["10.0.2.0/24"]),
+            // In a route through node b.
+            node("c", "10.9.1.1", &["10.0.2.0/24"]),
         ] {
             refused(ErrorCode::Invalid, set(wrong));
         }
@@ -574,6 +605,16 @@ mod tests {
         );
         refused(ErrorCode::Invalid, add(gateway("10.8.0.0/16", "fd00::9")));
         refused(ErrorCode::Invalid, add(gateway("10.8.0.1/32", "10.8.0.1")));
+        // Nodes are reached on the underlay, and not through one of them.
+        for underlay in ["192.168.0.0/16", "192.168.1.1/32", "192.168.1.2/32"] {
+            refused(ErrorCode::Invalid, add(via(underlay, "b")));
+        }
+        // A router is a part of the underlay.
+        let mut desired = two_nodes();
+        let route = gateway("192.168.0.0/16", "192.168.7.9");
+        set_route(&mut desired, route, false).unwrap();
+        let third = node("c", "192.168.2.3", &["10.0.2.0/24"]);
+        desired.set_node(third).unwrap();
         refused(ErrorCode::NotFound, |d| {
             d.delete_route("10.9.0.0/17".parse().unwrap())
         });
