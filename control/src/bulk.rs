@@ -261,7 +261,11 @@ fn beyond(all: &Desired, other: &Desired) -> Entries {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use ipnet::IpNet;
     use podway_proto::control::{PortRoleSpec, ViaSpec};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -338,6 +342,71 @@ mod tests {
         assert!(difference(&current(), &current()).is_empty());
     }
 
+    /// Few, so that nodes, routes and pods meet.
+    fn address(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, number / 3 % 3, number % 3])
+    }
+
+    fn prefix(number: u8) -> IpNet {
+        let length = [16, 24, 31, 32][usize::from(number % 4)];
+        IpNet::new(address(number / 4), length).unwrap().trunc()
+    }
+
+    fn name(number: u8) -> String {
+        ["a", "b", "c"][usize::from(number % 3)].to_owned()
+    }
+
+    /// Asks for a change that may be refused.
+    fn change(desired: &mut Desired, kind: u8, [one, two, three]: [u8; 3]) {
+        let index = Index::of(desired);
+        let _ = match kind {
+            0 | 1 => desired.set_node(NodeSpec {
+                name: name(one),
+                underlay: address(two),
+                pod_cidrs: Vec::from_iter((three % 5 > 0).then(|| prefix(three))),
+                vtep_mac: None,
+                mode: None,
+            }),
+            2 => desired.delete_node(&name(one), &index),
+            3 | 4 => {
+                let via = match two % 4 {
+                    0 => ViaSpec::Gateway {
+                        address: address(three),
+                        interface: None,
+                    },
+                    _ => ViaSpec::Node { node: name(three) },
+                };
+                let prefix = prefix(one);
+                desired.set_route(RouteSpec { prefix, via }, true, FIXED, &index)
+            }
+            5 => desired.delete_route(prefix(one)),
+            6 => {
+                let addresses = vec![address(two)];
+                let role = PortRoleSpec::Pod {
+                    addresses,
+                    mac: None,
+                };
+                let interface = name(one);
+                desired.add_port(PortSpec { interface, role }, FIXED)
+            }
+            _ => desired.delete_port(&name(one), FIXED),
+        };
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_accepted_can_be_imported(
+            steps in prop::collection::vec((0..8_u8, any::<[u8; 3]>()), 1..40),
+        ) {
+            let mut desired = Desired::default();
+            for (kind, values) in steps {
+                change(&mut desired, kind, values);
+            }
+            let all = bulk(true, entries(&desired));
+            prop_assert_eq!(apply(&Desired::default(), &all, FIXED), Ok(desired));
+        }
+    }
+
     #[test]
     fn routes_alone_change_nothing_else() {
         let told = Entries {
@@ -353,7 +422,7 @@ mod tests {
 
     #[test]
     fn routes_come_whatever_ports_there_are() {
-        // A pod has what became the first address of a PodCIDR later.
+        // A pod has the first address of a PodCIDR, in a file of an earlier version.
         let mut current = current();
         let pod = PortRoleSpec::Pod {
             addresses: vec!["10.0.3.0".parse().unwrap()],
@@ -362,7 +431,7 @@ mod tests {
         };
         current.ports.insert("veth-a".into(), pod);
         let node = node("d", "192.168.1.4", "10.0.3.0/24");
-        current.set_node(node).unwrap();
+        current.nodes.insert("d".into(), node);
         let told = Entries {
             routes: vec![route("10.7.0.0/16", "d")],
             ..Entries::default()

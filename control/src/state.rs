@@ -13,7 +13,7 @@ use podway_proto::control::{
 use podway_proto::types::MacAddr;
 use podway_proto::{ErrorBody, ErrorCode};
 
-use crate::index::Index;
+use crate::index::{Index, pod_addresses};
 
 /// Longest node name in bytes; a DNS name fits (RFC 1035).
 const MAX_NAME: usize = 253;
@@ -105,6 +105,13 @@ impl Desired {
         let others = self.nodes.values().filter(|other| other.name != node.name);
         for other in others {
             self.check_beside(&node, other)?;
+        }
+        for (interface, role) in &self.ports {
+            for address in pod_addresses(role) {
+                check_node_and_pod(&node, *address).map_err(|error| {
+                    exists(format!("{}; the pod is behind {interface}", error.message))
+                })?;
+            }
         }
         self.nodes.insert(node.name.clone(), node);
         Ok(())
@@ -309,21 +316,8 @@ impl Desired {
             if !seen.insert(address) {
                 return Err(invalid(format!("address {address} was given twice")));
             }
-            if let Some(node) = self.nodes.values().find(|node| node.underlay == *address) {
-                return Err(invalid(format!(
-                    "{address} is the underlay address of node {}",
-                    node.name
-                )));
-            }
-            let is_device_address = |cidr: &IpNet| {
-                cidr.network() == *address && cidr.prefix_len() < cidr.max_prefix_len()
-            };
-            let mut cidrs = self.nodes.values().flat_map(|node| &node.pod_cidrs);
-            if let Some(cidr) = cidrs.find(|cidr| is_device_address(cidr)) {
-                return Err(invalid(format!(
-                    "{address} is the first address of PodCIDR {cidr}, which the node itself uses"
-                )));
-            }
+            let mut nodes = self.nodes.values();
+            nodes.try_for_each(|node| check_node_and_pod(node, *address))?;
         }
         let others = self.ports.iter().filter(|(name, _)| *name != interface);
         for (name, role) in others {
@@ -360,6 +354,24 @@ impl Desired {
             "{interface} is no port; see podway port show"
         )))
     }
+}
+
+/// Whether a pod may have an address beside a node.
+fn check_node_and_pod(node: &NodeSpec, pod: IpAddr) -> Check {
+    if node.underlay == pod {
+        return Err(invalid(format!(
+            "{pod} is the underlay address of node {}",
+            node.name
+        )));
+    }
+    let is_device_address =
+        |cidr: &&IpNet| cidr.network() == pod && cidr.prefix_len() < cidr.max_prefix_len();
+    if let Some(cidr) = node.pod_cidrs.iter().find(is_device_address) {
+        return Err(invalid(format!(
+            "{pod} is the first address of PodCIDR {cidr}, which the node itself uses"
+        )));
+    }
+    Ok(())
 }
 
 /// MAC of a node's VTEP, told or derived.
@@ -574,6 +586,17 @@ mod tests {
         ] {
             refused(ErrorCode::Invalid, set(wrong));
         }
+        // What a pod has: the first address of a PodCIDR, and an underlay address.
+        let smaller = node("a", "192.168.1.1", &["10.0.0.2/31", "10.0.2.0/24"]);
+        refused(ErrorCode::AlreadyExists, set(smaller));
+        refused(ErrorCode::AlreadyExists, |desired| {
+            desired.set_node(node("a", "192.168.1.1", &[])).unwrap();
+            let result = desired.set_node(node("c", "10.0.0.2", &[]));
+            desired
+                .set_node(node("a", "192.168.1.1", &["10.0.0.0/24"]))
+                .unwrap();
+            result
+        });
         let mut same_mac = c(&["10.0.2.0/24"]);
         same_mac.vtep_mac = Some("02:50:c0:a8:01:02".parse().unwrap());
         refused(ErrorCode::AlreadyExists, set(same_mac));
