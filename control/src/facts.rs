@@ -290,7 +290,8 @@ fn replace<K: Ord + Clone, V: PartialEq>(
 }
 
 fn local(world: &World<'_>) -> Option<LocalNode> {
-    let mut addresses: Vec<IpAddr> = world.observed.addresses().map(|a| a.address).collect();
+    let all = world.observed.addresses().map(|a| a.address);
+    let mut addresses: Vec<IpAddr> = all.filter(is_unicast).collect();
     addresses.sort_unstable();
     addresses.dedup();
     Some(LocalNode {
@@ -300,6 +301,13 @@ fn local(world: &World<'_>) -> Option<LocalNode> {
         addresses,
         translates: world.chains.translates,
     })
+}
+
+/// Whether packets to an address of a link may be for this node alone. Links may have others (`ip addr
+/// add 239.1.1.1/32 autojoin`), which are left to the kernel anyhow.
+fn is_unicast(address: &IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_multicast() || address.is_unspecified() || broadcast)
 }
 
 /// Every port as it was told: the configuration's uplink and those that were added.
@@ -426,6 +434,7 @@ mod tests {
 
     use super::*;
     use crate::netlink::{self, Event};
+    use crate::observed::tests::address;
     use crate::world::tests::Fixture;
 
     /// What was found to have changed, as it is told.
@@ -482,6 +491,29 @@ mod tests {
             changes(&Facts::of(&fixture.world(), &fixture.index()), &fixture),
             []
         );
+    }
+
+    #[test]
+    fn of_the_links_addresses_those_of_one_host_are_told() {
+        let mut fixture = Fixture::new();
+        for odd in [
+            "239.1.1.1/32",
+            "255.255.255.255/32",
+            "0.0.0.0/8",
+            "ff05::7/128",
+            "127.0.0.1/8",
+            "fe80::1/64",
+        ] {
+            fixture.observed.apply(Event::Address(address(3, odd)));
+        }
+        let facts = Facts::of(&fixture.world(), &fixture.index());
+        let told: Vec<String> = facts
+            .local
+            .iter()
+            .flat_map(|local| &local.addresses)
+            .map(IpAddr::to_string)
+            .collect();
+        assert_eq!(told, ["127.0.0.1", "192.168.1.1", "fe80::1"]);
     }
 
     #[test]
