@@ -381,6 +381,31 @@ fn a_full_disk_refuses_changes_and_loses_none() {
 
 #[test]
 #[ignore = "needs root: network namespaces"]
+fn what_was_refused_does_not_come_with_the_next_start() {
+    let cluster = Cluster::new();
+    // A directory whose names can be changed, and not be forced to the disk.
+    let line = "chmod 300 \"$1\"; shift; exec setpriv \
+                --bounding-set=-dac_override,-dac_read_search \"$@\"";
+    let daemon = Daemon::spawn(cluster.daemon_after("a", CONFIG, line));
+    let output = cluster.try_podway("a", "node set b --underlay 192.168.77.2");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let directory = cluster.state_dir("a");
+    let begin = format!(
+        "podway: nothing was changed: cannot write to {}: ",
+        directory.display()
+    );
+    assert!(said.starts_with(&begin), "{said}");
+    assert_eq!(cluster.client("a").export().unwrap(), Entries::default());
+    daemon.kill();
+    run(Command::new("chmod").arg("750").arg(&directory));
+    let daemon = cluster.start("a", CONFIG);
+    assert_eq!(cluster.client("a").export().unwrap(), Entries::default());
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
 fn a_daemon_starts_on_a_full_disk() {
     let cluster = Cluster::new();
     let daemon = cluster.start("a", CONFIG);

@@ -120,6 +120,7 @@ impl Node {
                     before.clone().put(&mut self.desired);
                     self.note(after, &before);
                 }
+                self.store.take_back(&self.desired);
                 not_saved(&error)
             }
         };
@@ -142,6 +143,7 @@ impl Node {
             return Response::BulkDone(change);
         }
         if let Err(error) = self.store.save(&Entry::of(&change), &after) {
+            self.store.take_back(&self.desired);
             return not_saved(&error);
         }
         self.desired = after;

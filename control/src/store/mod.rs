@@ -54,6 +54,8 @@ pub struct Store {
     generation: u64,
     /// The file that lines are added to; `None` if the next change needs a new one.
     log: Option<Log>,
+    /// Whether the file may say changes that could not be saved.
+    ahead: bool,
     /// Held while the process lives; the kernel lets go of it however the process ends.
     _lock: File,
 }
@@ -131,6 +133,7 @@ impl Store {
             directory: directory.to_owned(),
             generation: 0,
             log: None,
+            ahead: false,
             _lock: lock,
         })
     }
@@ -175,12 +178,20 @@ impl Store {
     /// Saves a group of changes, which `state` has already; they are on the disk when this returns.
     ///
     /// # Errors
-    /// When a step fails; the file then says what it said before.
+    /// When a step fails; the file may say the changes until [`Self::take_back`].
     pub fn save(&mut self, changes: &[Entry], state: &Desired) -> Result<(), StoreError> {
         let path = self.path(FILE);
         // What is added to a file that somebody has moved away is not found again.
         let Some(log) = self.log.as_mut().filter(|log| log.is_at(&path)) else {
-            return self.write_anew(state);
+            let before = self.generation;
+            let written = self.write_anew(state);
+            if written.is_err() && self.generation != before {
+                // The new file has its name; that this lasts is not sure. The next one, which does
+                // not say the changes, takes its place.
+                self.generation = before;
+                self.ahead = true;
+            }
+            return written;
         };
         let (mut chain, mut line) = (log.chain, Vec::new());
         chain.put(&mut line, changes);
@@ -197,10 +208,22 @@ impl Store {
             .file
             .set_len(log.length)
             .and_then(|()| log.file.sync_data());
+        self.ahead |= shortened.is_err();
         if whole || shortened.is_err() {
             self.log = None;
         }
         Err(failed("write to", &path)(error))
+    }
+
+    /// After changes that could not be saved and were taken back: sees to it that the file does not
+    /// say them, since it is read at the next start. `state` is without them.
+    pub fn take_back(&mut self, state: &Desired) {
+        // The previous file stays that of what was acknowledged.
+        if self.ahead
+            && let Err(error) = self.replace(state, None)
+        {
+            tracing::error!("{error}; the state file may say what was refused");
+        }
     }
 
     /// Writes a new file when the old one has grown enough. `state` is what it says.
@@ -224,11 +247,11 @@ impl Store {
     /// Writes a new file and keeps the old one as the previous one. When this fails the old file is
     /// in force.
     fn write_anew(&mut self, state: &Desired) -> Result<(), StoreError> {
-        self.replace(state, &self.path(PREVIOUS))
+        self.replace(state, Some(&self.path(PREVIOUS)))
     }
 
     /// Writes a new file and gives the old one, if there is one, the name `kept`.
-    fn replace(&mut self, state: &Desired, kept: &Path) -> Result<(), StoreError> {
+    fn replace(&mut self, state: &Desired, kept: Option<&Path>) -> Result<(), StoreError> {
         let (path, temporary) = (self.path(FILE), self.path(TEMPORARY));
         let generation = self.generation + 1;
         let written = write(&temporary, state, generation);
@@ -237,9 +260,12 @@ impl Store {
             let _ = fs::remove_file(&temporary);
         }
         let (file, chain, length) = written.map_err(failed("write", &temporary))?;
-        self.keep(&path, kept)?;
+        if let Some(kept) = kept {
+            self.keep(&path, kept)?;
+        }
         fs::rename(&temporary, &path).map_err(failed("replace", &path))?;
         self.generation = generation;
+        self.ahead = false;
         self.log = None;
         self.sync_directory()?;
         self.log = Some(Log::new(file, chain, length));

@@ -52,7 +52,7 @@ impl Store {
         };
         let kept = store.free_name();
         store.generation = good.generation;
-        store.replace(&good.state, &kept)?;
+        store.replace(&good.state, Some(&kept))?;
         let mut said = format!("{} is now {}", path.display(), good.is);
         if kept.exists() {
             said += &format!("; the damaged file is {}", kept.display());

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, PortRoleSpec, PortSpec, RouteSpec, ViaSpec};
+use rustix::thread::CapabilitySet;
 use tempfile::TempDir;
 
 use super::*;
@@ -466,6 +467,60 @@ fn what_cannot_be_saved_is_refused_and_the_file_stays() {
     fs::remove_dir(bench.path(TEMPORARY)).unwrap();
     bench.save(&mut store, &[route(9, "b")]);
     drop(store);
+    bench.open();
+}
+
+/// Runs `work` with a directory whose names can be changed and not be forced to the disk.
+fn without_sync<T: Send>(directory: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let mode = |mode| fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o300);
+    // Root reads every directory, but for a thread that has laid that down.
+    let done = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let mut sets = rustix::thread::capabilities(None).unwrap();
+            let reads = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+            sets.effective.remove(reads);
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    });
+    mode(0o750);
+    done
+}
+
+#[test]
+fn a_change_that_is_refused_is_not_in_the_file_afterwards() {
+    let mut bench = Bench::new();
+    let mut store = bench.open();
+    let state = |entries: &[Entry]| {
+        let mut state = Desired::default();
+        let entries = entries.iter().cloned();
+        entries.for_each(|entry| entry.put(&mut state));
+        state
+    };
+    let refused = |store: &mut Store, changes: &[Entry], before: &Desired, after: &Desired| {
+        let error = without_sync(bench.directory.path(), || {
+            let error = store.save(changes, after).unwrap_err();
+            store.take_back(before);
+            error.to_string()
+        });
+        let begin = format!("cannot write to {}: ", bench.directory.path().display());
+        assert!(error.starts_with(&begin), "{error}");
+    };
+    // The first file, and one that takes the place of another.
+    let after = state(&[node("b", 1)]);
+    refused(&mut store, &[node("b", 1)], &bench.state, &after);
+    drop(store);
+    let mut store = bench.open();
+    let before = after;
+    store.save(&[node("b", 1)], &before).unwrap();
+    fs::remove_file(bench.path(FILE)).unwrap();
+    let after = state(&[node("b", 1), route(9, "b")]);
+    refused(&mut store, &[route(9, "b")], &before, &after);
+    assert_eq!(bench.files(), [FILE]);
+    drop(store);
+    bench.state = before;
     bench.open();
 }
 
