@@ -6,13 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use podway_proto::config::{Config, KernelTable, Tunnel};
+use podway_proto::config::{Config, DEFAULT_PATH, KernelTable, Tunnel};
 use podway_proto::types::{MacAddr, Mode, Vni};
 
 use crate::state::check_node_name;
 
-/// Where the configuration is looked for when nobody says.
-pub const DEFAULT_CONFIG: &str = "/etc/podway/podway.toml";
 /// Whoever probes less often than once an hour can as well not do it.
 const MAX_HEALTH_INTERVAL: u16 = 3600;
 
@@ -91,7 +89,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] names the file, and the line of what is wrong in it.
     pub fn load(path: Option<&Path>) -> Result<Self, SettingsError> {
-        let config = match Self::read(path.unwrap_or(Path::new(DEFAULT_CONFIG))) {
+        let config = match Self::read(path.unwrap_or(Path::new(DEFAULT_PATH))) {
             Err(SettingsError::Read { source, .. })
                 if path.is_none() && source.kind() == io::ErrorKind::NotFound =>
             {

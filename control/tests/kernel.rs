@@ -270,6 +270,8 @@ fn exit_codes_and_idleness() {
     second
         .arg("--run-dir")
         .arg(cluster.run_dir("a"))
+        .arg("--config")
+        .arg(cluster.directory.path().join("a.toml"))
         .arg("--state-dir")
         .arg("/nonexistent");
     let output = second.output().unwrap();
@@ -296,11 +298,14 @@ fn exit_codes_and_idleness() {
 #[ignore = "needs root: network namespaces"]
 fn a_missing_capability_is_named() {
     let cluster = Cluster::new();
+    let config = cluster.directory.path().join("empty.toml");
+    std::fs::write(&config, "").unwrap();
     for more in [&[][..], &["--cleanup"]] {
         let mut command = cluster.inside("a", "setpriv");
         command.args(["--bounding-set", "-net_admin"]);
         command.arg(env!("CARGO_BIN_EXE_podway-control"));
         command.arg("--run-dir").arg(cluster.run_dir("a"));
+        command.arg("--config").arg(&config);
         let output = command.args(more).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(

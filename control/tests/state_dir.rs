@@ -87,6 +87,9 @@ fn a_second_daemon_on_the_same_state_is_refused() {
     let mut second = cluster.inside("b", env!("CARGO_BIN_EXE_podway-control"));
     second.arg("--run-dir").arg(cluster.run_dir("b"));
     second.arg("--state-dir").arg(cluster.state_dir("a"));
+    second
+        .arg("--config")
+        .arg(cluster.directory.path().join("a.toml"));
     let expected = format!(
         "another podway-control keeps its state in {}; stop it, or give this one a --state-dir of \
          its own",

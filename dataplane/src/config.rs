@@ -1,10 +1,13 @@
 //! From the configuration file and the command line to validated values. Behind this point no
 //! value is out of range.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podway_proto::config::{Config as File, IngressChoice, OutOfRange, WaitMode, XdpModeChoice};
+use podway_proto::config::{
+    Config as File, DEFAULT_PATH, IngressChoice, OutOfRange, WaitMode, XdpModeChoice,
+};
 
 use crate::wire::flow_hash::SourcePorts;
 
@@ -62,23 +65,24 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and validates the file; without one, the defaults.
+    /// Reads and validates `file`, or the default file if it is there and `file` is `None`.
     ///
     /// # Errors
     /// A [`ConfigError`] that names the file, the field and what to write instead.
     pub fn load(file: Option<&Path>, run_dir: &Path) -> Result<Self, ConfigError> {
-        let Some(path) = file else {
-            return Self::validate(&File::default(), run_dir);
+        Self::load_or(file, Path::new(DEFAULT_PATH), run_dir)
+    }
+
+    fn load_or(file: Option<&Path>, default: &Path, run_dir: &Path) -> Result<Self, ConfigError> {
+        let read = match read(file.unwrap_or(default)) {
+            Err(ConfigError::Read { source, .. })
+                if file.is_none() && source.kind() == ErrorKind::NotFound =>
+            {
+                File::default()
+            }
+            read => read?,
         };
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let file = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        Self::validate(&file, run_dir)
+        Self::validate(&read, run_dir)
     }
 
     fn validate(file: &File, run_dir: &Path) -> Result<Self, ConfigError> {
@@ -117,6 +121,17 @@ impl Config {
     }
 }
 
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,13 +146,27 @@ mod tests {
     #[test]
     fn nothing_gives_the_defaults() {
         let config = load("").unwrap();
-        assert_eq!(
-            config,
-            Config::load(None, Path::new("/run/podway")).unwrap()
-        );
         assert_eq!(config.workers, [None]);
         assert_eq!(config.wait, WaitMode::Adaptive);
         assert_eq!(config.cpu_latency, None);
+    }
+
+    #[test]
+    fn the_default_file_counts_where_none_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let default = directory.path().join("podway.toml");
+        let run_dir = Path::new("/run/podway");
+        let load_default = || Config::load_or(None, &default, run_dir);
+        assert_eq!(load_default().unwrap(), load("").unwrap(), "there is none");
+        std::fs::write(&default, "[dataplane]\nworkers = 2\n").unwrap();
+        assert_eq!(load_default().unwrap().workers, [None, None]);
+        let other = directory.path().join("other.toml");
+        std::fs::write(&other, "").unwrap();
+        let named = Config::load_or(Some(&other), &default, run_dir);
+        assert_eq!(named.unwrap(), load("").unwrap());
+        std::fs::write(&default, "workers = 2\n").unwrap();
+        let error = load_default().unwrap_err().to_string();
+        assert!(error.contains("podway.toml is not a valid"), "{error}");
     }
 
     #[test]

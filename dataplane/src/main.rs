@@ -20,7 +20,8 @@ struct Arguments {
     /// Directory of the socket; one per node
     #[arg(long, value_name = "DIR", default_value = podway_proto::DEFAULT_RUN_DIR)]
     run_dir: PathBuf,
-    /// Configuration file; its [dataplane] section counts here
+    /// Configuration file, whose [dataplane] section counts here; /etc/podway/podway.toml by default,
+    /// if it is there
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -12,6 +12,10 @@ use crate::types::{MacAddr, Vni};
 
 pub use range::OutOfRange;
 
+/// Where both daemons look for the file when nobody says; they go on with the defaults if it is not
+/// there.
+pub const DEFAULT_PATH: &str = "/etc/podway/podway.toml";
+
 /// `podway.toml`. Every field has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

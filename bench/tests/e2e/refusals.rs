@@ -84,25 +84,22 @@ fn a_taken_interface_is_named_with_the_remedy() {
 fn a_missing_capability_is_named() {
     let cluster = Cluster::new(spec()).unwrap();
     let node = &cluster.nodes()[0];
-    let run_dir = node.directory.join("run");
-    let state_dir = node.directory.join("state");
+    let directory = |name: &str| node.directory.join(name).to_string_lossy().into_owned();
+    let (run_dir, state_dir, config) = (directory("run"), directory("state"), directory("c.toml"));
+    std::fs::write(&config, "").unwrap();
+    let common = ["--run-dir", &run_dir, "--config", &config];
     let dataplane = refusal(
         &node.netns,
         &["--bounding-set", "-all"],
         "podway-dataplane",
-        &["--run-dir", &run_dir.to_string_lossy()],
+        &common,
     );
     assert!(dataplane.contains("CAP_"), "{dataplane}");
     let control = refusal(
         &node.netns,
         &["--bounding-set", "-all"],
         "podway-control",
-        &[
-            "--run-dir",
-            &run_dir.to_string_lossy(),
-            "--state-dir",
-            &state_dir.to_string_lossy(),
-        ],
+        &[&common[..], &["--state-dir", &state_dir]].concat(),
     );
     assert!(control.contains("CAP_NET_ADMIN"), "{control}");
 }
