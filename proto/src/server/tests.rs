@@ -121,7 +121,7 @@ fn a_second_daemon_is_refused_and_a_stale_socket_is_replaced() {
     let path = bench.socket();
     let bind = || {
         let _turn = UMASK.lock();
-        LineServer::<()>::bind(&path, bench.poll.registry(), 0)
+        LineServer::<()>::bind_with(&path, bench.poll.registry(), 0, drop)
     };
     assert_eq!(
         bind().unwrap_err().to_string(),
@@ -152,6 +152,23 @@ fn a_daemon_that_is_ending_is_waited_for() {
     LineServer::<()>::bind(&path, bench.poll.registry(), 0).unwrap();
     drop(turn);
     ending.join().unwrap();
+}
+
+#[test]
+fn a_dataplane_with_a_hundred_sockets_is_waited_for() {
+    // When it has let go of the path; whether it is got.
+    for (ends, got) in [(0, true), (1300, true), (2990, true), (3500, false)] {
+        let ends = Duration::from_millis(ends);
+        let waited = std::cell::Cell::new(Duration::ZERO);
+        let claimed = insist(
+            || Ok(waited.get() >= ends),
+            |pause| waited.set(waited.get() + pause),
+        );
+        assert_eq!(claimed.unwrap(), got, "{ends:?}");
+        assert_eq!(waited.get(), ends.min(BUSY_RETRY), "{ends:?}");
+    }
+    let failed = insist(|| Err(ErrorKind::Other.into()), |_| panic!("it waits"));
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Other);
 }
 
 #[test]
