@@ -48,6 +48,9 @@ impl Clients {
     /// [`BindError`] names the file, or says that a second daemon is running.
     pub fn listen(run_dir: &Path, registry: &Registry, first: usize) -> Result<Self, BindError> {
         let server = LineServer::bind(&run_dir.join(CONTROL_SOCKET), registry, first)?;
+        if let Some(warning) = server.warning() {
+            tracing::warn!("{warning}");
+        }
         let bulks = Turn::default();
         Ok(Self { server, bulks })
     }

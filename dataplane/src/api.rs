@@ -44,6 +44,9 @@ pub fn serve(
         .register(&mut signal, SIGNAL, Interest::READABLE)?;
     let socket = run_dir.join(DATAPLANE_SOCKET);
     let mut server = LineServer::<Handshake>::bind(&socket, poll.registry(), SERVER)?;
+    if let Some(warning) = server.warning() {
+        tracing::warn!("{warning}");
+    }
     tracing::info!(socket = %socket.display(), "ready");
 
     let mut events = Events::with_capacity(64);

@@ -17,7 +17,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub struct LineServer<S> {
     last: usize,
     /// Lines taken so far, and clients: the clock by which silence is told.
     now: u64,
+    /// What is wrong with the directory, though the socket could be made.
+    warning: Option<String>,
     /// Held while the process lives; the kernel lets go of it however the process ends.
     _lock: File,
 }
@@ -100,8 +102,8 @@ pub enum BindError {
 }
 
 impl<S: Default> LineServer<S> {
-    /// Listens on `path`. Its directory is made with mode 0750 if it is missing, the socket has
-    /// mode 0660, and a socket that nobody answers on is replaced. A lock file beside it, which
+    /// Listens on `path`. Its directory is made with mode 0750 if it is missing, and one that is
+    /// there is left as it is (see [`Self::warning`]); the socket has mode 0660, and a socket that nobody answers on is replaced. A lock file beside it, which
     /// stays, sees to it that of several daemons that start at once one serves. Blocks for up to
     /// three seconds while another process has the path. The tokens from `first` on are the server's.
     ///
@@ -157,8 +159,14 @@ impl<S: Default> LineServer<S> {
             clients: BTreeMap::new(),
             last: first,
             now: 0,
+            warning: path.parent().and_then(too_wide),
             _lock: lock,
         })
+    }
+
+    /// That the directory, which was there, lets more people in than the socket does; for the log.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Notes an event of token `token`: takes in clients that knock, or remembers that a client's
@@ -305,6 +313,19 @@ impl<S: Default> LineServer<S> {
             }
         }
     }
+}
+
+/// A sentence on a directory that lets more people in than one that [`LineServer::bind`] makes. It is
+/// left as it is: it may be anybody's, such as `/tmp`.
+fn too_wide(directory: &Path) -> Option<String> {
+    let mode = fs::metadata(directory).ok()?.permissions().mode() & 0o7777;
+    let path = directory.display();
+    (mode & 0o027 != 0).then(|| {
+        format!(
+            "{path} has mode {mode:04o}, wider than 0750: others come to the socket, and who may write \
+             there can put another in its place; chmod 0750 {path}"
+        )
+    })
 }
 
 /// Claims something, again and again for as long as [`BUSY_RETRY`] while it is in use. Whether it was

@@ -1,5 +1,4 @@
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -113,6 +112,33 @@ fn the_directory_and_the_socket_are_for_the_group() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&bench.directory.path().join("run")), 0o750);
     assert_eq!(mode(&bench.socket()), 0o660);
+}
+
+#[test]
+fn a_directory_that_lets_others_in_is_told() {
+    let bench = Bench::new();
+    let directory = bench.directory.path().join("run");
+    for (mode, told) in [
+        (0o750, false),
+        (0o2750, false),
+        (0o700, false),
+        (0o755, true),
+        (0o770, true),
+        (0o1777, true),
+    ] {
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+        let name = directory.display();
+        let expected = format!(
+            "{name} has mode {mode:04o}, wider than 0750: others come to the socket, and who may write \
+             there can put another in its place; chmod 0750 {name}"
+        );
+        assert_eq!(too_wide(&directory), told.then_some(expected));
+    }
+    assert_eq!(bench.server.warning(), None, "of the one that it has made");
+    let path = directory.join("other.sock");
+    let _turn = UMASK.lock();
+    let server = LineServer::<()>::bind(&path, bench.poll.registry(), 0).unwrap();
+    assert_eq!(server.warning().map(str::to_owned), too_wide(&directory));
 }
 
 #[test]
