@@ -2,15 +2,20 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podway_bench::Error;
 use podway_bench::netns::{Netns, run, wait_until};
 use podway_bench::podway::{Agent, Options, program};
 use podway_bench::topology::{Cluster, Node, UPLINK};
+use podway_proto::client::Lines;
 use podway_proto::config::IngressChoice;
 use podway_proto::control::{DataplaneLink, PortEntry, Response};
+use podway_proto::dataplane::{self, Change};
 use podway_proto::types::Mode;
+use podway_proto::{DATAPLANE_SOCKET, ErrorBody, ErrorCode, VERSION};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::support::{Network, map_id, options, ping_all, spec};
 
@@ -214,6 +219,59 @@ fn a_fast_path_that_has_closed_for_good_is_told_with_the_remedy() {
     network.podway.agent_mut(0).start_dataplane().unwrap();
     network.podway.wait_ready().unwrap();
     ping_all(&from.netns, to.into(), 56, 10);
+    network.finish();
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn who_is_not_root_may_only_ask_the_dataplane() {
+    const OTHER: u32 = 4242;
+    let network = Network::up(spec(), &options(Mode::Vxlan));
+    let run_dir = network.node(0).directory.join("run");
+    let socket = run_dir.join(DATAPLANE_SOCKET);
+    for path in [&run_dir, &socket] {
+        std::os::unix::fs::chown(path, None, Some(OTHER)).unwrap();
+    }
+    let other = std::thread::spawn(move || {
+        // Of this thread alone: the system call knows nothing of the others.
+        let (user, group) = (Uid::from_raw(OTHER), Gid::from_raw(OTHER));
+        set_thread_groups(&[]).unwrap();
+        set_thread_res_gid(group, group, group).unwrap();
+        set_thread_res_uid(user, user, user).unwrap();
+        let limit = Duration::from_secs(5);
+        let mut lines = Lines::connect(&socket, limit).unwrap();
+        let mut ask = |request| -> dataplane::Response {
+            lines.exchange(&request, Instant::now() + limit).unwrap()
+        };
+        let hello = dataplane::Request::Hello { version: VERSION };
+        assert!(matches!(ask(hello), dataplane::Response::Hello { .. }));
+        let status = ask(dataplane::Request::Status);
+        assert!(matches!(status, dataplane::Response::Status(_)));
+        let counters = ask(dataplane::Request::Counters);
+        assert!(matches!(counters, dataplane::Response::Counters(_)));
+        let changes = vec![Change::DelPort {
+            interface: UPLINK.to_owned(),
+        }];
+        for change in [
+            dataplane::Request::SyncBegin,
+            dataplane::Request::Apply { changes },
+            dataplane::Request::SyncEnd,
+        ] {
+            let words = "user 4242 may only ask; changes are for root: use sudo";
+            let refused = ErrorBody::new(ErrorCode::PermissionDenied, words);
+            assert_eq!(ask(change), dataplane::Response::Error(refused));
+        }
+    });
+    other.join().unwrap();
+    // It has all that it had.
+    let ports = network.counters()[0].ports.len();
+    assert_eq!(ports, network.agent(0).interfaces().count());
+    ping_all(
+        &network.pod(0, 0).netns,
+        network.pod(1, 0).ipv4.into(),
+        56,
+        10,
+    );
     network.finish();
 }
 
