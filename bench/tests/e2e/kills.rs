@@ -1,7 +1,7 @@
 //! Both daemons are killed at random moments while routes change: afterwards what was acknowledged is
 //! what control holds, what the workers route by, and what the kernel underneath has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use podway_proto::client::{Client, ClientError};
 use podway_proto::control::{Request, RouteOrigin, RouteSpec, RouteTarget, ViaSpec};
 use podway_proto::types::Mode;
 
-use crate::support::{Network, options, ping_all, spec, wait_for_answer};
+use crate::support::{Network, options, ping_all, redirected, spec, wait_for_answer};
 
 /// The longest that a daemon lives under load.
 const LIFE: u64 = 400;
@@ -99,14 +99,34 @@ fn in_tables(agent: &Agent) -> u64 {
     status.tables.routes
 }
 
-/// What the kernel has of what was added.
-fn in_kernel(network: &Network) -> BTreeSet<String> {
+/// Whether a prefix is one of those that come and go.
+fn is_added(prefix: &str) -> bool {
+    prefix.starts_with("100.64.")
+}
+
+/// What the kernel has of what was added: `gateway dev link` by prefix.
+fn in_kernel(network: &Network) -> BTreeMap<String, String> {
     let node = &network.node(0).netns;
     let text = node.run("ip", &["-j", "route", "show"]).unwrap();
     let routes: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
-    let of_routes = routes.iter().filter_map(|route| route["dst"].as_str());
-    let added = of_routes.filter(|dst| dst.starts_with("100.64."));
-    added.map(str::to_owned).collect()
+    let routes = routes.iter().map(|route| {
+        let field = |name: &str| route[name].as_str().unwrap_or_default().to_owned();
+        let way = format!("{} dev {}", field("gateway"), field("dev"));
+        (field("dst"), way)
+    });
+    routes.filter(|(prefix, _)| is_added(prefix)).collect()
+}
+
+/// The same as it should be: by the tunnel, to what each node has of it.
+fn of_kernel(network: &Network, held: &Routes) -> BTreeMap<String, String> {
+    let nodes = network.cluster.nodes();
+    let way = |name: &String| {
+        let node = nodes.iter().find(|node| node.name == *name).unwrap();
+        format!("{} dev podway.vx", node.pod_network())
+    };
+    held.iter()
+        .map(|(prefix, node)| (prefix.to_string(), way(node)))
+        .collect()
 }
 
 #[test]
@@ -158,13 +178,24 @@ fn whatever_is_killed_what_was_acknowledged_is_in_force() {
             held == sure || held == possible,
             "round {round}: {held:?} is neither {sure:?} nor {possible:?}"
         );
-        let expected: BTreeSet<_> = held.keys().map(IpNet::to_string).collect();
         assert_eq!(
             in_tables(network.agent(0)),
             own_routes + held.len() as u64,
             "round {round}"
         );
-        assert_eq!(in_kernel(&network), expected, "round {round}");
+        let kernel = of_kernel(&network, &held);
+        // They follow when the workers have the tables.
+        wait_until("the programs redirect what is routed", PATIENCE, || {
+            let mut found = redirected(network.agent(0));
+            found.retain(|prefix| is_added(prefix));
+            if found.iter().eq(kernel.keys()) {
+                Ok(())
+            } else {
+                Err(format!("round {round}: {found:?}"))
+            }
+        })
+        .unwrap();
+        assert_eq!(in_kernel(&network), kernel, "round {round}");
         acknowledged = held;
     }
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
