@@ -71,6 +71,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// How this node is, and what is missing.
+    #[command(after_help = "\
+Examples:
+  podway status
+  podway --json status | jq .hints")]
     Status,
     /// The nodes of the cluster.
     #[command(subcommand)]
@@ -82,6 +86,10 @@ enum Command {
     #[command(subcommand)]
     Port(PortCommand),
     /// What was counted: by port, by worker, drops by reason, and the two books.
+    #[command(after_help = "\
+Examples:
+  podway counters
+  podway counters --watch")]
     Counters {
         /// Once a second until interrupted, with the rates.
         #[arg(long)]
@@ -153,12 +161,20 @@ Example:
   podway node set node-b --underlay 192.168.1.2 --pod-cidr 10.0.1.0/24 --mode native")]
     Set(NodeSet),
     /// Forget a node.
+    #[command(after_help = "\
+Example:
+  podway node del node-b")]
     Del {
         /// The node's name.
         name: String,
     },
     /// List the nodes.
-    #[command(visible_alias = "show")]
+    #[command(
+        visible_alias = "show",
+        after_help = "\
+Example:
+  podway node list"
+    )]
     List,
 }
 
@@ -191,12 +207,26 @@ enum ModeArg {
 #[derive(Debug, Subcommand)]
 enum RouteCommand {
     /// Add a route.
-    #[command(override_usage = "podway route add PREFIX via NODE|IP [dev IF]")]
+    #[command(
+        override_usage = "podway route add PREFIX via NODE|IP [dev IF]",
+        after_help = "\
+Examples:
+  podway route add 10.9.0.0/16 via node-b
+  podway route add 10.10.0.0/16 via 192.168.1.9 dev eth0"
+    )]
     Add(RouteArgs),
     /// Add a route, or change the way of the one to the same prefix.
-    #[command(override_usage = "podway route replace PREFIX via NODE|IP [dev IF]")]
+    #[command(
+        override_usage = "podway route replace PREFIX via NODE|IP [dev IF]",
+        after_help = "\
+Example:
+  podway route replace 10.9.0.0/16 via node-c"
+    )]
     Replace(RouteArgs),
     /// Withdraw a route that was added.
+    #[command(after_help = "\
+Example:
+  podway route del 10.9.0.0/16")]
     Del {
         /// The route's prefix.
         prefix: IpNet,
@@ -211,9 +241,17 @@ enum RouteCommand {
         dry_run: bool,
     },
     /// List all routes, those of PodCIDRs and of local pods included.
-    #[command(visible_alias = "list")]
+    #[command(
+        visible_alias = "list",
+        after_help = "\
+Example:
+  podway route show"
+    )]
     Show,
     /// Where packets to an address go.
+    #[command(after_help = "\
+Example:
+  podway route get 10.0.1.7")]
     Get {
         /// The destination.
         address: IpAddr,
@@ -249,12 +287,20 @@ Examples:
   podway port add eth0 --uplink --accept-partial-checksums no")]
     Add(PortAdd),
     /// Leave an interface to the kernel.
+    #[command(after_help = "\
+Example:
+  podway port del veth-a")]
     Del {
         /// The interface.
         interface: String,
     },
     /// List the ports: what was told of them and what the dataplane got.
-    #[command(visible_alias = "list")]
+    #[command(
+        visible_alias = "list",
+        after_help = "\
+Example:
+  podway port show"
+    )]
     Show,
 }
 
@@ -507,6 +553,43 @@ mod tests {
     fn arguments_are_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// The help of every command that has no commands of its own.
+    fn helps(command: &clap::Command, name: &str, found: &mut Vec<(String, String)>) {
+        let name = format!("{name}{}", command.get_name());
+        let own: Vec<_> = command.get_subcommands().collect();
+        if own.is_empty() {
+            let help = command.clone().render_long_help().to_string();
+            found.push((name, help));
+            return;
+        }
+        for command in own {
+            helps(command, &format!("{name} "), found);
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_is_understood() {
+        use clap::CommandFactory;
+        let mut found = Vec::new();
+        helps(&Cli::command(), "", &mut found);
+        assert!(found.len() > 15, "{}", found.len());
+        found.push((String::new(), EXAMPLES.to_owned()));
+        for (name, help) in found {
+            let lines = help
+                .lines()
+                .filter_map(|line| line.strip_prefix("  podway "));
+            let examples: Vec<&str> = lines
+                .map(|line| line.split(['>', '|']).next().unwrap())
+                .collect();
+            let is_its_own = |line: &&str| format!("podway {line}").contains(&name);
+            assert!(examples.iter().any(is_its_own), "{name}: {help}");
+            for line in examples {
+                let words = std::iter::once("podway").chain(line.split_whitespace());
+                assert!(Cli::try_parse_from(words).is_ok(), "{name}: {line}");
+            }
+        }
     }
 
     #[test]
