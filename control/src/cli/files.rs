@@ -7,7 +7,7 @@ use podway_proto::control::Response;
 use podway_proto::entries::Entries;
 
 use super::{Failure, load};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::show::change;
 
 /// Brings what `podway export` has written into force: all of it, or nothing.
@@ -33,7 +33,10 @@ pub(super) fn import(
 /// such as its cores and links, is left to them.
 pub(super) fn check(file: &Path) -> Result<String, Failure> {
     let wrong = |error: &dyn std::fmt::Display| Failure::Config(error.to_string());
-    let config = Settings::read(file).map_err(|error| wrong(&error))?;
+    let config = Settings::read(file).map_err(|error| match error {
+        SettingsError::Read { source, .. } => load::unreadable(file, &source),
+        error => wrong(&error),
+    })?;
     let section = config.dataplane.check();
     Settings::from_config(config).map_err(|error| wrong(&error))?;
     section.map_err(|error| wrong(&error))?;
@@ -70,6 +73,8 @@ mod tests {
             }
         }
         let missing = check(Path::new("/nonexistent.toml")).unwrap_err();
-        assert!(missing.to_string().starts_with("cannot read"), "{missing}");
+        let expected = "cannot read /nonexistent.toml: No such file or directory (os error 2)";
+        assert_eq!(missing.to_string(), expected);
+        assert_eq!(missing.exit_code(), 2);
     }
 }

@@ -88,8 +88,13 @@ pub(super) fn read(file: &Path) -> Result<String, Failure> {
     } else {
         std::fs::read_to_string(file).map(|content| text = content)
     };
-    read.map_err(|error| Failure::Usage(format!("cannot read {}: {error}", name(file))))?;
+    read.map_err(|error| unreadable(file, &error))?;
     Ok(text)
+}
+
+/// That a file cannot be read.
+pub(super) fn unreadable(file: &Path, error: &io::Error) -> Failure {
+    Failure::Usage(format!("cannot read {}: {error}", name(file)))
 }
 
 pub(super) fn name(file: &Path) -> String {
