@@ -28,8 +28,7 @@ pub use error::{ErrorBody, ErrorCode};
 pub use ipnet::IpNet;
 pub use version::{VERSION, mismatch};
 
-/// Default directory of the sockets and of the state file; one per node, since network
-/// namespaces share the file system.
+/// Default directory of the sockets; one per node, since network namespaces share the file system.
 pub const DEFAULT_RUN_DIR: &str = "/run/podway";
 /// File name of the control daemon's socket inside the run directory.
 pub const CONTROL_SOCKET: &str = "control.sock";

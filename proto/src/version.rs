@@ -5,6 +5,12 @@ use crate::{ErrorBody, ErrorCode};
 /// Version of both protocols. A daemon refuses a client whose version differs from its own with
 /// [`ErrorCode::VersionMismatch`].
 ///
+/// It is raised when something that is there is renamed, removed or means something else, and when an
+/// answer may have a value that is none of those that a field could have before. New fields of answers
+/// do not raise it: readers pass over what they do not know, and take what is missing for unknown. Nor
+/// do new requests and new fields of requests: a daemon of before refuses them with
+/// [`ErrorCode::BadRequest`].
+///
 /// `{"request":"hello","version":N}`, its answer and the shape of an error are the same in all
 /// versions, so that programs of any two releases understand why they do not go together.
 pub const VERSION: u32 = 4;

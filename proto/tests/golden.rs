@@ -1,5 +1,5 @@
 //! The documents of both protocols, as they cross the sockets, against golden files: a change of
-//! a file is a change of the protocol and needs a new [`VERSION`].
+//! a file is a change of the protocol, which may need a new [`VERSION`].
 //!
 //! `PODWAY_BLESS=1 cargo test -p podway-proto --test golden` writes the files anew.
 
@@ -34,7 +34,7 @@ where
     let golden = std::fs::read_to_string(&path).unwrap();
     assert_eq!(
         text, golden,
-        "{name}: the protocol has changed; raise VERSION (now {VERSION})"
+        "{name}: the protocol has changed; does VERSION (now {VERSION}) have to be raised?"
     );
     assert_eq!(
         serde_json::from_str::<Vec<T>>(&golden).unwrap(),
