@@ -17,8 +17,10 @@ use podway_proto::client::{BulkOptions, Client, ClientError};
 use podway_proto::control::{
     NodeSpec, PortRoleSpec, PortSpec, Request, Response, RouteSpec, ViaSpec,
 };
+use podway_proto::entries::RefusedEntry;
 use podway_proto::types::{MacAddr, Mode};
-use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, codec};
+use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, ErrorBody, ErrorCode, codec};
+use serde::Serialize;
 
 use crate::show;
 
@@ -61,7 +63,7 @@ pub struct Cli {
     #[arg(long, value_name = "S", global = true, default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// Print the daemon's own document; docs/cli.md names its shape.
+    /// Print the daemon's own document, and refusals as one; docs/cli.md names their shape.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -338,8 +340,14 @@ enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Entries of a bulk were refused.
-    #[error("{0}")]
-    Entries(String),
+    #[error("{what}:\n{complaints}")]
+    Entries {
+        /// That nothing has changed.
+        what: String,
+        /// Some of them, for people.
+        complaints: String,
+        refused: Vec<RefusedEntry>,
+    },
     /// A configuration file is wrong.
     #[error("{0}")]
     Config(String),
@@ -360,24 +368,76 @@ impl Failure {
         match self {
             Self::Client(ClientError::Refused(error)) if error.code.is_not_found() => 3,
             Self::Client(ClientError::Refused(_))
-            | Self::Entries(_)
+            | Self::Entries { .. }
             | Self::Config(_)
             | Self::Output(_) => 1,
             Self::Usage(_) => 2,
             Self::Client(_) => 4,
         }
     }
+
+    /// A line for programs, in the shape that the daemon gives its refusals.
+    fn document(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            #[serde(flatten)]
+            error: Response,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            refused: &'a [RefusedEntry],
+        }
+        let (code, message, refused) = match self {
+            Self::Client(ClientError::Refused(error)) => {
+                (error.code, error.message.clone(), &[][..])
+            }
+            Self::Client(error) => (ErrorCode::Unavailable, error.to_string(), &[][..]),
+            Self::Entries { what, refused, .. } => (ErrorCode::Invalid, what.clone(), &refused[..]),
+            Self::Config(message) => (ErrorCode::Invalid, message.clone(), &[][..]),
+            Self::Usage(message) => (ErrorCode::BadRequest, message.clone(), &[][..]),
+            Self::Output(_) => (ErrorCode::System, self.to_string(), &[][..]),
+        };
+        codec::encode(&Document {
+            error: Response::Error(ErrorBody { code, message }),
+            refused,
+        })
+    }
+
+    /// Tells it on standard error.
+    fn complain(&self, json: bool) -> ExitCode {
+        let line = match json {
+            true => self.document(),
+            false => format!("podway: {self}\n").into_bytes(),
+        };
+        let _ = io::stderr().write_all(&line);
+        ExitCode::from(self.exit_code())
+    }
+}
+
+/// Does what the arguments of this process say.
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli.run(&mut io::stdout().lock()),
+        Err(error) if error.use_stderr() && std::env::args_os().any(|word| word == "--json") => {
+            usage(&error).complain(true)
+        }
+        Err(error) => error.exit(),
+    }
+}
+
+/// What is wrong with arguments, without the usage behind it.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let complaint = text.split("\n\n").next().unwrap_or_default();
+    let complaint = complaint.strip_prefix("error: ").unwrap_or(complaint);
+    Failure::Usage(complaint.trim_end().to_owned())
 }
 
 impl Cli {
-    /// Does what the arguments say. Prints the answer to `out`, and why not to standard error.
-    pub fn run(self, out: &mut impl Write) -> ExitCode {
+    /// Prints the answer to `out`, and why there is none to standard error.
+    fn run(self, out: &mut impl Write) -> ExitCode {
+        let json = self.json;
         match self.try_run(out) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                let _ = writeln!(io::stderr(), "podway: {failure}");
-                ExitCode::from(failure.exit_code())
-            }
+            Err(failure) => failure.complain(json),
         }
     }
 
@@ -540,7 +600,7 @@ fn watch_counters(client: &mut Client, json: bool, out: &mut impl Write) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use podway_proto::{ErrorBody, ErrorCode};
+    use podway_proto::entries::EntryKey;
 
     use super::*;
 
@@ -689,6 +749,59 @@ mod tests {
         }
     }
 
+    fn entries() -> Failure {
+        let name = "c".to_owned();
+        Failure::Entries {
+            what: "nothing is imported from a file".into(),
+            complaints: "node c: it has no address".into(),
+            refused: vec![RefusedEntry {
+                entry: EntryKey::Node { name },
+                error: ErrorBody::new(ErrorCode::Invalid, "it has no address"),
+            }],
+        }
+    }
+
+    #[test]
+    fn each_failure_is_a_document() {
+        let document = |failure: Failure| String::from_utf8(failure.document()).unwrap();
+        let refused = ErrorBody::new(ErrorCode::NotFound, "there is no node c");
+        assert_eq!(
+            document(Failure::Client(ClientError::Refused(refused))),
+            "{\"response\":\"error\",\"code\":\"not-found\",\"message\":\"there is no node c\"}\n"
+        );
+        assert_eq!(
+            document(entries()),
+            "{\"response\":\"error\",\"code\":\"invalid\",\"message\":\"nothing is imported from a \
+             file\",\"refused\":[{\"entry\":{\"kind\":\"node\",\"name\":\"c\"},\"error\":{\"code\":\"invalid\",\
+             \"message\":\"it has no address\"}}]}\n"
+        );
+        assert_eq!(
+            entries().to_string(),
+            "nothing is imported from a file:\nnode c: it has no address"
+        );
+        let timed_out = ClientError::TimedOut {
+            socket: PathBuf::new(),
+            timeout: Duration::ZERO,
+        };
+        for (failure, code) in [
+            (Failure::Client(timed_out), "unavailable"),
+            (Failure::Config(String::new()), "invalid"),
+            (Failure::Usage(String::new()), "bad-request"),
+            (Failure::Output(io::ErrorKind::StorageFull.into()), "system"),
+        ] {
+            let document = document(failure);
+            assert!(
+                document.contains(&format!("\"code\":\"{code}\"")),
+                "{document}"
+            );
+        }
+        let error = Cli::try_parse_from(["podway", "node", "set", "b"]).unwrap_err();
+        assert_eq!(
+            usage(&error).to_string(),
+            "the following required arguments were not provided:\n  --underlay <IP>"
+        );
+    }
+
     #[test]
     fn each_failure_has_its_exit_code() {
         let failed = |error| Failure::Client(error).exit_code();
@@ -697,7 +810,7 @@ mod tests {
         assert_eq!(refused(ErrorCode::NotFound), 3);
         assert_eq!(refused(ErrorCode::NoSuchInterface), 3);
         assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
-        assert_eq!(Failure::Entries(String::new()).exit_code(), 1);
+        assert_eq!(entries().exit_code(), 1);
         let socket = PathBuf::new;
         let source = io::Error::from(io::ErrorKind::NotFound);
         let unreachable = ClientError::Unreachable {

@@ -201,4 +201,17 @@ fn what_was_exported_is_imported_and_changes_nothing() {
         said.contains("\nroute 10.7.0.0/16: there is no node c;"),
         "{said}"
     );
+    let (said, code) = failure(&cluster.try_podway("a", &format!("--json import {orphan}")));
+    assert_eq!(code, Some(1));
+    let document: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(document["code"], "invalid");
+    assert_eq!(document["refused"][0]["entry"]["prefix"], "10.7.0.0/16");
+    assert_eq!(document["refused"][0]["error"]["code"], "not-found");
+    let (said, code) = failure(&cluster.try_podway("a", "--json node del c"));
+    assert_eq!(code, Some(3));
+    let document: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&document["response"], &document["code"]),
+        (&"error".into(), &"not-found".into())
+    );
 }

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    podway_control::cli::Cli::parse().run(&mut std::io::stdout().lock())
+    podway_control::cli::main()
 }

@@ -25,7 +25,7 @@ pub(super) fn import(
     })?;
     load::bulk(client, options, &entries)?.map_err(|refused| {
         let what = format!("nothing is imported from {name}");
-        load::refusal(&what, &change::refused(&refused))
+        load::refusal(what, &change::refused(&refused), refused)
     })
 }
 

@@ -40,10 +40,8 @@ pub(super) fn load(client: &mut Client, file: &Path, dry_run: bool) -> Result<Re
                 format!("{place}{}: {}", refused.entry, refused.error)
             };
             let complaints: Vec<String> = refused.iter().map(complaint).collect();
-            Err(refusal(
-                &format!("nothing is loaded from {}", name(file)),
-                &complaints,
-            ))
+            let what = format!("nothing is loaded from {}", name(file));
+            Err(refusal(what, &complaints, refused))
         }
     }
 }
@@ -76,8 +74,12 @@ pub(super) fn bulk(
 }
 
 /// A refusal for which nothing has changed.
-pub(super) fn refusal(what: &str, complaints: &[String]) -> Failure {
-    Failure::Entries(format!("{what}:\n{}", some(complaints)))
+pub(super) fn refusal(what: String, complaints: &[String], refused: Vec<RefusedEntry>) -> Failure {
+    Failure::Entries {
+        what,
+        complaints: some(complaints),
+        refused,
+    }
 }
 
 /// The text of `file`, or of standard input for `-`.
