@@ -49,6 +49,18 @@ Examples:
   podway route load routes.txt
   generate-routes | podway route load -";
 
+const EXPORT: &str = "\
+Example:
+  podway export > node-a.json";
+
+const IMPORT: &str = "\
+What is in force and not in the file stays, unless --replace is given. Interfaces that new entries
+name must exist.
+
+Examples:
+  podway import --dry-run --replace node-a.json
+  podway import --replace node-a.json";
+
 /// Tells podway-control what should be, and asks how things are.
 #[derive(Debug, Parser)]
 #[command(name = "podway", version, after_help = EXAMPLES)]
@@ -98,29 +110,12 @@ Examples:
         watch: bool,
     },
     /// Write all that was told: nodes, added routes and ports, as a file for `podway import`.
-    #[command(after_help = "\
-Example:
-  podway export > node-a.json")]
+    #[command(after_help = EXPORT)]
     Export,
     /// Bring what `podway export` has written into force, all of it or nothing, and show what
     /// changes.
-    #[command(after_help = "\
-What is in force and not in the file stays, unless --replace is given. Interfaces that new entries
-name must exist.
-
-Examples:
-  podway import --dry-run --replace node-a.json
-  podway import --replace node-a.json")]
-    Import {
-        /// The file; `-` is standard input.
-        file: PathBuf,
-        /// Only show what would change.
-        #[arg(long)]
-        dry_run: bool,
-        /// Remove what is not in the file.
-        #[arg(long)]
-        replace: bool,
-    },
+    #[command(after_help = IMPORT)]
+    Import(Import),
     /// The configuration file of a node.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -152,6 +147,24 @@ Example:
         /// The file.
         file: PathBuf,
     },
+    /// The same as `podway export`.
+    #[command(hide = true, after_help = EXPORT)]
+    Export,
+    /// The same as `podway import`.
+    #[command(hide = true, after_help = IMPORT)]
+    Import(Import),
+}
+
+#[derive(Debug, Args)]
+struct Import {
+    /// The file; `-` is standard input.
+    file: PathBuf,
+    /// Only show what would change.
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove what is not in the file.
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -450,7 +463,7 @@ impl Cli {
         let timeout = Duration::from_secs(self.timeout);
         let connect = || Client::connect(&socket, timeout);
         let mut client;
-        let response = match self.command {
+        let response = match self.command.by_its_name() {
             Command::Config(ConfigCommand::Check { file }) => {
                 return print(out, files::check(&file)?.as_bytes());
             }
@@ -463,11 +476,11 @@ impl Cli {
                 client = connect()?;
                 load::load(&mut client, &file, dry_run)?
             }
-            Command::Import {
+            Command::Import(Import {
                 file,
                 dry_run,
                 replace,
-            } => {
+            }) => {
                 client = connect()?;
                 let done = files::import(&mut client, &file, BulkOptions { replace, dry_run })?;
                 if let Response::BulkDone(difference) = &done
@@ -502,11 +515,20 @@ fn print(out: &mut impl Write, answer: &[u8]) -> Result<(), Failure> {
 }
 
 impl Command {
+    /// The command itself where it was called by another name.
+    fn by_its_name(self) -> Self {
+        match self {
+            Self::Config(ConfigCommand::Export) => Self::Export,
+            Self::Config(ConfigCommand::Import(import)) => Self::Import(import),
+            other => other,
+        }
+    }
+
     fn into_request(self) -> Result<Request, Failure> {
         Ok(match self {
             Self::Status => Request::Status,
             Self::Export => Request::Export,
-            Self::Import { .. }
+            Self::Import(_)
             | Self::Config(_)
             | Self::Completions { .. }
             | Self::Man { .. }
@@ -643,12 +665,38 @@ mod tests {
             let examples: Vec<&str> = lines
                 .map(|line| line.split(['>', '|']).next().unwrap())
                 .collect();
-            let is_its_own = |line: &&str| format!("podway {line}").contains(&name);
+            let name = match name.as_str() {
+                "podway config export" => "podway export",
+                "podway config import" => "podway import",
+                name => name,
+            };
+            let is_its_own = |line: &&str| format!("podway {line}").contains(name);
             assert!(examples.iter().any(is_its_own), "{name}: {help}");
             for line in examples {
                 let words = std::iter::once("podway").chain(line.split_whitespace());
                 assert!(Cli::try_parse_from(words).is_ok(), "{name}: {line}");
             }
+        }
+    }
+
+    #[test]
+    fn export_and_import_have_a_second_name() {
+        let command = |line: &str| {
+            let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+            format!("{:?}", cli.command.by_its_name())
+        };
+        for (name, second) in [
+            ("export", "config export"),
+            ("import -", "config import -"),
+            (
+                "import --dry-run --replace a.json",
+                "config import --dry-run --replace a.json",
+            ),
+        ] {
+            assert_eq!(
+                command(&format!("podway {name}")),
+                command(&format!("podway {second}"))
+            );
         }
     }
 
