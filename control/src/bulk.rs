@@ -385,6 +385,7 @@ mod tests {
                 let role = PortRoleSpec::Pod {
                     addresses,
                     mac: None,
+                    any_source: false,
                 };
                 let interface = name(one);
                 desired.add_port(PortSpec { interface, role }, FIXED)

@@ -604,6 +604,7 @@ mod tests {
             let role = PortRoleSpec::Pod {
                 addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
                 mac: None,
+                any_source: false,
             };
             fixture.desired.ports.insert("veth-a".into(), role);
             facts.update(&fixture.world(), &fixture.index(), &Dirt::all())

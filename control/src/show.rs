@@ -466,6 +466,7 @@ mod tests {
             uplink: None,
             uplink_mtu: None,
             pod_mtu: None,
+            pod_mtu_by: None,
             dataplane,
             kernel,
             translates: false,

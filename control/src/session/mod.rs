@@ -555,6 +555,7 @@ mod tests {
                 let role = PortRoleSpec::Pod {
                     addresses: vec![address.parse().unwrap()],
                     mac: Some(MacAddr([2, 0, 0, 0, 0, 0xaa])),
+                    any_source: false,
                 };
                 fixture.desired.ports.insert(interface.into(), role);
             }
