@@ -20,7 +20,7 @@ use podway_dataplane::wire::flow_hash::SourcePorts;
 use podway_dataplane::xsk::{CHUNK_SIZE, Frame, FramePool, Region};
 use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, Path, PortRole, Route, Via};
 use podway_xdp_redirect::{
-    Heartbeat, PacketRing, PortEntry, Redirect, Role, TcxAttachment, port_tag,
+    Heartbeat, PacketRing, PassCause, PortEntry, Redirect, Role, TcxAttachment, port_tag,
 };
 
 use support::frames::{
@@ -665,6 +665,66 @@ fn a_pods_packets_are_read_with_their_offloads() {
         });
         assert_eq!(read.len(), 1);
         assert!(read[0].bytes == tagged(POD, next));
+        reader.close();
+    });
+}
+
+/// Headers that lie in front as far as the IP header and no further: the kernel lays packets out as
+/// their sender wants, or a driver.
+#[test]
+fn headers_that_are_not_in_front_are_read_as_far_as_ports() {
+    in_namespace(|| {
+        let pair = Pair::new(1);
+        for link in ["far", "near"] {
+            ip(&format!("link set {link} mtu 9000"));
+        }
+        let mut reader = Reader::new(0, pair.near, UPLINK, UPLINK_MAC, Role::Uplink);
+        reader.redirect.set_vxlan_port(VXLAN_PORT);
+        reader.redirect.add_vni(VNI).unwrap();
+        let (here, there) = underlay(true);
+        reader.redirect.add_local(here).unwrap();
+        let pod = address("fefe:fefe:fefe:fefe:fefe:fefe:fefe:fefe");
+        reader.redirect.add_pod(pod, u32::MAX).unwrap();
+        reader.redirect.add_prefix(pod.into(), 1500).unwrap();
+        let octets = |address| match address {
+            IpAddr::V6(address) => address.octets(),
+            IpAddr::V4(_) => unreachable!("an underlay of IPv6"),
+        };
+        let datagram = |length| {
+            let mut inner = Vec::new();
+            etherparse::PacketBuilder::ethernet2(OTHER_VTEP_MAC.0, VTEP_MAC.0)
+                .ipv6([0xfd; 16], [0xfe; 16], 64)
+                .udp(9, 9)
+                .write(&mut inner, &pattern(length))
+                .unwrap();
+            let vxlan = [8, 0, 0, 0, 0, 0, u8::try_from(VNI).unwrap(), 0];
+            let mut bytes = Vec::new();
+            etherparse::PacketBuilder::ethernet2(OTHER_UPLINK_MAC.0, UPLINK_MAC.0)
+                .ipv6(octets(there), octets(here), 64)
+                .udp(50_000, VXLAN_PORT)
+                .write(&mut bytes, &[&vxlan, &inner[..]].concat())
+                .unwrap();
+            bytes
+        };
+        let in_front = VnetHeader {
+            hdr_len: 54,
+            ..VnetHeader::default()
+        };
+        // Too large for the route: the kernel's, and so for a while is what follows it.
+        let read = reader.read(0, || {
+            for length in [5000, 100] {
+                let sent = Sender::new().send(pair.far, &datagram(length), in_front);
+                assert_eq!(sent, Ok(()));
+            }
+        });
+        assert_eq!(read, []);
+        let mut counted = (0, 0);
+        patiently(|| {
+            let stats = reader.redirect.counters(UPLINK.0.into()).unwrap();
+            counted = (stats.redirected, stats.passed_for(PassCause::Oversize));
+            counted.0 + counted.1 == 2
+        });
+        assert_eq!(counted, (0, 2), "redirected, passed as oversize");
         reader.close();
     });
 }

@@ -58,8 +58,8 @@
 /* Refused for an enum refuse_cause; all numbers from that of the first one downwards are. */
 #define REFUSED(cause) (-16 - (cause))
 
-/* Both chains of headers that are looked at, over IPv6: 14 + 40 + 8 + 8 + 14 + 40 + 1, rounded. */
-#define MAX_HEADERS 128
+/* All headers that are looked at, over IPv6: Ethernet, IP, UDP, VXLAN, and Ethernet, IP, UDP. */
+#define MAX_HEADERS (14 + 40 + 8 + 8 + 14 + 40 + 8)
 
 /* No IP header can state more, so a larger frame is BIG TCP, which is the kernel's. */
 #define MAX_FRAME (ETH_HLEN + 65535)
