@@ -669,6 +669,38 @@ fn a_pods_packets_are_read_with_their_offloads() {
     });
 }
 
+/// What GRO makes may be longer, with its Ethernet header, than a TAP takes at once.
+#[test]
+fn a_super_frame_that_is_too_long_for_a_tap_is_counted_by_what_arrives() {
+    in_namespace(|| {
+        let pair = Pair::new(1);
+        // Or it would be cut as it is sent.
+        ip("link set far gso_max_size 70000");
+        let mut reader = Reader::new(0, pair.near, POD, PORT_MAC, Role::Pod);
+        let pod = address("fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd");
+        reader.redirect.add_pod(pod, pair.near).unwrap();
+        let prefix = "fe00::/8".parse().unwrap();
+        reader.redirect.add_prefix(prefix, 1450).unwrap();
+        let headers = 14 + 40 + 20;
+        let mut redirected = 0;
+        for (length, segments) in [(65_535, 1), (65_536, 48), (65_549, 48)] {
+            let payload = length - headers;
+            assert_eq!(payload.div_ceil(1392), 48);
+            let (bytes, vnet) = tcp_super_frame(true, payload, 1392);
+            let read = reader.read(segments, || {
+                assert_eq!(Sender::new().send(pair.far, &bytes, vnet), Ok(()));
+            });
+            assert_eq!(read.len(), segments, "{length} bytes");
+            redirected += segments as u64;
+            let stats = reader.redirect.counters(POD.0.into()).unwrap();
+            assert_eq!(stats.redirected, redirected, "{length} bytes");
+            let numbers = read.iter().map(|read| read.bytes[58..62].to_vec());
+            assert!(numbers.is_sorted(), "{length} bytes");
+        }
+        reader.close();
+    });
+}
+
 /// Headers that lie in front as far as the IP header and no further: the kernel lays packets out as
 /// their sender wants, or a driver.
 #[test]

@@ -70,7 +70,8 @@ causes! {
     Translated, "translated", "conntrack translates the connection (NAT), as for a service; ICMP errors where it may";
 }
 
-/// What the program counted for one slot, summed over CPUs. A super-frame counts one.
+/// What the program counted for one slot, summed over CPUs. A super-frame counts one, unless it is so
+/// large that the kernel cuts it on its way to a TAP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortStats {
     /// Packets for a worker. A socket may still lose them for want of a posted frame or of room in

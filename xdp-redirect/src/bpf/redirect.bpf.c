@@ -230,7 +230,22 @@ static __always_inline int enter(__u32 ifindex, struct port **port, struct confi
 	return OURS;
 }
 
-static __always_inline void count(const struct port *port, int cause)
+/*
+ * A frame of this size, Ethernet header included, is cut on its way into a device of the usual
+ * gso_max_size (gso_features_check in net/core/dev.c), and a TAP may have no other. GRO stops a bit
+ * later, at this size without the Ethernet header.
+ */
+#define CUT_BY_TAP 65536
+
+/* How many packets the worker gets of one that is redirected to its TAP. */
+static __always_inline __u32 arrive(const struct __sk_buff *skb)
+{
+	__u32 segments = skb->gso_segs;
+
+	return skb->len >= CUT_BY_TAP && segments ? segments : 1;
+}
+
+static __always_inline void count(const struct port *port, int cause, __u32 packets)
 {
 	__u32 slot = port ? port->slot : UNKNOWN_PORT_SLOT;
 	struct port_counters *c = bpf_map_lookup_elem(&counters, &slot);
@@ -243,7 +258,7 @@ static __always_inline void count(const struct port *port, int cause)
 		return;
 	}
 	if (c && cause < 0)
-		c->redirected++;
+		c->redirected += packets;
 	if (c && cause == LOST)
 		c->ring_full++;
 	if (c && cause >= 0 && cause < PASS_CAUSE_COUNT)
@@ -270,7 +285,7 @@ int podway_redirect(struct xdp_md *ctx)
 		cause = check_xdp_connection(ctx, &ip, frame.end);
 	if (cause == OURS)
 		cause = to_socket(ctx, port);
-	count(port, cause);
+	count(port, cause, 1);
 	if (cause <= REFUSED(0))
 		return XDP_DROP;
 	return cause == OURS ? XDP_REDIRECT : XDP_PASS;
@@ -306,7 +321,7 @@ int podway_classify(struct __sk_buff *skb)
 		cause = check_skb_connection(skb, &ip, frame.end);
 	if (cause == OURS)
 		cause = to_worker(skb, port, &frame, &ip, &tap);
-	count(port, cause);
+	count(port, cause, cause == OURS ? arrive(skb) : 1);
 	if (tap)
 		return bpf_redirect(tap, 0);
 	return cause < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;
