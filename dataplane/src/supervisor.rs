@@ -173,6 +173,7 @@ impl Supervisor {
         let mut workers = Vec::new();
         for (number, (&cpu, tables)) in (0..).zip(config.workers.iter().zip(readers)) {
             let devices = devices.next();
+            let unsent = redirect.unsent(number)?;
             let left = frames.len().saturating_sub(config.frames as usize);
             let waiter = Waiter::new(config.wait, config.spin, config.doze)
                 .map_err(step("make an epoll set"))?;
@@ -186,7 +187,7 @@ impl Supervisor {
                 limits: limits.clone(),
                 egress: Egress::new(
                     PacketGso::new()?,
-                    devices.as_ref().map(|devices| TapGso::new(devices.tap())),
+                    devices.as_ref().map(|devices| TapGso::new(devices.tap(), unsent)),
                     config.source_ports,
                 ),
                 waiter,

@@ -115,7 +115,8 @@ drop_reasons! {
     /// The port that the packet came from or goes to was detached while it waited.
     PortGone = "port_gone",
     /// The kernel had no room: the socket's buffer, the interface's queue or the pod's receive queue
-    /// was full, or the packet was larger than the pod's own MTU.
+    /// was full, the uplink was down or without a carrier, or the packet was larger than the pod's
+    /// own MTU.
     EgressFull = "egress_full",
     /// The kernel refused the packet on egress: interface down, or MTU changed below the packet.
     EgressRefused = "egress_refused",

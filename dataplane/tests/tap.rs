@@ -15,7 +15,7 @@ use podway_dataplane::forward::forward;
 use podway_dataplane::ingress::{Burst, RingReader, TapIngress};
 use podway_dataplane::packet::{Offload, Packet};
 use podway_dataplane::tap::Tap;
-use podway_dataplane::verdict::Verdict;
+use podway_dataplane::verdict::{DropReason, Verdict};
 use podway_dataplane::wire::flow_hash::SourcePorts;
 use podway_dataplane::xsk::{CHUNK_SIZE, Frame, FramePool, Region};
 use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, Path, PortRole, Route, Via};
@@ -27,7 +27,7 @@ use support::frames::{
     ipv4_checksum_is_valid, pattern, tcp_super_frame, udp, udp_checksum_is_valid, udp_super_frame,
     unfinish,
 };
-use support::namespace::{ip, make_a_wire_of, patiently, run};
+use support::namespace::{ip, make_a_wire_of, patiently, run, wait_for};
 use support::{Capture, Pair, Sender, in_namespace};
 
 /// The slots, and so the ids, of the ports.
@@ -140,7 +140,8 @@ impl Worker {
         let tap = tap.map(|(number, redirect)| {
             let tap = Tap::open(number).unwrap();
             let transmitter = redirect.attach_transmitter(tap.ifindex()).unwrap();
-            (TapGso::new(Arc::new(tap)), transmitter)
+            let unsent = redirect.unsent(number.into()).unwrap();
+            (TapGso::new(Arc::new(tap), unsent), transmitter)
         });
         let (tap, transmitter) = tap.unzip();
         Self {
@@ -154,6 +155,17 @@ impl Worker {
 
     /// Forwards packets from the pod and sends them in one burst. All must leave.
     fn send(&mut self, tables: &Tables, packets: &[(Vec<u8>, VnetHeader)]) {
+        let before = self.sent();
+        self.try_send(tables, packets);
+        assert_eq!(self.sent() - before, packets.len() as u64);
+    }
+
+    fn sent(&self) -> u64 {
+        self.sheet.port(UPLINK).unwrap().tx_packets.get()
+    }
+
+    /// As [`Self::send`], but some may be lost on the way out.
+    fn try_send(&mut self, tables: &Tables, packets: &[(Vec<u8>, VnetHeader)]) {
         let Self {
             egress,
             region,
@@ -162,7 +174,6 @@ impl Worker {
             ..
         } = self;
         let mut free = &mut frames[..];
-        let before = sheet.port(UPLINK).unwrap().tx_packets.get();
         for (bytes, vnet) in packets {
             let count = bytes.len().div_ceil(CHUNK_SIZE - 256);
             let (chain, rest) = free.split_at_mut(count);
@@ -184,8 +195,6 @@ impl Worker {
             }
         }
         egress.flush(region, sheet);
-        let sent = sheet.port(UPLINK).unwrap().tx_packets.get();
-        assert_eq!(sent - before, packets.len() as u64);
     }
 }
 
@@ -339,6 +348,58 @@ fn a_super_frame_is_joined_whole_by_the_next_node() {
                 (50 + length, 1000)
             );
         }
+        assert_eq!(capture.next(), None);
+    });
+}
+
+/// The write to the TAP succeeds, whatever the program there can do with the packet.
+#[test]
+fn what_is_lost_behind_the_tap_is_a_drop() {
+    in_namespace(|| {
+        let pair = Pair::new(1);
+        make_a_wire_of("far");
+        let capture = Capture::new(pair.near);
+        let redirect = Redirect::load().unwrap();
+        let exit = |ifindex| {
+            let slot = UPLINK.0.into();
+            redirect.set_exit(slot, ifindex, UPLINK_MAC.0).unwrap();
+        };
+        let mut worker = Worker::new(Some((0, &redirect)));
+        let tables = tables(pair.far, false);
+        // A run of three, a super-frame, another one: three messages by the TAP.
+        let datagrams = (0..3).map(|_| (udp(9, &pattern(100)), VnetHeader::default()));
+        let mut burst: Vec<_> = datagrams.collect();
+        burst.push(tcp_super_frame(false, 5000, 1000));
+        burst.push(tcp_super_frame(false, 9000, 1000));
+        let packets = burst.len() as u64;
+        let mut counted = [0; 3];
+        let mut check = |what, sent, full, refused| {
+            worker.try_send(&tables, &burst);
+            counted = [counted[0] + sent, counted[1] + full, counted[2] + refused];
+            let dropped = |reason| worker.sheet.dropped(reason);
+            let (full, refused) = (DropReason::EgressFull, DropReason::EgressRefused);
+            let now = [worker.sent(), dropped(full), dropped(refused)];
+            assert_eq!(now, counted, "{what}: sent, full, refused");
+            let port = worker.sheet.port(UPLINK).unwrap();
+            assert_eq!(port.tx_messages.get() * packets, 3 * counted[0], "{what}");
+        };
+        check("no exit", 0, 0, packets);
+        exit(pair.far);
+        check("an exit", packets, 0, 0);
+        assert_eq!(frames(&capture, 3 + 5 + 9).len(), 17);
+        ip("link set far down");
+        check("down", 0, packets, 0);
+        ip("link set far up");
+        wait_for("far");
+        check("up", packets, 0, 0);
+        assert_eq!(frames(&capture, 3 + 5 + 9).len(), 17);
+        run("tc", "qdisc add dev far root pfifo limit 0");
+        check("a full queue", 0, packets, 0);
+        run("tc", "qdisc replace dev far root pfifo limit 10");
+        check("a queue", packets, 0, 0);
+        assert_eq!(frames(&capture, 3 + 5 + 9).len(), 17);
+        exit(0);
+        check("no exit any more", 0, 0, packets);
         assert_eq!(capture.next(), None);
     });
 }

@@ -10,7 +10,7 @@
 //! | `load` | from the embedded object to a [`Redirect`]: descriptors, mapped memory |
 //! | `maps` | typed updates of what the program reads |
 //! | `layout` | keys and values of the maps as bytes |
-//! | `memory` | the memory-mapped maps: gate, VXLAN port, heartbeats |
+//! | `memory` | the memory-mapped maps: gate, VXLAN port, heartbeats, what did not leave |
 //! | `ring` | what the tcx program has copied for a worker, read in memory |
 //! | `attach` | attaching to an interface: XDP in native or generic mode, tcx |
 //! | `stats` | counters and the list of causes to pass |
@@ -42,6 +42,6 @@ pub use layout::{
     tagged_port,
 };
 pub use load::Redirect;
-pub use memory::Heartbeat;
+pub use memory::{Heartbeat, Unsent};
 pub use ring::{PacketRing, Record};
 pub use stats::{PassCause, PortStats, RefuseCause};

@@ -10,7 +10,7 @@ use libbpf_rs::{ErrorKind, MapHandle, PrintLevel};
 
 use crate::error::Error;
 use crate::layout::MAX_WORKERS;
-use crate::memory::{ConfigMemory, HeartbeatMemory, Mapping};
+use crate::memory::{ConfigMemory, HeartbeatMemory, Mapping, UnsentMemory};
 use skel::{OpenRedirectSkel, RedirectSkelBuilder};
 
 #[allow(
@@ -42,6 +42,7 @@ pub struct Redirect {
     pub(crate) maps: Maps,
     pub(crate) config: Mapping<ConfigMemory>,
     pub(crate) heartbeats: Arc<Mapping<HeartbeatMemory>>,
+    pub(crate) unsent: Arc<Mapping<UnsentMemory>>,
 }
 
 /// The maps that are updated by system calls.
@@ -99,6 +100,8 @@ impl Redirect {
             Mapping::new(maps.config.as_fd(), 1).map_err(|error| memory("config", error))?;
         let heartbeats = Mapping::new(maps.heartbeats.as_fd(), MAX_WORKERS as usize)
             .map_err(|error| memory("heartbeats", error))?;
+        let unsent = Mapping::new(maps.unsent.as_fd(), MAX_WORKERS as usize)
+            .map_err(|error| memory("unsent", error))?;
         let keep = |program: BorrowedFd<'_>| {
             let kept = program.try_clone_to_owned();
             kept.map_err(libbpf_rs::Error::from)
@@ -125,6 +128,7 @@ impl Redirect {
             },
             config,
             heartbeats: Arc::new(heartbeats),
+            unsent: Arc::new(unsent),
         })
     }
 }
@@ -260,6 +264,7 @@ mod tests {
         let sizes = |map: &OpenMapImpl<'_>| (map.key_size() as usize, map.value_size() as usize);
         assert_eq!(sizes(&maps.config), (4, size_of::<ConfigMemory>()));
         assert_eq!(sizes(&maps.heartbeats), (4, size_of::<HeartbeatMemory>()));
+        assert_eq!(sizes(&maps.unsent), (4, size_of::<UnsentMemory>()));
         assert_eq!(sizes(&maps.ports), (4, port));
         assert_eq!(sizes(&maps.queue_workers), (4, 4));
         assert_eq!(sizes(&maps.sockets), (4, 4));
@@ -276,6 +281,7 @@ mod tests {
         assert_eq!((sizes(&maps.pods4), sizes(&maps.pods6)), ((v4, 4), (v6, 4)));
         assert_eq!(sizes(&maps.counters), (4, PortStats::SIZE));
         assert_eq!(maps.heartbeats.max_entries(), MAX_WORKERS);
+        assert_eq!(maps.unsent.max_entries(), MAX_WORKERS);
         assert_eq!(maps.queue_workers.max_entries(), MAX_SOCKETS);
         assert_eq!(maps.sockets.max_entries(), MAX_SOCKETS);
         assert_eq!(maps.counters.max_entries(), MAX_PORTS);

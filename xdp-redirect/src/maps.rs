@@ -16,7 +16,7 @@ use crate::layout::{
     Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, exit, route,
 };
 use crate::load::Redirect;
-use crate::memory::Heartbeat;
+use crate::memory::{Heartbeat, Unsent};
 use crate::ring::PacketRing;
 use crate::stats::PortStats;
 
@@ -184,7 +184,8 @@ impl Redirect {
     }
 
     /// Says which interface a slot's packets leave by when they are written to a TAP, and its MAC.
-    /// Interface index 0 takes the exit away: such packets are dropped.
+    /// Interface index 0 takes the exit away: such packets are dropped, and their writer is told
+    /// ([`Unsent`]).
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Map`].
@@ -324,6 +325,16 @@ impl Redirect {
             Arc::clone(&self.heartbeats),
             worker as usize,
         ))
+    }
+
+    /// What a worker learns of the packets that it writes to its TAP, for it to keep.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn unsent(&self, worker: u32) -> Result<Unsent, Error> {
+        in_range("worker", worker.into(), (MAX_WORKERS - 1).into())?;
+        let [worker, ..] = worker.to_le_bytes();
+        Ok(Unsent::new(Arc::clone(&self.unsent), worker))
     }
 
     /// Bells that the programs have sent to a worker's TAP, and that it has got unless they found the

@@ -11,6 +11,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
+use crate::layout::port_tag;
+
 /// Types that any bytes of a map are valid for and that the kernel may read at any time: fields
 /// are atomics, the rest is padding.
 ///
@@ -44,6 +46,17 @@ pub(crate) struct HeartbeatMemory {
 
 // SAFETY: atomic integers and padding.
 unsafe impl Shared for HeartbeatMemory {}
+
+/// `struct unsent`: a cache line of its own for each worker.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct UnsentMemory {
+    packets: AtomicU64,
+    error: AtomicU32,
+}
+
+// SAFETY: atomic integers and padding.
+unsafe impl Shared for UnsentMemory {}
 
 /// The entries of a `BPF_F_MMAPABLE` array, shared with the kernel until dropped.
 #[derive(Debug)]
@@ -171,6 +184,51 @@ impl Drop for Heartbeat {
     }
 }
 
+/// A worker's view of what it wrote to its TAP and did not leave, which the program on the TAP tells
+/// in memory: the write itself succeeds.
+#[derive(Debug)]
+pub struct Unsent {
+    memory: Arc<Mapping<UnsentMemory>>,
+    worker: u8,
+    /// Packets that were told before.
+    seen: u64,
+}
+
+impl Unsent {
+    pub(crate) fn new(memory: Arc<Mapping<UnsentMemory>>, worker: u8) -> Self {
+        let mut unsent = Self {
+            memory,
+            worker,
+            seen: 0,
+        };
+        let _ = unsent.take();
+        unsent
+    }
+
+    /// What the worker writes in place of the source MAC address of a packet that is to leave by the
+    /// port of a counter slot.
+    #[inline]
+    pub fn tag(&self, slot: u16) -> [u8; 6] {
+        let mut tag = port_tag(slot);
+        tag[3] = self.worker;
+        tag
+    }
+
+    /// Why a packet that was written since the last call has not left, as an error number; `None`
+    /// when all have. The program runs within the write, so that this is about the last one.
+    #[inline]
+    pub fn take(&mut self) -> Option<i32> {
+        let memory = self.memory.entries().get(usize::from(self.worker))?;
+        // Relaxed: this thread's system call ran the program.
+        let packets = memory.packets.load(Ordering::Relaxed);
+        if packets == self.seen {
+            return None;
+        }
+        self.seen = packets;
+        i32::try_from(memory.error.load(Ordering::Relaxed)).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,11 +244,14 @@ mod tests {
         assert_eq!(offset_of!(HeartbeatMemory, asleep), 8);
         assert_eq!(offset_of!(HeartbeatMemory, bells), 16);
         assert_eq!(align_of::<HeartbeatMemory>(), 64);
+        assert_eq!(size_of::<UnsentMemory>(), 64);
+        assert_eq!(offset_of!(UnsentMemory, error), 8);
     }
 
     #[test]
     fn a_handle_can_go_to_its_worker() {
         fn is_send<T: Send>() {}
         is_send::<Heartbeat>();
+        is_send::<Unsent>();
     }
 }

@@ -9,7 +9,7 @@ use Want::{Pass, Redirect as Ours};
 use podway_xdp_redirect::{PassCause, port_tag};
 use support::node::*;
 use support::packets::*;
-use support::{Action, in_netns, now_ns, run_tcx, sent};
+use support::{Action, in_netns, ip, now_ns, run_tcx, sent};
 
 #[test]
 fn a_super_frame_is_ours_only_as_tcp_whatever_its_size() {
@@ -138,22 +138,42 @@ fn what_a_worker_writes_leaves_by_the_exit_that_it_names() {
                 more => panic!("{more:?} packets left"),
             }
         };
+        let mut unsent = redirect.unsent(Node::WORKER).unwrap();
+        let mut others = redirect.unsent(Node::WORKER + 1).unwrap();
+        let tag = unsent.tag(300);
+        assert_eq!(transmit(tag), Some((node.uplink, EXIT_MAC)));
+        assert_eq!(transmit(unsent.tag(1022)), Some((node.pod, LAST_MAC)));
         assert_eq!(transmit(port_tag(300)), Some((node.uplink, EXIT_MAC)));
-        assert_eq!(transmit(port_tag(1022)), Some((node.pod, LAST_MAC)));
         // Nor a slot beyond the map.
         for slot in [0, 44, 299, 301, 1023, 1024, 1024 + 300, u16::MAX] {
-            assert_eq!(transmit(port_tag(slot)), None, "slot {slot} has no exit");
+            assert_eq!(unsent.take(), None);
+            let tag = unsent.tag(slot);
+            assert_eq!(transmit(tag), None, "slot {slot} has no exit");
+            assert_eq!(unsent.take(), Some(libc::ENXIO), "slot {slot}");
         }
         for at in 0..3 {
-            let mut source = port_tag(300);
+            let mut source = tag;
             source[at] ^= 4;
             assert_eq!(transmit(source), None, "{source:02x?} is no tag");
         }
         assert_eq!(transmit(PEER_MAC), None);
         redirect.set_exit(300, node.pod, LAST_MAC).unwrap();
-        assert_eq!(transmit(port_tag(300)), Some((node.pod, LAST_MAC)), "moved");
+        assert_eq!(transmit(tag), Some((node.pod, LAST_MAC)), "moved");
+        assert_eq!(unsent.take(), None);
         redirect.set_exit(300, 0, [0; 6]).unwrap();
-        assert_eq!(transmit(port_tag(300)), None, "taken away");
+        assert_eq!(transmit(tag), None, "taken away");
+        assert_eq!(unsent.take(), Some(libc::ENXIO));
+        redirect.set_exit(300, node.uplink, EXIT_MAC).unwrap();
+        ip("link set dev eth0 down");
+        assert_eq!(transmit(tag), None, "down");
+        assert_eq!(transmit(tag), None, "down");
+        assert_eq!(unsent.take(), Some(libc::ENOBUFS));
+        assert_eq!(unsent.take(), None, "told once");
+        redirect.set_exit(300, node.uplink + 99, EXIT_MAC).unwrap();
+        assert_eq!(transmit(tag), None, "gone");
+        assert_eq!(unsent.take(), Some(libc::EINVAL));
+        assert_eq!(others.take(), None);
+        assert_eq!(redirect.unsent(Node::WORKER).unwrap().take(), None, "anew");
     });
 }
 

@@ -4,7 +4,8 @@
 //! The source MAC of a message names the port that it leaves by (`port_tag`); the program on the
 //! TAP puts the port's own in its place and sends the packet out within the same system call, so
 //! that messages of both engines leave in the order in which they are sent. It sends it without a
-//! socket, which no AF_PACKET socket can: see `podway_transmit` in `redirect.bpf.c`.
+//! socket, which no AF_PACKET socket can: see `podway_transmit` in `redirect.bpf.c`. What it cannot
+//! send it tells in memory ([`Unsent`]), since the system call has succeeded by then.
 #![allow(
     unsafe_code,
     reason = "messages are handed to the kernel by pointer; the block states its invariant"
@@ -14,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use podway_xdp_redirect::port_tag;
+use podway_xdp_redirect::Unsent;
 
 use super::drafts::MAX_PIECES;
 use super::message::{Message, VnetHeader};
@@ -31,6 +32,7 @@ const MACS: usize = 12;
 #[derive(Debug)]
 pub struct TapGso {
     tap: Arc<Tap>,
+    unsent: Unsent,
     /// The message in hand as the kernel takes it: pointers that are read within [`TapGso::send`]
     /// only.
     iovecs: Vec<libc::iovec>,
@@ -40,10 +42,11 @@ pub struct TapGso {
 unsafe impl Send for TapGso {}
 
 impl TapGso {
-    /// An engine on `tap`.
-    pub fn new(tap: Arc<Tap>) -> Self {
+    /// An engine on `tap`, whose program tells by `unsent` what did not leave.
+    pub fn new(tap: Arc<Tap>, unsent: Unsent) -> Self {
         Self {
             tap,
+            unsent,
             iovecs: Vec::with_capacity(MAX_PIECES + 3),
         }
     }
@@ -71,7 +74,7 @@ impl TapGso {
         // SAFETY: the bytes were checked to be so many and to lie in borrowed memory; the frame that
         // has them is the worker's own until the burst is recycled, so that nobody writes them.
         let mut macs = unsafe { front.read() };
-        macs[6..].copy_from_slice(&port_tag(message.port.0));
+        macs[6..].copy_from_slice(&self.unsent.tag(message.port.0));
         let header = header(message);
         self.iovecs.clear();
         self.iovecs.push(iovec(&header));
@@ -85,11 +88,13 @@ impl TapGso {
         // SAFETY: there are `count` iovecs: header and addresses, which live on our stack, and pieces
         // that were checked to lie in borrowed memory. The kernel only reads them.
         let sent = unsafe { libc::writev(fd, self.iovecs.as_ptr(), count) };
-        if sent >= 0 {
-            return Ok(());
-        }
-        let errno = io::Error::last_os_error().raw_os_error();
-        Err(classify(errno.unwrap_or(libc::EIO)))
+        let errno = if sent >= 0 {
+            self.unsent.take()
+        } else {
+            let error = io::Error::last_os_error();
+            Some(error.raw_os_error().unwrap_or(libc::EIO))
+        };
+        errno.map_or(Ok(()), |errno| Err(classify(errno)))
     }
 }
 

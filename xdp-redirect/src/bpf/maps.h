@@ -64,6 +64,14 @@ struct {
 	});
 } rings SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_WORKERS);
+	__type(key, __u32);
+	__type(value, struct unsent);
+} unsent SEC(".maps");
+
 /* Where `podway_transmit` sends to, by slot. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -21,6 +21,7 @@
  * end. At tcx a GSO packet is known for one, whatever its size, and the VLAN tag is seen.
  */
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/in6.h>
@@ -327,14 +328,21 @@ int podway_classify(struct __sk_buff *skb)
 	return cause < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
-/* The number in a tag (PORT_TAG); negative, as no key of a map is, when the address is none. */
-static __always_inline int tagged(const __u8 *mac)
+/*
+ * Tells a worker that what it wrote has not left, by what a helper gave: a negative error number; or
+ * that of a queue, NET_XMIT_DROP or NET_XMIT_CN (include/linux/netdevice.h). The latter comes of an
+ * interface that is down or has no carrier (noop_enqueue() in net/sched/sch_generic.c), too; of a
+ * queue it may mean that another packet was dropped for this one.
+ */
+static __always_inline void tell_unsent(__u32 worker, long result)
 {
-	const __u8 tag[ETH_ALEN] = PORT_TAG(0);
+	struct unsent *u = bpf_map_lookup_elem(&unsent, &worker);
 
-	if (mac[0] != tag[0] || mac[1] != tag[1] || mac[2] != tag[2] || mac[3] != tag[3])
-		return -1;
-	return mac[4] << 8 | mac[5];
+	if (!u)
+		return;
+	/* The worker reads both after its system call, within which this runs. */
+	u->error = result < 0 ? -result : ENOBUFS;
+	u->packets++;
 }
 
 /*
@@ -348,19 +356,30 @@ static __always_inline int tagged(const __u8 *mac)
 SEC("tcx/ingress")
 int podway_transmit(struct __sk_buff *skb)
 {
+	const __u8 tag[ETH_ALEN] = PORT_TAG(0);
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
+	__u8 *mac = eth->h_source;
+	__u32 slot, worker;
 	struct exit *out;
-	int slot;
+	long result;
 
 	if ((void *)(eth + 1) > end)
 		return TC_ACT_SHOT;
-	slot = tagged(eth->h_source);
-	out = bpf_map_lookup_elem(&exits, &slot);
-	if (!out || !out->ifindex)
+	if (mac[0] != tag[0] || mac[1] != tag[1] || mac[2] != tag[2])
 		return TC_ACT_SHOT;
-	if (!bpf_skb_store_bytes(skb, ETH_ALEN, out->mac, ETH_ALEN, 0))
-		bpf_clone_redirect(skb, out->ifindex, 0);
+	worker = mac[3];
+	slot = mac[4] << 8 | mac[5];
+	out = bpf_map_lookup_elem(&exits, &slot);
+	if (!out || !out->ifindex) {
+		tell_unsent(worker, -ENXIO);
+		return TC_ACT_SHOT;
+	}
+	result = bpf_skb_store_bytes(skb, ETH_ALEN, out->mac, ETH_ALEN, 0);
+	if (!result)
+		result = bpf_clone_redirect(skb, out->ifindex, 0);
+	if (result)
+		tell_unsent(worker, result);
 	return TC_ACT_SHOT;
 }
 

@@ -102,6 +102,14 @@ struct heartbeat {
 	__u64 unused2[5];
 };
 
+/* `unsent`, indexed by worker, memory-mapped: what it wrote to its TAP and did not leave. */
+struct unsent {
+	__u64 packets; /* a super-frame is one */
+	__u32 error;   /* why the last of them did not: a number of errno.h */
+	__u32 unused;
+	__u64 unused2[6];
+};
+
 /* `ports`, keyed by interface index. */
 struct port {
 	__u8 mac[6];    /* the interface's own */
@@ -115,7 +123,8 @@ struct port {
 
 /*
  * A port in place of a MAC address, on the way between a port and a TAP: a locally administered
- * address that says "pw", and the slot in network byte order.
+ * address that says "pw", and the slot in network byte order. On the way out the fourth byte is the
+ * worker that writes.
  */
 #define PORT_TAG(slot) { 0x02, 0x70, 0x77, 0, (slot) >> 8 & 0xff, (slot) & 0xff }
 
