@@ -90,6 +90,7 @@ fn tables(routes: u32) -> Tables {
             ifindex: number.into(),
             mtu: 1450,
             mac: mac(3, number),
+            carries_runs: false,
             role: PortRole::Pod {
                 addresses: vec![Ip::V4.pod(number), Ip::V6.pod(number)],
                 mac: mac(4, number),
@@ -104,6 +105,7 @@ fn tables(routes: u32) -> Tables {
         ifindex: 200,
         mtu: 1500,
         mac: mac(1, 1),
+        carries_runs: false,
         role: PortRole::Uplink {
             accept_partial_checksums: false,
         },

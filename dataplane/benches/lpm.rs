@@ -24,6 +24,7 @@ fn cluster() -> Fib {
         ifindex: 2,
         mtu: 1500,
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        carries_runs: false,
         role: PortRole::Uplink {
             accept_partial_checksums: false,
         },

@@ -76,6 +76,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
         ifindex: u32::MAX,
         mtu: 1500,
         mac: PORT_MAC,
+        carries_runs: false,
         role: PortRole::Pod {
             addresses: vec![address("10.0.0.1")],
             mac: POD_MAC,
@@ -89,6 +90,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
         ifindex: uplink,
         mtu: 1500,
         mac: UPLINK_MAC,
+        carries_runs: false,
         role: PortRole::Uplink {
             accept_partial_checksums: false,
         },

@@ -101,7 +101,7 @@ impl Gather {
     #[inline]
     pub fn push(&mut self, packet: &mut Packet<'_>, send: &Send<'_>, tables: &Tables) -> Pushed {
         match tables.port(send.next_hop.port) {
-            Some(port) => self.push_to(packet, send, port.ifindex),
+            Some(port) => self.push_to(packet, send, port.ifindex, port.carries_runs),
             None => Pushed::Drop(DropReason::PortGone),
         }
     }
@@ -124,12 +124,13 @@ impl Gather {
         self.drafts.clear();
     }
 
-    /// As [`Gather::push`], to an interface that is known.
+    /// As [`Gather::push`], to an interface that is known, and whether it carries runs uncut.
     pub(super) fn push_to(
         &mut self,
         packet: &mut Packet<'_>,
         send: &Send<'_>,
         ifindex: u32,
+        carries_runs: bool,
     ) -> Pushed {
         let headers = &send.headers;
         // The parser has seen to both; a packet that was changed since must still not go out wrong.
@@ -146,7 +147,11 @@ impl Gather {
             (NextHopKind::Tunnel(outer), segment) => {
                 let way = self.way(outer, send, ifindex);
                 match segment {
-                    None => self.push_block(packet, send, &way),
+                    None => {
+                        // A node that receives by TAP as well would leave the run to its kernel.
+                        let alone = carries_runs && self.whole;
+                        self.push_block(packet, send, &Way { alone, ..way })
+                    }
                     Some(size) if self.whole && fits_tunnel(&way, headers) => {
                         self.push_tunnelled(packet, send, &way, size)
                     }
@@ -173,6 +178,7 @@ impl Gather {
             outer,
             source_port: self.source_ports.of(send.flow_hash),
             tos: send.headers.tos,
+            alone: false,
         }
     }
 

@@ -3,6 +3,10 @@
 //! A block is a VXLAN header and an inner frame. One outer header goes before all blocks of a
 //! message, and the kernel or the NIC repeats it for each (UDP GSO), so that all have the same
 //! destination, source port and TOS. A shorter block may only be the last.
+//!
+//! Where nothing cuts the message before the next node has it, each block is a message of its own
+//! ([`Way::alone`]): that node's program leaves a message of several to the kernel, which would
+//! deliver it before those that a worker still holds.
 
 use super::drafts::{Drafts, MAX_BYTES, MAX_PIECES, Slot};
 use super::message::{Piece, To, VnetHeader};
@@ -39,6 +43,8 @@ pub(super) struct Way<'t> {
     pub(super) source_port: u16,
     /// DSCP and ECN.
     pub(super) tos: u8,
+    /// Whether no other block may follow in the same message.
+    pub(super) alone: bool,
 }
 
 impl<'t> Way<'t> {
@@ -185,7 +191,7 @@ impl Runs {
         let header = drafts.write(way.header());
         encap::begin(drafts.header_mut(header), way.tos, way.source_port);
         drafts.append(slot, header);
-        self.runs.push(Run {
+        let run = Run {
             slot,
             port: way.port,
             outer: way.outer.clone(),
@@ -195,7 +201,12 @@ impl Runs {
             size,
             payload: size,
             blocks: 1,
-        });
+        };
+        if way.alone {
+            run.finish(drafts);
+        } else {
+            self.runs.push(run);
+        }
         slot
     }
 
@@ -292,6 +303,34 @@ mod tests {
         assert_eq!(inner(&out), built(&specs));
         let ids: Vec<_> = wire(&out[0]).iter().map(|f| get16(f, 18)).collect();
         assert_eq!(ids, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn an_uplink_that_carries_runs_gets_none() {
+        let specs: Vec<_> = std::iter::repeat_n(Spec::udp(b"abc"), 3).collect();
+        let packets = |rig: &mut Rig| {
+            let out = rig.send(&tunnel(false, 2), 1430, &specs);
+            assert_eq!(inner(&out), built(&specs));
+            out.iter().map(|o| o.packets).collect::<Vec<_>>()
+        };
+        let mut rig = Rig::whole();
+        assert_eq!(packets(&mut rig), [3]);
+        rig.carries_runs = true;
+        assert_eq!(packets(&mut rig), [1, 1, 1]);
+        // A super-frame between them is still one.
+        let mut order = Vec::new();
+        for spec in [&specs[0], &Spec::tcp(1, 1, &payload(5000)), &specs[0]] {
+            let _ = rig.push(&tunnel(false, 2), 1430, &spec.build());
+        }
+        for out in rig.flush() {
+            order.push((out.packets, out.vnet.gso_type));
+        }
+        let none = VnetHeader::GSO_NONE;
+        assert_eq!(order, [(1, none), (1, VnetHeader::GSO_TCPV4), (1, none)]);
+        // Without a TAP here there is none over there, and super-frames are runs as well.
+        let mut rig = Rig::new();
+        rig.carries_runs = true;
+        assert_eq!(packets(&mut rig), [3]);
     }
 
     #[test]

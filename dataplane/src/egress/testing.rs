@@ -50,6 +50,8 @@ pub(super) struct Rig {
     /// Payload bytes of each segment of the packets pushed next, as the kernel tells them; 0: it
     /// tells nothing.
     pub(super) segment: u16,
+    /// Whether the interface that packets leave by carries runs uncut.
+    pub(super) carries_runs: bool,
 }
 
 impl Rig {
@@ -63,6 +65,7 @@ impl Rig {
             chunk: 3500,
             headroom: 256,
             segment: 0,
+            carries_runs: false,
         }
     }
 
@@ -103,7 +106,9 @@ impl Rig {
             max_l3_len,
         };
         adapt(&mut send);
-        let pushed = self.gather.push_to(&mut packet, &send, 11);
+        let pushed = self
+            .gather
+            .push_to(&mut packet, &send, 11, self.carries_runs);
         if pushed == Pushed::Gathered {
             self.held.append(&mut frames);
         } else {

@@ -419,5 +419,6 @@ fn port_entry(port: &PortFacts) -> PortEntry {
         mac: port.mac,
         accept_partial,
         is_uplink,
+        carries_runs: port.carries_runs,
     }
 }

@@ -31,6 +31,8 @@ pub struct PortFacts {
     pub mtu: u16,
     /// MAC of the interface itself.
     pub mac: MacAddr,
+    /// Whether a run of datagrams (UDP GSO) would get uncut to whoever is at its other end.
+    pub carries_runs: bool,
     /// What is behind it.
     pub role: PortRole,
 }

@@ -102,6 +102,8 @@ pub struct PortEntry {
     pub accept_partial: bool,
     /// Whether the port leads to other nodes; else a pod is behind it.
     pub is_uplink: bool,
+    /// Whether a run of datagrams (UDP GSO) would get uncut to whoever is at the port's other end.
+    pub carries_runs: bool,
 }
 
 /// What the packet path needs to know of this node.

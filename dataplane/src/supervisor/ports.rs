@@ -76,7 +76,7 @@ impl Supervisor {
             if attached.interface == interface && same_kind {
                 return self.set_role(port);
             }
-            // Another interface of the same name, other queues, MAC or MTU, or another kind.
+            // Another interface of the same name, another queue, MAC, MTU or offload, or another kind.
             self.del_port(&port.interface)?;
         }
         let attached = self.attach(port, interface);
@@ -506,6 +506,7 @@ fn facts(port: &Port, id: PortId, interface: &Interface) -> PortFacts {
         ifindex: interface.ifindex,
         mtu: interface.mtu,
         mac: interface.mac,
+        carries_runs: interface.carries_runs,
         role: port.role.clone(),
     }
 }

@@ -207,6 +207,9 @@ fn port_status(name: &str, port: &AttachedPort, no_tap: Option<&str>) -> PortSta
         }
     };
     let egress = match (no_tap, is_pod(&port.role)) {
+        (None, false) if port.interface.carries_runs => {
+            "tap for super-frames, else af-packet; no runs, which the link would carry uncut"
+        }
         (None, false) => "tap for what is cut on the way, else af-packet",
         _ => "af-packet gso",
     };

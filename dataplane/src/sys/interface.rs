@@ -2,10 +2,12 @@
 //! would show the namespace that it was mounted in.)
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use podway_proto::types::MacAddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::ethtool;
 
 /// An interface as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub(crate) struct Interface {
     pub(crate) mac: MacAddr,
     /// Receive queues in use.
     pub(crate) rx_queues: u32,
+    /// Whether a run of datagrams (UDP GSO) gets uncut to whoever is at the other end.
+    pub(crate) carries_runs: bool,
 }
 
 impl Interface {
@@ -61,40 +65,9 @@ impl Interface {
             ifindex,
             mtu,
             mac: MacAddr(mac),
-            rx_queues: rx_queues(&socket, name)?,
+            rx_queues: ethtool::rx_queues(socket.as_fd(), name)?,
+            carries_runs: ethtool::carries_runs(socket.as_fd(), name)?,
         })
-    }
-}
-
-/// `ETHTOOL_GCHANNELS`: how many queues receive. A driver that does not tell has one.
-fn rx_queues(socket: &OwnedFd, name: &str) -> io::Result<u32> {
-    /// linux/ethtool.h
-    const ETHTOOL_GCHANNELS: u32 = 0x3c;
-    /// `struct ethtool_channels` of linux/ethtool.h.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Channels {
-        cmd: u32,
-        max_rx: u32,
-        max_tx: u32,
-        max_other: u32,
-        max_combined: u32,
-        rx_count: u32,
-        tx_count: u32,
-        other_count: u32,
-        combined_count: u32,
-    }
-
-    let mut channels = Channels {
-        cmd: ETHTOOL_GCHANNELS,
-        ..Channels::default()
-    };
-    let mut request = Request::new(name)?;
-    request.0.ifr_ifru.ifru_data = (&raw mut channels).cast();
-    match request.ask(socket.as_fd(), libc::SIOCETHTOOL) {
-        Ok(()) => Ok((channels.rx_count + channels.combined_count).max(1)),
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
-        Err(error) => Err(error),
     }
 }
 

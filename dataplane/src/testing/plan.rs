@@ -157,6 +157,7 @@ fn ports(me: u8, mtus: Mtus) -> [PortFacts; 4] {
         ifindex: 10 + u32::from(id.0),
         mtu,
         mac: port_mac(me, number),
+        carries_runs: false,
         role: PortRole::Pod {
             addresses: vec![pod(false, me, number), pod(true, me, number)],
             mac: pod_mac(me, number),
@@ -169,6 +170,7 @@ fn ports(me: u8, mtus: Mtus) -> [PortFacts; 4] {
         ifindex: 10 + u32::from(id.0),
         mtu: mtus.uplink,
         mac: uplink_mac(me),
+        carries_runs: false,
         role: PortRole::Uplink {
             accept_partial_checksums,
         },

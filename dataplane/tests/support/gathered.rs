@@ -58,6 +58,7 @@ impl Gathered {
             ifindex,
             mtu: 1500,
             mac: MacAddr([2, 0, 0, 0, 0, 9]),
+            carries_runs: false,
             role: PortRole::Uplink {
                 accept_partial_checksums: false,
             },

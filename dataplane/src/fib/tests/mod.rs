@@ -140,6 +140,7 @@ fn a_pod_is_reached_by_its_port() {
             mac: mac(0x13),
             accept_partial: true,
             is_uplink: false,
+            carries_runs: false,
         })
     );
     assert_eq!(tables.port(PortId(2)), None);

@@ -41,6 +41,7 @@ pub(super) fn uplink(interface: &str, id: u16) -> PortFacts {
         ifindex: 100 + u32::from(id),
         mtu: 9000,
         mac: mac(0x10 + u8::try_from(id).unwrap()),
+        carries_runs: false,
         role: PortRole::Uplink {
             accept_partial_checksums: false,
         },
