@@ -10,7 +10,10 @@ use podway_dataplane::config::Config;
 use podway_dataplane::supervisor::Supervisor;
 use tracing_subscriber::EnvFilter;
 
-/// Moves the pod packets of one node between AF_XDP sockets, natively or through VXLAN.
+/// Moves the pod packets of one node between its pods and other nodes, natively or through VXLAN.
+///
+/// Ports are received by a TAP and a ring in memory per worker; by AF_XDP sockets where the driver
+/// needs no copy for them, or where the configuration says so.
 ///
 /// It starts with nothing attached; podway-control tells it what to do over the socket
 /// dataplane.sock in the run directory. When it ends, the kernel has the packets.

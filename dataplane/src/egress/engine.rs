@@ -17,8 +17,8 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// An egress that sends by `socket`, and super-frames in tunnels by `tap` if there is one;
-    /// tunnels have the outer source ports `ports`.
+    /// An egress that sends by `socket`, and by `tap`, if there is one, what is to be cut on an
+    /// uplink; tunnels have the outer source ports `ports`.
     pub fn new(socket: PacketGso, tap: Option<TapGso>, ports: SourcePorts) -> Self {
         let mut gather = Gather::new();
         gather.send_tunnels_whole(tap.is_some());

@@ -1,7 +1,7 @@
 //! Egress: from verdicts to messages to the kernel.
 //!
 //! [`Gather`] makes messages of the packets of a burst; a [`Message`] is a virtio-net header and
-//! the pieces of one packet or super-frame; [`PacketGso`] and, for super-frames in tunnels,
+//! the pieces of one packet or super-frame; [`PacketGso`] and, for what is to be cut on an uplink,
 //! [`TapGso`] hand them to the kernel. [`Egress`] is all of it together, as a worker uses it.
 
 mod cut;
