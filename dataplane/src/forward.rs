@@ -13,8 +13,7 @@ use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
 use crate::wire::parse::{Headers, IpVersion, parse_to};
 use crate::wire::{
-    Ipv4Packet, Ipv6Packet, Sum, UdpDatagram, checksum, ethernet, flow_hash, ipv4, ipv6, protocol,
-    udp,
+    Ipv4Packet, Ipv6Packet, UdpDatagram, checksum, ethernet, flow_hash, ipv4, ipv6, protocol,
 };
 
 /// Decides what becomes of `packet`, which came in by the port `from`, and prepares it.
@@ -128,19 +127,10 @@ fn is_partial(packet: &Packet<'_>, headers: &Headers) -> bool {
 
 /// Finishes the checksum of a packet inside the packet: a pod's own tunnel left it to the device.
 #[cold]
-fn finish_inside(packet: &mut Packet<'_>, start: u16, offset: u16) {
-    let (start, field) = (usize::from(start), usize::from(start) + usize::from(offset));
-    let mut sum = Sum::default();
-    for bytes in packet.slices(start, packet.len().saturating_sub(start)) {
-        sum.add(bytes);
-    }
-    let checksum = match usize::from(offset) {
-        udp::CHECKSUM_OFFSET => sum.finish_udp(),
-        _ => sum.finish(),
-    };
-    if let Some(bytes) = packet.head_mut().get_mut(field..field + 2) {
-        bytes.copy_from_slice(&checksum.to_be_bytes());
-    }
+fn finish_inside(packet: &mut Packet<'_>, start: u16, field: u16) {
+    let start = usize::from(start);
+    let len = packet.len().saturating_sub(start);
+    packet.finish_checksum(start, len, field.into());
 }
 
 /// Whether the L4 part is all that follows the IP header. A UDP datagram may be shorter, with
@@ -159,11 +149,7 @@ fn fills_packet(packet: &Packet<'_>, headers: &Headers) -> bool {
 /// of TSO nor left as they are.
 #[cold]
 fn is_finished(packet: &Packet<'_>, headers: &Headers) -> bool {
-    let mut sum = headers.pseudo_header(headers.l4_len());
-    for bytes in packet.slices(headers.l4.into(), headers.l4_len() as usize) {
-        sum.add(bytes);
-    }
-    sum.finish() == 0
+    packet.checksum_is_right(headers)
 }
 
 #[inline]

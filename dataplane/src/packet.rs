@@ -1,6 +1,7 @@
 //! One received packet: a frame, or a chain of frames seen as one.
 
 use crate::egress::Piece;
+use crate::wire::{Headers, Sum, udp};
 use crate::xsk::{Frame, Region};
 
 /// Frames that a chain has room for without an allocation. The kernel makes at most 18: 64 KiB in
@@ -191,6 +192,34 @@ impl<'a> Packet<'a> {
             left -= take;
             (take > 0).then_some(slice)
         })
+    }
+
+    /// Whether the L4 checksum is right. Reads the packet from there on.
+    #[inline]
+    pub fn checksum_is_right(&self, headers: &Headers) -> bool {
+        let l4_len = headers.l4_len();
+        let mut sum = headers.pseudo_header(l4_len);
+        for bytes in self.slices(headers.l4.into(), l4_len as usize) {
+            sum.add(bytes);
+        }
+        sum.finish() == 0
+    }
+
+    /// Finishes the checksum of the `len` bytes of L4 header and payload from offset `l4`. The field,
+    /// `field` bytes behind `l4`, holds the sum of the pseudo-header, and is summed along with the rest.
+    #[inline]
+    pub fn finish_checksum(&mut self, l4: usize, len: usize, field: usize) {
+        let mut sum = Sum::default();
+        for bytes in self.slices(l4, len) {
+            sum.add(bytes);
+        }
+        let checksum = match field {
+            udp::CHECKSUM_OFFSET => sum.finish_udp(),
+            _ => sum.finish(),
+        };
+        if let Some(bytes) = self.head_mut().get_mut(l4 + field..l4 + field + 2) {
+            bytes.copy_from_slice(&checksum.to_be_bytes());
+        }
     }
 }
 

@@ -5,40 +5,20 @@ use super::message::VnetHeader;
 use crate::packet::Packet;
 use crate::verdict::Send;
 use crate::wire::tcp::flag;
-use crate::wire::{
-    Headers, IpVersion, Ipv4Packet, Ipv6Packet, Sum, TcpSegment, UdpDatagram, protocol,
-};
+use crate::wire::{Headers, IpVersion, Ipv4Packet, Ipv6Packet, TcpSegment, UdpDatagram, protocol};
 
 /// Whether the L4 checksum is right, or partial, which its sender vouches for.
 #[inline]
 pub(super) fn is_sound(packet: &Packet<'_>, send: &Send<'_>) -> bool {
-    let headers = &send.headers;
-    let l4_len = headers.l4_len();
-    send.partial_checksum || {
-        let mut sum = headers.pseudo_header(l4_len);
-        for bytes in packet.slices(headers.l4.into(), l4_len as usize) {
-            sum.add(bytes);
-        }
-        sum.finish() == 0
-    }
+    send.partial_checksum || packet.checksum_is_right(&send.headers)
 }
 
 /// Finishes the partial L4 checksum of a packet in place. Does nothing for a packet without one.
 pub(super) fn finish_checksum(packet: &mut Packet<'_>, headers: &Headers) {
-    let Some(field) = headers.checksum_offset() else {
-        return;
-    };
-    // The field holds the pseudo-header's sum, and is summed along with the rest.
-    let mut sum = Sum::default();
-    for bytes in packet.slices(headers.l4.into(), headers.l4_len() as usize) {
-        sum.add(bytes);
-    }
-    let checksum = match headers.protocol {
-        protocol::UDP => sum.finish_udp(),
-        _ => sum.finish(),
-    };
-    if let Some(bytes) = packet.head_mut().get_mut(field..field + 2) {
-        bytes.copy_from_slice(&checksum.to_be_bytes());
+    let l4 = usize::from(headers.l4);
+    let at = headers.checksum_offset();
+    if let Some(field) = at.and_then(|at| at.checked_sub(l4)) {
+        packet.finish_checksum(l4, headers.l4_len() as usize, field);
     }
 }
 
