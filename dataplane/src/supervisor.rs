@@ -187,7 +187,9 @@ impl Supervisor {
                 limits: limits.clone(),
                 egress: Egress::new(
                     PacketGso::new()?,
-                    devices.as_ref().map(|devices| TapGso::new(devices.tap(), unsent)),
+                    devices
+                        .as_ref()
+                        .map(|devices| TapGso::new(devices.tap(), unsent)),
                     config.source_ports,
                 ),
                 waiter,

@@ -744,7 +744,7 @@ fn a_super_frame_that_is_too_long_for_a_tap_is_counted_by_what_arrives() {
         reader.redirect.add_pod(pod, pair.near).unwrap();
         let prefix = "fe00::/8".parse().unwrap();
         reader.redirect.add_prefix(prefix, 1450).unwrap();
-        let headers = 14 + 40 + 20;
+        let headers: usize = 14 + 40 + 20;
         let mut redirected = 0;
         for (length, segments) in [(65_535, 1), (65_536, 48), (65_549, 48)] {
             let payload = length - headers;
