@@ -392,7 +392,7 @@ impl Agent {
              ipv4-native-routing-cidr = \"10.0.0.0/16\"\n{}\n\
              [dataplane]\nworkers = {}\nwait = \"{}\"\ningress = \"{}\"\ncores = {:?}\n",
             self.node.name,
-            self.node.underlay,
+            self.options.underlay_of(&self.node),
             self.node.router.is_none(),
             self.options.config,
             self.options.workers,

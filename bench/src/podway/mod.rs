@@ -74,6 +74,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The underlay address by which a node is told.
+    pub fn underlay_of(&self, node: &Node) -> IpAddr {
+        if self.underlay6 {
+            node.underlay6.into()
+        } else {
+            node.underlay.into()
+        }
+    }
+}
+
 /// A program of Podway: in the directory that `PODWAY_BIN_DIR` names, or else where this program
 /// is (test programs are one level below).
 ///
@@ -238,12 +249,8 @@ fn tell_ports(agent: &Agent) -> Result<()> {
 
 fn tell_node(agent: &Agent, node: &Node, mode: Mode) -> Result<()> {
     let tunnelled = mode == Mode::Vxlan;
-    let by_ipv6 = agent.options().underlay6;
-    let underlay: IpAddr = if by_ipv6 {
-        node.underlay6.into()
-    } else {
-        node.underlay.into()
-    };
+    let underlay = agent.options().underlay_of(node);
+    let by_ipv6 = underlay.is_ipv6();
     let (underlay, mode) = (underlay.to_string(), mode.to_string());
     let (cidr, cidr6) = (node.pod_cidr(), node.pod_cidr6());
     let mut args = vec!["node", "set", &node.name, "--underlay", &underlay];

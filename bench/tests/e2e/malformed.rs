@@ -493,7 +493,10 @@ fn put(frame: &mut [u8], offset: usize, value: u16) {
 
 /// Writes the checksum of the 20-byte IPv4 header at `offset`, as far as the frame reaches.
 pub(crate) fn finish_ipv4(frame: &mut [u8], offset: usize) {
-    let header = &mut frame[offset..offset + 20];
+    // Also of a header that lies about its length.
+    let length = (usize::from(frame[offset] & 0xf) * 4).max(20);
+    let end = frame.len().min(offset + length);
+    let header = &mut frame[offset..end];
     header[10..12].fill(0);
     let words = header
         .chunks(2)
