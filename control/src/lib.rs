@@ -21,7 +21,8 @@
 //! - [`import`]: routes that a routing daemon tells. [`masquerade`]: packets that leave the cluster.
 //! - [`health`]: whether other nodes are reached.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
-//! - [`daemon`]: arguments and the one loop; nothing in it blocks.
+//! - [`daemon`]: arguments and the one loop. It waits for the disk and for the kernel's answers, and
+//!   for the program `nft` at most three seconds at a time.
 
 pub mod bulk;
 pub mod cli;

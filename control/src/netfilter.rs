@@ -23,6 +23,8 @@ const OF_CHAINS: [u8; 4] = [0, 2, 3, 5];
 const MESSAGE: usize = 8192;
 /// Who changes chains all the time is followed at most this often.
 const PERIOD: Duration = Duration::from_secs(2);
+/// When chains that could not be asked for are asked for again.
+const RETRY: Duration = Duration::from_secs(60);
 /// Tables of iptables that is not built on nftables, one a line, where there is any.
 const LEGACY: &str = "/proc/net/ip_tables_names";
 
@@ -107,7 +109,9 @@ impl Watch {
         self.next = now + PERIOD;
         let found = nft::run(&["-j", "list", "chains"], "")
             .map_err(|error| match error.kind() {
-                ErrorKind::NotFound => "there is no program nft".to_owned(),
+                ErrorKind::NotFound => {
+                    "there is no program nft; install the package nftables".to_owned()
+                }
                 _ => error.to_string(),
             })
             .and_then(|text| Chains::parse(&text))
@@ -116,6 +120,10 @@ impl Watch {
         self.error = None;
         self.chains = found.unwrap_or_else(|error| {
             self.error = Some(error);
+            if self.changes.is_some() {
+                self.doubtful = true;
+                self.next = now + RETRY;
+            }
             // Who asks conntrack in vain loses some speed, who does not ask it breaks services.
             Chains {
                 translates: self.changes.is_some(),
@@ -146,8 +154,7 @@ impl Watch {
         let unknown = self.error.iter().filter(|_| self.changes.is_some());
         let unknown = unknown.map(|error| {
             format!(
-                "whether rules of nftables translate or drop pods' packets is not known: {error}; \
-                 install the package nftables"
+                "whether rules of nftables translate or drop pods' packets is not known: {error}"
             )
         });
         dropping.chain(unknown)
