@@ -157,10 +157,10 @@ impl Dirt {
             Event::OurRoute(route) | Event::OurRouteGone(route) => {
                 self.routes.insert(route.prefix);
             }
-            // Of the table that routes are taken over from.
             Event::ForeignRoute { route, .. } | Event::ForeignRouteGone(route) => {
                 self.routes.insert(route.prefix);
-                self.objects = true;
+                // The routers of the table that routes are taken over from are kept resolved.
+                self.objects |= world.import.follows(route);
             }
             // The table is read anew.
             Event::NextHop { .. } | Event::RouteNoise => {}

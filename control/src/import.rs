@@ -82,7 +82,8 @@ impl Import {
         false
     }
 
-    fn follows(&self, route: &ForeignRoute) -> bool {
+    /// Whether a route is one of the table.
+    pub fn follows(&self, route: &ForeignRoute) -> bool {
         self.table.map(KernelTable::number) == Some(route.table)
     }
 

@@ -113,7 +113,16 @@ impl Observed {
             // What it hid may now be the way to what was behind it.
             Event::OurRouteGone(route) => self.remove_our_route(route.prefix),
             // What changes by it is seen when ways are asked again.
-            Event::ForeignRoute { route, .. } | Event::ForeignRouteGone(route) => {
+            Event::ForeignRoute { route, replaces } => {
+                self.stale.insert(route.prefix);
+                let takes_place = replaces && route.is_in_our_place();
+                if takes_place {
+                    // The kernel does not tell that ours is gone.
+                    self.remove_our_route(route.prefix);
+                }
+                takes_place
+            }
+            Event::ForeignRouteGone(route) => {
                 self.stale.insert(route.prefix);
                 false
             }
@@ -257,7 +266,7 @@ impl Observed {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use crate::netlink::LinkKind;
+    use crate::netlink::{ForeignRoute, LinkKind};
 
     use super::*;
 
@@ -319,6 +328,42 @@ pub(crate) mod tests {
             [&address(2, "10.0.1.1/24")]
         );
         assert!(observed.our_routes().is_empty());
+    }
+
+    #[test]
+    fn a_route_that_replaces_ours_is_there_in_its_place() {
+        let ours = |prefix: &str| Route {
+            prefix: prefix.parse().unwrap(),
+            gateway: None,
+            link: 1,
+            onlink: false,
+        };
+        let foreign = |prefix: &str, table, metric, replaces| Event::ForeignRoute {
+            route: ForeignRoute {
+                table,
+                prefix: prefix.parse().unwrap(),
+                metric,
+                hops: Vec::new(),
+                object: None,
+            },
+            replaces,
+        };
+        let prefixes = ["10.0.1.0/24", "fd00:1::/64"];
+        let mut observed =
+            Observed::from_dump(prefixes.map(|p| Event::OurRoute(ours(p))).to_vec());
+        for beside in [
+            foreign("10.0.1.0/24", 254, 0, false),
+            foreign("10.0.1.0/24", 100, 0, true),
+            foreign("10.0.1.0/24", 254, 1024, true),
+            foreign("fd00:1::/64", 254, 20, true),
+        ] {
+            assert!(!observed.apply(beside.clone()), "{beside:?}");
+            assert_eq!(observed.our_routes().len(), 2, "{beside:?}");
+        }
+        for (prefix, metric) in prefixes.into_iter().zip([0, 1024]) {
+            assert!(observed.apply(foreign(prefix, 254, metric, true)));
+            assert!(!observed.our_routes().contains_key(&prefix.parse().unwrap()));
+        }
     }
 
     #[test]

@@ -186,6 +186,24 @@ fn what_others_undo_is_done_again() {
     assert!(is_whole());
     cluster.ip("a", "route del 10.0.1.0/24");
     eventually("the route is back", is_whole);
+    // The kernel tells of a route that replaces ours, not that ours is gone. Others' routes are
+    // theirs to remove.
+    for (prefix, other) in [
+        ("10.0.1.0/24", "via 192.168.77.2"),
+        ("fd00:1::/64", "via fe80::99 dev eth0"),
+    ] {
+        cluster.ip("a", &format!("route replace {prefix} {other}"));
+        let named = format!("the kernel already has another route to {prefix}; delete it");
+        eventually("the other route is named", || {
+            cluster.podway("a", "status").contains(&named)
+        });
+        cluster.ip("a", &format!("route del {prefix} {other}"));
+    }
+    eventually("both routes are back", || {
+        is_whole() && our_routes(&cluster, "a", "-6").len() == 1
+    });
+    let status = cluster.podway("a", "status");
+    assert!(status.contains("kernel      in sync"), "{status}");
     cluster.ip("a", "neigh del 10.0.1.0 dev podway.vx");
     eventually("the neighbour is back", is_whole);
     run(cluster

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use podway_proto::config::KernelTable;
 use podway_proto::types::MacAddr;
 
 pub use self::order::Order;
@@ -138,6 +139,16 @@ pub struct ForeignRoute {
     pub hops: Vec<Hop>,
     /// The next-hop object that stands for the routers, by number, if one does.
     pub object: Option<u32>,
+}
+
+impl ForeignRoute {
+    /// Whether it stands where a route of ours to the same prefix would: the kernel adds one beside
+    /// another only if their metrics differ. IPv6 routes that name none get `IP6_RT_PRIO_USER`
+    /// (linux/ipv6_route.h).
+    pub fn is_in_our_place(&self) -> bool {
+        let metric = if self.prefix.addr().is_ipv4() { 0 } else { 1024 };
+        self.table == KernelTable::MAIN.number() && self.metric == metric
+    }
 }
 
 /// A router of a route.
