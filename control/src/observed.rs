@@ -124,7 +124,8 @@ impl Observed {
             }
             Event::ForeignRouteGone(route) => {
                 self.stale.insert(route.prefix);
-                false
+                // It may have been left there as it said the same.
+                route.is_in_our_place() && !self.our_routes.contains_key(&route.prefix)
             }
             Event::NextHop { .. } | Event::RouteNoise => {
                 self.stale.all = true;
@@ -363,6 +364,14 @@ pub(crate) mod tests {
         for (prefix, metric) in prefixes.into_iter().zip([0, 1024]) {
             assert!(observed.apply(foreign(prefix, 254, metric, true)));
             assert!(!observed.our_routes().contains_key(&prefix.parse().unwrap()));
+            let gone = |metric| match foreign(prefix, 254, metric, false) {
+                Event::ForeignRoute { route, .. } => Event::ForeignRouteGone(route),
+                _ => unreachable!(),
+            };
+            assert!(!observed.apply(gone(7)));
+            assert!(observed.apply(gone(metric)), "there is room for ours");
+            observed.apply(Event::OurRoute(ours(prefix)));
+            assert!(!observed.apply(gone(metric)));
         }
     }
 

@@ -224,6 +224,49 @@ fn what_others_undo_is_done_again() {
 
 #[test]
 #[ignore = "needs root: network namespaces"]
+fn a_route_of_others_that_says_the_same_is_enough_while_it_lasts() {
+    let cluster = Cluster::new();
+    for address in ["10.0.0.2", "fd00:0::2"] {
+        cluster.ip("a", &format!("route add {address} dev veth0 proto static"));
+    }
+    let _daemon = cluster.start("a", CONFIG);
+    cluster.tell_nodes("a", "");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2 --pod-ip fd00:0::2");
+    let in_sync = || {
+        let status = cluster.podway("a", "status");
+        status.contains("kernel      in sync")
+    };
+    assert!(in_sync());
+    let ours = || ["-4", "-6"].map(|family| our_routes(&cluster, "a", family));
+    let tunnel6 = "fd00:1::/64 via fd00:1:: dev podway.vx";
+    assert_eq!(ours(), [vec![TUNNEL_ROUTES[1].to_owned()], vec![tunnel6.to_owned()]]);
+    for address in ["10.0.0.2", "fd00:0::2"] {
+        cluster.ip("a", &format!("route del {address} dev veth0 proto static"));
+    }
+    let whole = || {
+        ours()
+            == [
+                TUNNEL_ROUTES.map(str::to_owned).to_vec(),
+                vec![tunnel6.to_owned(), "fd00::2 via - dev veth0".to_owned()],
+            ]
+    };
+    eventually("ours take their places", whole);
+    assert!(in_sync());
+
+    // One that says the same, and then something else.
+    cluster.ip("a", "route replace 10.0.0.2 dev veth0 proto static");
+    eventually("it is enough", || ours()[0] == [TUNNEL_ROUTES[1]] && in_sync());
+    cluster.ip("a", "route replace 10.0.0.2 via 192.168.77.2 proto static");
+    eventually("it is named", || {
+        let status = cluster.podway("a", "status");
+        status.contains("the kernel already has another route to 10.0.0.2/32")
+    });
+    cluster.ip("a", "route del 10.0.0.2");
+    eventually("ours is back", || whole() && in_sync());
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
 fn what_is_in_the_way_is_named() {
     let cluster = Cluster::new();
     cluster.ip(

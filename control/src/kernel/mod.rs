@@ -90,7 +90,8 @@ fn is_missing(error: &netlink::Error) -> bool {
     missing.iter().any(|errno| error.is(*errno))
 }
 
-/// Somebody else's route to the same prefix is no harm if it says the same.
+/// Somebody else's route to the same prefix is no harm if it says the same. Ours is added when the
+/// kernel tells that it is gone.
 fn foreign_route(requests: &mut Requests, route: &Route) -> Result<(), String> {
     let prefix = route.prefix;
     let way = requests
