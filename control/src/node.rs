@@ -373,16 +373,27 @@ impl Node {
         };
         if !addresses.is_empty() {
             let mut dirt = std::mem::take(&mut self.dirt);
-            self.ask_ways(&addresses, &mut dirt, &mut errors);
-            self.dirt = dirt;
+            let asked = self.ask_ways(&addresses, &mut dirt, &mut errors);
             let took = now.elapsed();
             self.ways_due = now + WAYS_PERIOD.max(took * WAYS_REST);
+            if !asked {
+                self.stale_ways.merge(stale);
+                self.ways_due = now + RETRY_KERNEL;
+                // The error is told with theirs.
+                dirt.objects = true;
+            }
+            self.dirt = dirt;
         }
         errors
     }
 
-    /// Asks for ways. What cannot be asked for stays what it was.
-    fn ask_ways(&mut self, addresses: &[IpAddr], dirt: &mut Dirt, errors: &mut BTreeSet<String>) {
+    /// Asks for ways; whether there are answers. Without them the ways stay what they were.
+    fn ask_ways(
+        &mut self,
+        addresses: &[IpAddr],
+        dirt: &mut Dirt,
+        errors: &mut BTreeSet<String>,
+    ) -> bool {
         match self.requests.lookup_all(addresses) {
             Ok(ways) => {
                 let ways = addresses.iter().zip(ways);
@@ -390,8 +401,12 @@ impl Node {
                     .filter_map(|(address, way)| self.set_way(*address, way).then_some(*address));
                 let changed = changed.collect();
                 dirt.ways(&changed, &self.world(), &self.index);
+                true
             }
-            Err(error) => drop(errors.insert(error.to_string())),
+            Err(error) => {
+                errors.insert(error.to_string());
+                false
+            }
         }
     }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Cluster, cpu_ticks, device_neighbors, eventually, fdb, our_routes, run};
+use common::{Cluster, Muted, cpu_ticks, device_neighbors, eventually, fdb, our_routes, run};
 
 const CONFIG: &str = "uplink = 'eth0'\nauto-direct-node-routes = true\n";
 const TUNNEL_ROUTES: [&str; 2] = [
@@ -395,4 +395,24 @@ fn routes_through_a_next_hop_object_go_with_it() {
         our_routes(&cluster, "a", "-4").is_empty()
     });
     daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn ways_that_could_not_be_asked_for_are_asked_for_again() {
+    let cluster = Cluster::new();
+    let daemon = cluster.start("a", "uplink = 'eth0'\nhealth = false\n");
+    cluster.tell_nodes("a", "");
+    let mtu = || {
+        let text = cluster.podway("a", "--json node list");
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        document["nodes"][1]["path"]["mtu"].as_u64().unwrap()
+    };
+    assert_eq!(mtu(), 1500);
+    let muted = Muted::new(daemon.pid());
+    cluster.ip("a", "route add 192.168.77.2/32 dev eth0 mtu 1300");
+    // Longer than the time after which ways are asked for.
+    std::thread::sleep(Duration::from_millis(500));
+    drop(muted);
+    eventually("the new MTU", || mtu() == 1300);
 }

@@ -248,28 +248,28 @@ impl Requests {
         }
     }
 
-    /// The ways to `addresses`, in their order, as [`Requests::lookup`] gives them one by one.
+    /// The ways to `addresses`, in their order, as [`Requests::lookup`] gives them one by one. One
+    /// that the kernel refuses to look for is `None`, too.
     ///
     /// # Errors
-    /// What the socket says; nothing is known of any of them then.
+    /// What the socket says, or that the kernel has no room for an answer; nothing is known of any
+    /// of them then.
     pub fn lookup_all(&mut self, addresses: &[IpAddr]) -> Result<Vec<Option<Lookup>>, Error> {
-        let mut ways = Vec::with_capacity(addresses.len());
-        for batch in addresses.chunks(BATCH) {
-            self.lookup_batch(batch, &mut ways)
+        let mut ways = vec![None; addresses.len()];
+        for (batch, ways) in addresses.chunks(BATCH).zip(ways.chunks_mut(BATCH)) {
+            self.lookup_batch(batch, ways)
                 .map_err(|source| error("look up routes", source))?;
         }
         Ok(ways)
     }
 
-    fn lookup_batch(&mut self, batch: &[IpAddr], ways: &mut Vec<Option<Lookup>>) -> io::Result<()> {
+    fn lookup_batch(&mut self, batch: &[IpAddr], ways: &mut [Option<Lookup>]) -> io::Result<()> {
         let before = self.sequence;
-        let first = ways.len();
         let mut bytes = Vec::new();
         for address in batch {
             self.sequence = self.sequence.wrapping_add(1);
             let message = Message::GetRoute(build::lookup(*address));
             append(&mut bytes, message, 0, self.sequence);
-            ways.push(None);
         }
         self.socket.send(&bytes, 0)?;
         // Each gets one answer: a route, or that there is none.
@@ -277,22 +277,7 @@ impl Requests {
         while left > 0 {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
-            for packet in packets(&self.buffer) {
-                let position = packet.header.sequence_number.wrapping_sub(before) as usize;
-                if !(1..=batch.len()).contains(&position) {
-                    continue;
-                }
-                left -= 1;
-                match packet.payload {
-                    NetlinkPayload::InnerMessage(Message::NewRoute(route)) => {
-                        ways[first + position - 1] = parse::lookup(&route);
-                    }
-                    NetlinkPayload::Error(answer) if !is_no_way(&answer.to_io()) => {
-                        return Err(answer.to_io());
-                    }
-                    _ => {}
-                }
-            }
+            left = left.saturating_sub(take_ways(&self.buffer, before, ways)?);
         }
         Ok(())
     }
@@ -358,17 +343,41 @@ impl Requests {
     }
 }
 
-/// Whether the kernel says that there is no way to an address.
-fn is_no_way(error: &io::Error) -> bool {
-    let no_way = [
-        libc::ENETUNREACH,
-        libc::EHOSTUNREACH,
-        libc::EACCES,
-        libc::EINVAL,
-    ];
-    error
-        .raw_os_error()
-        .is_some_and(|errno| no_way.contains(&errno))
+/// Takes the answers in a datagram to questions for ways, the first of which had the sequence
+/// number after `before`; how many there are.
+fn take_ways(
+    datagram: &[u8],
+    before: u32,
+    ways: &mut [Option<Lookup>],
+) -> io::Result<usize> {
+    let mut count = 0;
+    for message in messages(datagram) {
+        // By the header: an answer that cannot be read is one that will not come again.
+        let position = sequence_number(message).wrapping_sub(before) as usize;
+        let Some(way) = position.checked_sub(1).and_then(|at| ways.get_mut(at)) else {
+            continue;
+        };
+        count += 1;
+        match packet(message).map(|packet| packet.payload) {
+            Some(NetlinkPayload::InnerMessage(Message::NewRoute(route))) => {
+                *way = parse::lookup(&route);
+            }
+            Some(NetlinkPayload::Error(answer)) if says_nothing(&answer.to_io()) => {
+                return Err(answer.to_io());
+            }
+            // Whatever else is wrong with this address: no packets go there.
+            _ => {}
+        }
+    }
+    Ok(count)
+}
+
+/// Whether an error is about the kernel's memory and not about what was asked for.
+fn says_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOMEM | libc::ENOBUFS)
+    )
 }
 
 /// Appends a request to those of a datagram.
@@ -412,6 +421,12 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })
+}
+
+/// The sequence number in the header of one of [`messages`].
+fn sequence_number(message: &[u8]) -> u32 {
+    let bytes = message.get(8..).and_then(|rest| rest.first_chunk::<4>());
+    bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
 /// A message; `None` for one that cannot be read.
@@ -501,5 +516,64 @@ fn event(packet: NetlinkMessage<Message>) -> Option<Event> {
 impl AsRawFd for Monitor {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::ErrorMessage;
+    use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+
+    use super::*;
+
+    /// A message of the kernel, as bytes.
+    fn answer(sequence: u32, payload: NetlinkPayload<Message>) -> Vec<u8> {
+        let mut packet = NetlinkMessage::new(NetlinkHeader::default(), payload);
+        packet.header.sequence_number = sequence;
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len().next_multiple_of(4)];
+        packet.serialize(&mut bytes);
+        bytes
+    }
+
+    fn refusal(sequence: u32, errno: i32) -> Vec<u8> {
+        let mut error = ErrorMessage::default();
+        error.code = std::num::NonZeroI32::new(-errno);
+        error.header = vec![0; 16];
+        answer(sequence, NetlinkPayload::Error(error))
+    }
+
+    fn way(sequence: u32, link: u32) -> Vec<u8> {
+        let mut route = RouteMessage::default();
+        route.header.kind = RouteType::Unicast;
+        route.attributes = vec![RouteAttribute::Oif(link)];
+        answer(sequence, NetlinkPayload::InnerMessage(Message::NewRoute(route)))
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_asked_for_is_alone_without_a_way() {
+        // The attribute of the last is longer than the message.
+        let mut unreadable = way(14, 5);
+        let attribute = unreadable.len() - 8;
+        unreadable[attribute..attribute + 2].copy_from_slice(&200_u16.to_ne_bytes());
+        let datagram = [
+            way(10, 1),
+            way(11, 3),
+            refusal(12, libc::EOPNOTSUPP),
+            refusal(13, libc::ENETUNREACH),
+            unreadable,
+            way(15, 4),
+            way(16, 6),
+        ]
+        .concat();
+        let mut ways = vec![None; 5];
+        assert_eq!(take_ways(&datagram, 10, &mut ways).unwrap(), 5);
+        let links: Vec<Option<u32>> = ways
+            .iter()
+            .map(|way| way.as_ref().map(|way| way.link))
+            .collect();
+        assert_eq!(links, [Some(3), None, None, None, Some(4)]);
+        let error = take_ways(&refusal(11, libc::ENOBUFS), 10, &mut ways).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -253,6 +253,40 @@ impl Daemon {
     pub(crate) fn sees(&self, path: &Path) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
         root.join(path.strip_prefix("/").unwrap())
+    }
+}
+
+/// A process whose netlink requests fail, and whatever else it sends by `sendto`; until dropped.
+pub(crate) struct Muted {
+    tracer: Child,
+    /// Open as long as the tracer may write to it.
+    _stderr: BufReader<ChildStderr>,
+}
+
+impl Muted {
+    pub(crate) fn new(pid: u32) -> Self {
+        let pid = pid.to_string();
+        let inject = ["-e", "trace=sendto", "-e", "inject=sendto:error=ENOBUFS"];
+        let mut command = Command::new("strace");
+        command.args(["-o", "/dev/null", "-p", &pid]).args(inject);
+        let mut tracer = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut stderr = BufReader::new(tracer.stderr.take().unwrap());
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.contains("attached"), "{line}");
+        Self {
+            tracer,
+            _stderr: stderr,
+        }
+    }
+}
+
+impl Drop for Muted {
+    fn drop(&mut self) {
+        // Killed with SIGKILL it might leave the process stopped.
+        let pid = self.tracer.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let _ = self.tracer.wait();
     }
 }
 
