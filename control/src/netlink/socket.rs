@@ -1,5 +1,6 @@
 //! The sockets: requests with their answers, and the stream of changes.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -202,8 +203,16 @@ impl Requests {
     pub fn carry_out(&mut self, orders: &[Order]) -> Vec<(usize, Error)> {
         let mut failures = Vec::new();
         for (batch, first) in orders.chunks(BATCH).zip((0..).step_by(BATCH)) {
+            let earlier = failures.len();
             if let Err(source) = self.carry_out_batch(batch, first, &mut failures) {
-                failures.push((first, error(&batch[0].to_string(), source)));
+                // Of all that nothing was heard of.
+                let heard = failures.get(earlier..).unwrap_or_default().iter();
+                let heard: BTreeSet<usize> = heard.map(|(position, _)| *position).collect();
+                let orders = (first..).zip(batch);
+                let unheard = orders.filter(|(position, _)| !heard.contains(position));
+                failures.extend(unheard.map(|(position, order)| {
+                    (position, error(&order.to_string(), same(&source)))
+                }));
             }
         }
         failures
@@ -399,6 +408,12 @@ fn vxlan_index(event: &Event) -> Option<u32> {
     }
 }
 
+/// The same error once more.
+fn same(error: &io::Error) -> io::Error {
+    let errno = error.raw_os_error();
+    errno.map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
 fn error(what: &str, source: io::Error) -> Error {
     Error {
         what: what.to_owned(),
@@ -524,7 +539,31 @@ mod tests {
     use netlink_packet_core::ErrorMessage;
     use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+
+    use super::super::Route;
     use super::*;
+
+    #[test]
+    fn a_batch_that_cannot_be_sent_fails_as_a_whole() {
+        let mut requests = Requests::open().unwrap();
+        // The least that the kernel gives: less than a batch, so that nothing of it gets there.
+        set_socket_send_buffer_size(&requests.socket, 1).unwrap();
+        let route = |number: u32| Route {
+            prefix: ipnet::Ipv4Net::new_assert((0x0a00_0000 + number).into(), 32).into(),
+            gateway: Some("192.0.2.1".parse().unwrap()),
+            link: 1,
+            onlink: true,
+        };
+        let count = 2 * BATCH;
+        let orders: Vec<Order> = (1..).map(route).map(Order::DeleteRoute).take(count).collect();
+        let failures = requests.carry_out(&orders);
+        let positions: Vec<usize> = failures.iter().map(|(position, _)| *position).collect();
+        assert_eq!(positions, (0..count).collect::<Vec<_>>());
+        assert!(failures.iter().all(|(_, error)| error.is(libc::EMSGSIZE)));
+        let (_, last) = failures.last().unwrap();
+        assert_eq!(last.what, "delete route 10.0.1.0/32");
+    }
 
     /// A message of the kernel, as bytes.
     fn answer(sequence: u32, payload: NetlinkPayload<Message>) -> Vec<u8> {
