@@ -17,7 +17,7 @@ use crate::clients::Clients;
 use crate::kernel;
 use crate::masquerade::nft;
 use crate::netfilter::Watch;
-use crate::netlink::{Monitor, Requests};
+use crate::netlink::{Monitor, NOT_WHOLE, Requests};
 use crate::node::{Listeners, Node};
 use crate::observed::Observed;
 use crate::path_mtu;
@@ -94,8 +94,12 @@ fn cleanup(run_dir: &Path) -> Result<(), Failure> {
         return Err(message.into());
     }
     let mut requests = Requests::open()?;
-    let observed = Observed::from_dump(requests.dump_all()?);
+    let (events, whole) = requests.dump_all()?;
+    let observed = Observed::from_dump(events);
     let mut errors = kernel::cleanup(&mut requests, &observed);
+    if !whole {
+        errors.push(format!("{NOT_WHOLE}, so some may be left: try again"));
+    }
     errors.extend(nft::remove().err());
     if errors.is_empty() {
         Ok(())

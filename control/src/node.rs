@@ -73,6 +73,9 @@ pub struct Node {
     /// The same of routes.
     route_errors: BTreeMap<IpNet, String>,
     retry_kernel: Option<Instant>,
+    /// Why the mirror may miss what no event will tell of, if it may; it is then taken anew when the
+    /// kernel is tried again.
+    mirror_error: Option<String>,
     index: Index,
     /// What has changed since kernel and dataplane were brought in line, and follows from it.
     dirt: Dirt,
@@ -130,8 +133,9 @@ impl Node {
             netfilter,
         } = listeners;
         let mut requests = Requests::open()?;
-        let observed = Observed::from_dump(requests.dump_all()?);
+        let (events, whole) = requests.dump_all()?;
         let import = Import::of(settings.import_kernel_table);
+        let mirror_error = unless_whole(whole);
         Ok(Self {
             settings,
             index: Index::of(&desired),
@@ -139,7 +143,7 @@ impl Node {
             store,
             requests,
             monitor,
-            observed,
+            observed: Observed::from_dump(events),
             ways: Ways::new(),
             learned: LearnedMacs::new(),
             import,
@@ -150,7 +154,10 @@ impl Node {
             session,
             kernel_errors: Vec::new(),
             route_errors: BTreeMap::new(),
-            retry_kernel: None,
+            retry_kernel: mirror_error
+                .is_some()
+                .then(|| Instant::now() + RETRY_KERNEL),
+            mirror_error,
             dirt: Dirt::all(),
             ways_due: Instant::now(),
             stale_ways: Stale::default(),
@@ -205,21 +212,32 @@ impl Node {
             }
             Err(netlink::Overrun) => {
                 tracing::warn!("changes of the kernel were lost; taking everything anew");
-                match self.requests.dump_all() {
-                    Ok(events) => self.observed = Observed::from_dump(events),
-                    Err(error) => {
-                        tracing::error!(%error, "cannot take everything anew");
-                        self.kernel_errors = vec![error.to_string()];
-                        self.retry_kernel = Some(Instant::now() + RETRY_KERNEL);
-                    }
-                }
                 self.import.doubt();
-                self.dirt.all = true;
+                self.take_anew();
             }
         }
         self.stale_ways.merge(self.observed.take_stale_ways());
         self.masquerade.follow();
         self.netfilter.follow();
+    }
+
+    /// Takes the mirror anew. Where that fails it stays what it is, and is tried again.
+    fn take_anew(&mut self) {
+        let before = self.mirror_error.take();
+        self.mirror_error = match self.requests.dump_all() {
+            Ok((events, whole)) => {
+                self.observed = Observed::from_dump(events);
+                self.dirt.all = true;
+                unless_whole(whole)
+            }
+            Err(error) => Some(format!("changes of the kernel were lost: {error}")),
+        };
+        if let Some(error) = &self.mirror_error {
+            if before.as_ref() != Some(error) {
+                tracing::error!("{error}");
+            }
+            self.retry_kernel = Some(Instant::now() + RETRY_KERNEL);
+        }
     }
 
     /// Reads the table that routes are taken from anew, where events have not told all.
@@ -310,6 +328,9 @@ impl Node {
             self.retry_kernel = None;
             self.dirt.objects = true;
             self.dirt.routes.extend(self.route_errors.keys());
+            if self.mirror_error.is_some() {
+                self.take_anew();
+            }
         }
         if self.dirt.is_empty() {
             return;
@@ -673,6 +694,7 @@ impl Node {
         let errors = self.kernel_errors.iter().chain(self.route_errors.values());
         let mut errors: BTreeSet<String> = errors.cloned().collect();
         errors.extend(self.masquerade.error().map(str::to_owned));
+        errors.extend(self.mirror_error.clone());
         let mut status = report::status(
             &self.world(),
             &self.index,
@@ -684,4 +706,9 @@ impl Node {
         status.hints.extend(self.reverse_path.hints());
         Response::Status(Box::new(status))
     }
+}
+
+/// What is wrong with a mirror, if it was not taken as a whole.
+fn unless_whole(whole: bool) -> Option<String> {
+    (!whole).then(|| netlink::NOT_WHOLE.to_owned())
 }

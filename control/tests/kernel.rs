@@ -416,3 +416,41 @@ fn ways_that_could_not_be_asked_for_are_asked_for_again() {
     drop(muted);
     eventually("the new MTU", || mtu() == 1300);
 }
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn what_the_kernel_told_in_vain_is_taken_anew_until_that_works() {
+    let cluster = Cluster::new();
+    let daemon = cluster.start("a", "uplink = 'eth0'\nhealth = false\n");
+    cluster.tell_nodes("a", "");
+    assert_eq!(our_routes(&cluster, "a", "-4"), [TUNNEL_ROUTES[1]]);
+    let muted = Muted::new(daemon.pid());
+    let pid = daemon.pid().to_string();
+    let signal = |name: &str| run(std::process::Command::new("kill").args([name, &pid]));
+    signal("-STOP");
+    // Some 20,000 are what the socket holds.
+    let lines = (0..60_000_u32).map(|number| {
+        let address = std::net::Ipv4Addr::from(0x0b00_0000 + number);
+        format!("route add {address} dev eth0 table 77\n")
+    });
+    let batch = cluster.directory.path().join("batch");
+    std::fs::write(&batch, lines.collect::<String>()).unwrap();
+    run(cluster.inside("a", "ip").arg("-batch").arg(&batch));
+    cluster.ip("a", "route del 10.0.1.0/24");
+    let sockets = run(cluster.inside("a", "cat").arg("/proc/net/netlink"));
+    let drops = sockets.lines().filter_map(|line| {
+        let column = line.split_whitespace().nth(8)?;
+        column.parse::<u64>().ok()
+    });
+    assert!(drops.sum::<u64>() > 0, "nothing was lost:\n{sockets}");
+    signal("-CONT");
+    // The first attempt fails.
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(our_routes(&cluster, "a", "-4").is_empty());
+    drop(muted);
+    eventually("the route is back", || {
+        our_routes(&cluster, "a", "-4") == [TUNNEL_ROUTES[1]]
+    });
+    let status = cluster.podway("a", "status");
+    assert!(status.contains("kernel      in sync"), "{status}");
+}

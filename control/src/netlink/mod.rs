@@ -28,6 +28,10 @@ pub use self::socket::{Monitor, Overrun, Requests};
 /// `ip route show proto 80`.
 pub const PROTOCOL: u8 = 80;
 
+/// What is wrong with a dump that was interrupted by changes each time.
+pub const NOT_WHOLE: &str =
+    "links, addresses or routes of the kernel change faster than they can be read";
+
 /// A link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {

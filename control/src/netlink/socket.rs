@@ -75,45 +75,46 @@ impl Requests {
     }
 
     /// All links, addresses, neighbours, forwarding entries of VXLAN devices and routes of ours,
-    /// as the events that would tell of them.
+    /// as the events that would tell of them, and whether that is all: what changes all the time
+    /// cannot be read in one piece.
     ///
     /// # Errors
     /// What the kernel says to one of the requests.
-    pub fn dump_all(&mut self) -> Result<Vec<Event>, Error> {
+    pub fn dump_all(&mut self) -> Result<(Vec<Event>, bool), Error> {
         let links = Message::GetLink(LinkMessage::default());
         let addresses = Message::GetAddress(AddressMessage::default());
         let neighbors = Message::GetNeighbour(NeighbourMessage::default());
-        let mut events = self.dump("list the links", links)?;
-        events.extend(self.dump("list the addresses", addresses)?);
-        events.extend(self.dump("list the neighbours", neighbors)?);
+        let (mut events, mut whole) = (Vec::new(), true);
+        whole &= self.dump("list the links", links, &mut events)?;
+        whole &= self.dump("list the addresses", addresses, &mut events)?;
+        whole &= self.dump("list the neighbours", neighbors, &mut events)?;
         let vxlan_devices: Vec<u32> = events.iter().filter_map(vxlan_index).collect();
         for index in vxlan_devices {
-            events.extend(self.dump_fdb(index)?);
+            whole &= self.dump_fdb(index, &mut events)?;
         }
-        events.extend(self.dump_our_routes()?);
-        Ok(events)
+        whole &= self.dump_our_routes(&mut events)?;
+        Ok((events, whole))
     }
 
     /// The forwarding database of one VXLAN device.
-    fn dump_fdb(&mut self, index: u32) -> Result<Vec<Event>, Error> {
+    fn dump_fdb(&mut self, index: u32, events: &mut Vec<Event>) -> Result<bool, Error> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
         message.header.ifindex = index;
-        self.dump(
-            "list the forwarding database",
-            Message::GetNeighbour(message),
-        )
+        let request = Message::GetNeighbour(message);
+        self.dump("list the forwarding database", request, events)
     }
 
     /// The routes of ours.
-    fn dump_our_routes(&mut self) -> Result<Vec<Event>, Error> {
-        let mut events = Vec::new();
+    fn dump_our_routes(&mut self, events: &mut Vec<Event>) -> Result<bool, Error> {
+        let (mut routes, mut whole) = (Vec::new(), true);
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let request = Message::GetRoute(build::our_routes(family));
-            events.extend(self.dump("list the routes", request)?);
+            whole &= self.dump("list the routes", request, &mut routes)?;
         }
-        events.retain(|event| matches!(event, Event::OurRoute(_)));
-        Ok(events)
+        routes.retain(|event| matches!(event, Event::OurRoute(_)));
+        events.append(&mut routes);
+        Ok(whole)
     }
 
     /// The routes of others in one table, and whether that is all: a table that changes all the
@@ -291,10 +292,17 @@ impl Requests {
         Ok(())
     }
 
-    fn dump(&mut self, what: &str, request: Message) -> Result<Vec<Event>, Error> {
-        let (messages, _) = self.exchange(what, request, NLM_F_DUMP)?;
+    /// Adds what a dump says to `events`; whether that is all.
+    fn dump(
+        &mut self,
+        what: &str,
+        request: Message,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, Error> {
+        let (messages, interrupted) = self.exchange(what, request, NLM_F_DUMP)?;
         let event = |message| parse::event(message, 0);
-        Ok(messages.into_iter().filter_map(event).collect())
+        events.extend(messages.into_iter().filter_map(event));
+        Ok(!interrupted)
     }
 
     /// Sends `message` and gathers what comes back until its end. The second value says whether
