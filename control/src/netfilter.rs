@@ -2,16 +2,18 @@
 //! forwarded (services), and whether they drop it, where the kernel is to carry on.
 //!
 //! Only chains are asked for, by the program nft (decision 0014): kube-proxy's rules may be many
-//! thousands.
+//! thousands. Of iptables without nftables only the names of tables are known ([`legacy`]).
 
-use std::io::ErrorKind;
+mod legacy;
+
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use serde::Deserialize;
 
+use self::legacy::Legacy;
 use crate::kernel::DEVICE;
 use crate::masquerade::{TABLE, nft};
 
@@ -25,8 +27,6 @@ const MESSAGE: usize = 8192;
 const PERIOD: Duration = Duration::from_secs(2);
 /// When chains that could not be asked for are asked for again.
 const RETRY: Duration = Duration::from_secs(60);
-/// Tables of iptables that is not built on nftables, one a line, where there is any.
-const LEGACY: &str = "/proc/net/ip_tables_names";
 
 /// What the rules mean.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub struct Chains {
 pub struct Watch {
     /// Tells of changes.
     changes: Option<Socket>,
+    legacy: Legacy,
+    /// What the chains of nftables mean.
+    found: Chains,
+    /// What all rules mean.
     chains: Chains,
     /// Why they are not known.
     error: Option<String>,
@@ -67,6 +71,8 @@ impl Watch {
         });
         Self {
             changes: changes.ok(),
+            legacy: Legacy::new(now),
+            found: Chains::default(),
             chains: Chains::default(),
             error: None,
             doubtful: true,
@@ -81,7 +87,8 @@ impl Watch {
 
     /// When [`Self::look`] has something to do though nothing came.
     pub fn deadline(&self) -> Option<Instant> {
-        self.doubtful.then_some(self.next)
+        let chains = self.doubtful.then_some(self.next);
+        chains.into_iter().chain(self.legacy.deadline()).min()
     }
 
     /// Takes in what the kernel tells.
@@ -102,9 +109,22 @@ impl Watch {
 
     /// Asks again where something may have changed; says whether something has.
     pub fn look(&mut self, now: Instant) -> bool {
-        if !self.doubtful || now < self.next {
+        let legacy = self.legacy.look(now);
+        if !legacy && (!self.doubtful || now < self.next) {
             return false;
         }
+        if self.doubtful && now >= self.next {
+            self.ask(now);
+        }
+        let mut chains = self.found.clone();
+        chains.translates |= self.legacy.translates();
+        let changed = chains != self.chains;
+        self.chains = chains;
+        changed
+    }
+
+    /// Asks for the chains of nftables.
+    fn ask(&mut self, now: Instant) {
         self.doubtful = false;
         self.next = now + PERIOD;
         let found = nft::run(&["-j", "list", "chains"], "")
@@ -116,9 +136,8 @@ impl Watch {
             })
             .and_then(|text| Chains::parse(&text))
             .map(Chains::without_prepared);
-        let before = std::mem::take(&mut self.chains);
         self.error = None;
-        self.chains = found.unwrap_or_else(|error| {
+        self.found = found.unwrap_or_else(|error| {
             self.error = Some(error);
             if self.changes.is_some() {
                 self.doubtful = true;
@@ -130,9 +149,6 @@ impl Watch {
                 ..Chains::default()
             }
         });
-        let legacy = fs::read_to_string(LEGACY).unwrap_or_default();
-        self.chains.translates |= legacy.lines().any(|table| table == "nat");
-        self.chains != before
     }
 
     /// What the rules mean, as of the last look.
@@ -157,7 +173,7 @@ impl Watch {
                 "whether rules of nftables translate or drop pods' packets is not known: {error}"
             )
         });
-        dropping.chain(unknown)
+        dropping.chain(unknown).chain(self.legacy.hints())
     }
 }
 

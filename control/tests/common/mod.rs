@@ -311,10 +311,15 @@ pub(crate) fn run(command: &mut Command) -> String {
 }
 
 /// Waits up to five seconds until `is_so`.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(5);
+pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    within(Duration::from_secs(5), what, is_so);
+}
+
+/// Waits until `is_so`, for at most `limit`.
+pub(crate) fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
     while !is_so() {
-        assert!(Instant::now() < end, "not within five seconds: {what}");
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
