@@ -1,9 +1,11 @@
 //! What others' rules of nftables mean for Podway: whether they translate addresses of what is
 //! forwarded (services), and whether they drop it, where the kernel is to carry on.
 //!
-//! Only chains are asked for, by the program nft (decision 0014): kube-proxy's rules may be many
-//! thousands. Of iptables without nftables only the names of tables are known ([`legacy`]).
+//! Chains are asked for, by the program nft (decision 0014), and the rules of few of them
+//! (`forward`): kube-proxy's may be many thousands. Of iptables without nftables only the names of
+//! tables are known (`legacy`).
 
+mod forward;
 mod legacy;
 
 use std::io::{self, ErrorKind};
@@ -13,14 +15,19 @@ use std::time::{Duration, Instant};
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use serde::Deserialize;
 
+pub use self::forward::Hooked;
+
+use self::forward::Forward;
 use self::legacy::Legacy;
-use crate::kernel::DEVICE;
 use crate::masquerade::{TABLE, nft};
+use crate::world::World;
 
 /// Multicast group of all changes of nftables (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;
 /// Messages that tell of a table or a chain that came or went (linux/netfilter/nf_tables.h).
 const OF_CHAINS: [u8; 4] = [0, 2, 3, 5];
+/// Messages that tell of a rule that came or went.
+const OF_RULES: [u8; 2] = [6, 8];
 /// Room for a message of the kernel; of a longer one the beginning is enough.
 const MESSAGE: usize = 8192;
 /// Who changes chains all the time is followed at most this often.
@@ -33,9 +40,8 @@ const RETRY: Duration = Duration::from_secs(60);
 pub struct Chains {
     /// Whether the addresses of what arrives are translated, as for a service.
     pub translates: bool,
-    /// Chains that drop what is forwarded unless one of their rules accepts it, by family, table and
-    /// name.
-    pub dropping: Vec<String>,
+    /// Chains that what is forwarded passes.
+    pub forwarding: Vec<Hooked>,
 }
 
 /// Follows the chains.
@@ -46,6 +52,8 @@ pub struct Watch {
     legacy: Legacy,
     /// What the chains of nftables mean.
     found: Chains,
+    /// The rules of some of them.
+    forward: Forward,
     /// What all rules mean.
     chains: Chains,
     /// Why they are not known.
@@ -73,6 +81,7 @@ impl Watch {
             changes: changes.ok(),
             legacy: Legacy::new(now),
             found: Chains::default(),
+            forward: Forward::default(),
             chains: Chains::default(),
             error: None,
             doubtful: true,
@@ -98,7 +107,7 @@ impl Watch {
         loop {
             buffer.clear();
             match socket.recv(&mut buffer, 0) {
-                Ok(_) => self.doubtful |= tells_of_chains(&buffer),
+                Ok(_) => self.doubtful |= matters(&buffer, &self.forward),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // ENOBUFS, once per overrun: reading goes on after it.
@@ -127,27 +136,19 @@ impl Watch {
     fn ask(&mut self, now: Instant) {
         self.doubtful = false;
         self.next = now + PERIOD;
-        let found = nft::run(&["-j", "list", "chains"], "")
-            .map_err(|error| match error.kind() {
-                ErrorKind::NotFound => {
-                    "there is no program nft; install the package nftables".to_owned()
-                }
-                _ => error.to_string(),
-            })
-            .and_then(|text| Chains::parse(&text))
-            .map(Chains::without_prepared);
         self.error = None;
-        self.found = found.unwrap_or_else(|error| {
+        (self.found, self.forward) = listing().unwrap_or_else(|error| {
             self.error = Some(error);
             if self.changes.is_some() {
                 self.doubtful = true;
                 self.next = now + RETRY;
             }
             // Who asks conntrack in vain loses some speed, who does not ask it breaks services.
-            Chains {
+            let chains = Chains {
                 translates: self.changes.is_some(),
                 ..Chains::default()
-            }
+            };
+            (chains, Forward::default())
         });
     }
 
@@ -157,24 +158,29 @@ impl Watch {
     }
 
     /// What is missing for the kernel to carry on, with the remedy.
-    pub fn hints(&self) -> impl Iterator<Item = String> + '_ {
-        let dropping = self.chains.dropping.iter().map(|chain| {
-            format!(
-                "the nftables chain {chain} drops what is forwarded unless a rule accepts it: \
-                 without one for pods' packets, the kernel cannot carry them when the dataplane is \
-                 away (for example: nft insert rule {chain} oifname \"{0}\" accept; nft insert rule \
-                 {chain} iifname \"{0}\" accept)",
-                DEVICE
-            )
-        });
+    pub fn hints(&self, world: &World<'_>) -> Vec<String> {
+        let mut hints = self.forward.hints(world);
         let unknown = self.error.iter().filter(|_| self.changes.is_some());
-        let unknown = unknown.map(|error| {
+        hints.extend(unknown.map(|error| {
             format!(
                 "whether rules of nftables translate or drop pods' packets is not known: {error}"
             )
-        });
-        dropping.chain(unknown).chain(self.legacy.hints())
+        }));
+        hints.extend(self.legacy.hints());
+        hints
     }
+}
+
+/// What `nft` says of chains and rules.
+fn listing() -> Result<(Chains, Forward), String> {
+    let words = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => "there is no program nft; install the package nftables".to_owned(),
+        _ => error.to_string(),
+    };
+    let text = nft::run(&["-j", "list", "chains"], "").map_err(words)?;
+    let chains = Chains::parse(&text)?;
+    let forward = Forward::read(&chains.forwarding).map_err(words)?;
+    Ok((chains, forward))
 }
 
 #[derive(Deserialize)]
@@ -211,34 +217,19 @@ impl Chains {
             }
             let is = |field: &Option<String>, value| field.as_deref() == Some(value);
             chains.translates |= is(&chain.kind, "nat") && is(&chain.hook, "prerouting");
-            if is(&chain.hook, "forward") && is(&chain.policy, "drop") {
-                let Chain {
-                    family,
-                    table,
-                    name,
-                    ..
-                } = chain;
-                chains.dropping.push(format!("{family} {table} {name}"));
+            if is(&chain.hook, "forward") {
+                chains.forwarding.push(Hooked {
+                    drops: is(&chain.policy, "drop"),
+                    name: format!("{} {} {}", chain.family, chain.table, chain.name),
+                });
             }
         }
         Ok(chains)
     }
-
-    /// Leaves out chains with a rule about our device: somebody has thought of us.
-    fn without_prepared(mut self) -> Self {
-        self.dropping.retain(|chain| {
-            let args: Vec<_> = ["list", "chain"]
-                .into_iter()
-                .chain(chain.split(' '))
-                .collect();
-            !nft::run(&args, "").is_ok_and(|rules| rules.contains(DEVICE))
-        });
-        self
-    }
 }
 
-/// Whether one of a datagram's messages tells of a table or a chain.
-fn tells_of_chains(mut datagram: &[u8]) -> bool {
+/// Whether one of a datagram's messages tells of a table, of a chain, or of a rule that was read.
+fn matters(mut datagram: &[u8], forward: &Forward) -> bool {
     // struct nlmsghdr: length, type, flags, and more; the type's lower byte is nftables' own.
     const HEADER: usize = 16;
     while let Some(header) = datagram.first_chunk::<HEADER>() {
@@ -246,11 +237,35 @@ fn tells_of_chains(mut datagram: &[u8]) -> bool {
         if OF_CHAINS.contains(&kind) {
             return true;
         }
+        if OF_RULES.contains(&kind)
+            && let Some((family, table, chain)) = chain_of_rule(datagram)
+            && forward.has(family, table, chain)
+        {
+            return true;
+        }
         let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let next = length.max(HEADER).next_multiple_of(4);
         datagram = datagram.get(next..).unwrap_or_default();
     }
     false
+}
+
+/// Family, table and chain of the rule that a message is about. Behind the header and `struct
+/// nfgenmsg`, which begins with the family, table and chain are the first attributes, in this order
+/// (`nf_tables_fill_rule_info` of net/netfilter/nf_tables_api.c).
+fn chain_of_rule(message: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    fn text(attributes: &[u8], number: u16) -> Option<(&[u8], &[u8])> {
+        let (&[a, b, c, d], _) = attributes.split_first_chunk::<4>()?;
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let value = attributes.get(4..length)?;
+        let rest = attributes.get(length.next_multiple_of(4)..)?;
+        let is_it = u16::from_ne_bytes([c, d]) == number;
+        is_it.then(|| (value.strip_suffix(&[0]).unwrap_or(value), rest))
+    }
+    let family = *message.get(16)?;
+    let (table, rest) = text(message.get(20..)?, 1)?;
+    let (chain, _) = text(rest, 2)?;
+    Some((family, table, chain))
 }
 
 #[cfg(test)]
@@ -279,7 +294,6 @@ mod tests {
             of("nat", "postrouting", "accept"),
             of("nat", "output", "accept"),
             of("filter", "prerouting", "accept"),
-            of("filter", "forward", "accept"),
             of("filter", "input", "drop"),
             // One that others call, as those of each service are.
             chain("ip", "x", ""),
@@ -288,27 +302,57 @@ mod tests {
         ] {
             assert_eq!(parse(&harmless), Chains::default(), "{harmless}");
         }
-        let dropping = of("filter", "forward", "drop");
-        assert_eq!(parse(&dropping).dropping, ["ip x y"]);
-        assert!(!parse(&dropping).translates);
+        for (policy, drops) in [("drop", true), ("accept", false)] {
+            let name = "ip x y".to_owned();
+            let found = parse(&of("filter", "forward", policy));
+            assert_eq!(found.forwarding, [Hooked { name, drops }]);
+            assert!(!found.translates);
+        }
         assert!(Chains::parse("nft: no").is_err());
     }
 
+    /// A message of a kind with attributes that are texts.
+    fn message(kind: u8, texts: &[&str]) -> Vec<u8> {
+        let mut bytes = vec![0; 16];
+        bytes[4] = kind;
+        bytes[5] = 10;
+        bytes.extend([2, 0, 0, 0]);
+        for (number, text) in (1_u16..).zip(texts) {
+            let length = u16::try_from(text.len() + 5).unwrap();
+            bytes.extend(length.to_ne_bytes());
+            bytes.extend(number.to_ne_bytes());
+            bytes.extend(text.as_bytes());
+            bytes.push(0);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes
+    }
+
     #[test]
-    fn rules_alone_are_no_reason_to_ask_again() {
-        let message = |kind: u8| {
-            let mut bytes = 20_u32.to_ne_bytes().to_vec();
-            bytes.extend([kind, 10]);
-            bytes.resize(20, 0);
-            bytes
-        };
-        let (chain, rule) = (message(3), message(6));
-        assert!(tells_of_chains(&chain));
-        assert!(!tells_of_chains(&rule));
-        assert!(tells_of_chains(&[rule.clone(), message(2)].concat()));
-        assert!(!tells_of_chains(&[rule.clone(), message(15)].concat()));
+    fn chains_and_the_rules_that_were_read_are_a_reason_to_ask_again() {
+        let mut forward = Forward::default();
+        let matter = |datagram: &[u8], forward: &Forward| matters(datagram, forward);
+        let (chain, rule) = (message(3, &[]), message(6, &["filter", "FORWARD"]));
+        assert!(matter(&chain, &forward));
+        assert!(!matter(&rule, &forward));
+        assert!(matter(&[rule.clone(), message(2, &[])].concat(), &forward));
+        assert!(!matter(&[rule.clone(), message(15, &[])].concat(), &forward));
         for length in 0..16 {
-            assert!(!tells_of_chains(&chain[..length]), "{length}");
+            assert!(!matter(&chain[..length], &forward), "{length}");
+        }
+
+        forward = Forward::of_empty_chain("ip filter FORWARD");
+        assert!(matter(&rule, &forward));
+        let gone = message(8, &["filter", "FORWARD"]);
+        assert!(matter(&[message(6, &["nat", "x"]), gone].concat(), &forward));
+        for other in [["filter", "INPUT"], ["nat", "FORWARD"]] {
+            assert!(!matter(&message(6, &other), &forward));
+        }
+        for length in 0..rule.len() {
+            // The name is whole without the bytes that fill it up, which the kernel always sends.
+            assert!(!matter(&rule[..length], &forward), "{length}");
         }
     }
 }

@@ -702,7 +702,7 @@ impl Node {
             errors.into_iter().collect(),
             self.health.as_ref().map(Health::status),
         );
-        status.hints.extend(self.netfilter.hints());
+        status.hints.extend(self.netfilter.hints(&self.world()));
         status.hints.extend(self.reverse_path.hints());
         Response::Status(Box::new(status))
     }
