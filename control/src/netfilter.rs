@@ -338,7 +338,10 @@ mod tests {
         assert!(matter(&chain, &forward));
         assert!(!matter(&rule, &forward));
         assert!(matter(&[rule.clone(), message(2, &[])].concat(), &forward));
-        assert!(!matter(&[rule.clone(), message(15, &[])].concat(), &forward));
+        assert!(!matter(
+            &[rule.clone(), message(15, &[])].concat(),
+            &forward
+        ));
         for length in 0..16 {
             assert!(!matter(&chain[..length], &forward), "{length}");
         }
@@ -346,7 +349,10 @@ mod tests {
         forward = Forward::of_empty_chain("ip filter FORWARD");
         assert!(matter(&rule, &forward));
         let gone = message(8, &["filter", "FORWARD"]);
-        assert!(matter(&[message(6, &["nat", "x"]), gone].concat(), &forward));
+        assert!(matter(
+            &[message(6, &["nat", "x"]), gone].concat(),
+            &forward
+        ));
         for other in [["filter", "INPUT"], ["nat", "FORWARD"]] {
             assert!(!matter(&message(6, &other), &forward));
         }

@@ -350,8 +350,7 @@ pub(crate) mod tests {
             replaces,
         };
         let prefixes = ["10.0.1.0/24", "fd00:1::/64"];
-        let mut observed =
-            Observed::from_dump(prefixes.map(|p| Event::OurRoute(ours(p))).to_vec());
+        let mut observed = Observed::from_dump(prefixes.map(|p| Event::OurRoute(ours(p))).to_vec());
         for beside in [
             foreign("10.0.1.0/24", 254, 0, false),
             foreign("10.0.1.0/24", 100, 0, true),

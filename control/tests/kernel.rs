@@ -188,14 +188,22 @@ fn what_others_undo_is_done_again() {
     eventually("the route is back", is_whole);
     // The kernel tells of a route that replaces ours, not that ours is gone. Others' routes are
     // theirs to remove.
-    for (prefix, other) in [
-        ("10.0.1.0/24", "via 192.168.77.2"),
-        ("fd00:1::/64", "via fe80::99 dev eth0"),
+    for (prefix, other, named) in [
+        (
+            "10.0.1.0/24",
+            "via 192.168.77.2",
+            "the kernel already has another route to 10.0.1.0/24; delete it",
+        ),
+        (
+            "fd00:1::/64",
+            "via fe80::99 dev eth0",
+            "cannot add route fd00:1::/64: Invalid argument (os error 22); another route leads to \
+             the router fd00:1:: by another link",
+        ),
     ] {
         cluster.ip("a", &format!("route replace {prefix} {other}"));
-        let named = format!("the kernel already has another route to {prefix}; delete it");
         eventually("the other route is named", || {
-            cluster.podway("a", "status").contains(&named)
+            cluster.podway("a", "status").contains(named)
         });
         cluster.ip("a", &format!("route del {prefix} {other}"));
     }
@@ -239,7 +247,10 @@ fn a_route_of_others_that_says_the_same_is_enough_while_it_lasts() {
     assert!(in_sync());
     let ours = || ["-4", "-6"].map(|family| our_routes(&cluster, "a", family));
     let tunnel6 = "fd00:1::/64 via fd00:1:: dev podway.vx";
-    assert_eq!(ours(), [vec![TUNNEL_ROUTES[1].to_owned()], vec![tunnel6.to_owned()]]);
+    assert_eq!(
+        ours(),
+        [vec![TUNNEL_ROUTES[1].to_owned()], vec![tunnel6.to_owned()]]
+    );
     for address in ["10.0.0.2", "fd00:0::2"] {
         cluster.ip("a", &format!("route del {address} dev veth0 proto static"));
     }
@@ -255,7 +266,9 @@ fn a_route_of_others_that_says_the_same_is_enough_while_it_lasts() {
 
     // One that says the same, and then something else.
     cluster.ip("a", "route replace 10.0.0.2 dev veth0 proto static");
-    eventually("it is enough", || ours()[0] == [TUNNEL_ROUTES[1]] && in_sync());
+    eventually("it is enough", || {
+        ours()[0] == [TUNNEL_ROUTES[1]] && in_sync()
+    });
     cluster.ip("a", "route replace 10.0.0.2 via 192.168.77.2 proto static");
     eventually("it is named", || {
         let status = cluster.podway("a", "status");
@@ -411,8 +424,7 @@ fn ways_that_could_not_be_asked_for_are_asked_for_again() {
     assert_eq!(mtu(), 1500);
     let muted = Muted::new(daemon.pid());
     cluster.ip("a", "route add 192.168.77.2/32 dev eth0 mtu 1300");
-    // Longer than the time after which ways are asked for.
-    std::thread::sleep(Duration::from_millis(500));
+    eventually("it asks in vain", || daemon.said("cannot look up routes"));
     drop(muted);
     eventually("the new MTU", || mtu() == 1300);
 }
@@ -444,9 +456,9 @@ fn what_the_kernel_told_in_vain_is_taken_anew_until_that_works() {
     });
     assert!(drops.sum::<u64>() > 0, "nothing was lost:\n{sockets}");
     signal("-CONT");
-    // The first attempt fails.
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(our_routes(&cluster, "a", "-4").is_empty());
+    eventually("the first attempt fails", || {
+        daemon.said("changes of the kernel were lost: cannot list the links")
+    });
     drop(muted);
     eventually("the route is back", || {
         our_routes(&cluster, "a", "-4") == [TUNNEL_ROUTES[1]]

@@ -63,7 +63,9 @@ fn tables_of_iptables_without_nftables_are_seen_though_the_kernel_tells_nothing(
     for (node, version) in [("a", 4), ("b", 6)] {
         assert!(!services(node));
         make_legacy_table(&cluster, node, version, "nat");
-        within(Duration::from_secs(7), "the table is seen", || services(node));
+        within(Duration::from_secs(7), "the table is seen", || {
+            services(node)
+        });
     }
     let status = cluster.podway("a", "status");
     assert!(!status.contains("-legacy"), "{status}");
@@ -164,10 +166,17 @@ fn invalid_packets_that_are_dropped_are_named_as_conntrack_is_set() {
     let hint = || hint_of(&cluster, "a", "ip filter FORWARD");
     eventually("the rule is named", || hint().is_some());
     let setting = |name: &str, value: u8| {
-        cluster.sysctl("a", &format!("net.netfilter.nf_conntrack_tcp_{name}={value}"));
+        cluster.sysctl(
+            "a",
+            &format!("net.netfilter.nf_conntrack_tcp_{name}={value}"),
+        );
     };
     for (loose, liberal, expected) in [
-        (1, 0, Some("sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1; or: ")),
+        (
+            1,
+            0,
+            Some("sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1; or: "),
+        ),
         (1, 1, None),
         (
             0,

@@ -98,7 +98,9 @@ impl Connection {
     fn open(from: &Pod, to: &Pod) -> Self {
         let io = |error: std::io::Error| podway_bench::Error::Unexpected(error.to_string());
         let address = SocketAddr::new(to.ipv4.into(), PORT);
-        let listening = to.netns.thread(move || TcpListener::bind(address).map_err(io));
+        let listening = to
+            .netns
+            .thread(move || TcpListener::bind(address).map_err(io));
         let listener = join(listening).unwrap();
         let connecting = from
             .netns
@@ -136,7 +138,11 @@ fn connections_that_conntrack_does_not_know_are_named_where_it_is_strict() {
     let node = network.node(0).netns.clone();
     node.sysctl(&["net.netfilter.nf_conntrack_tcp_loose=0"])
         .unwrap();
-    add_chain(&node, "accept", "add rule inet fw forward ct state invalid drop");
+    add_chain(
+        &node,
+        "accept",
+        "add rule inet fw forward ct state invalid drop",
+    );
     let (hint, example) = wait_for_hint(&network);
     let which = "TCP connections that it has not seen begin when the dataplane goes away";
     assert!(hint.contains(which), "{hint}");
@@ -159,7 +165,11 @@ fn connections_that_conntrack_does_not_know_are_named_where_it_is_strict() {
 fn connections_that_the_kernel_had_before_are_named() {
     let mut network = Network::up(spec(), &options(Mode::Vxlan));
     let node = network.node(0).netns.clone();
-    add_chain(&node, "accept", "add rule inet fw forward ct state invalid drop");
+    add_chain(
+        &node,
+        "accept",
+        "add rule inet fw forward ct state invalid drop",
+    );
     let (hint, example) = wait_for_hint(&network);
     let which = "TCP connections that the kernel carried before the dataplane did when the";
     assert!(hint.contains(which), "{hint}");
@@ -178,7 +188,10 @@ fn connections_that_the_kernel_had_before_are_named() {
     for connection in [&mut seen, &mut unseen] {
         connection.send(1000);
     }
-    assert!(unseen.arrive(1000, PATIENCE), "it is taken up in the middle");
+    assert!(
+        unseen.arrive(1000, PATIENCE),
+        "it is taken up in the middle"
+    );
     assert!(!seen.arrive(1000, STALLED));
     let (settings, _) = example.split_once("; or: ").unwrap();
     node.run("sh", &["-c", settings]).unwrap();

@@ -74,6 +74,9 @@ pub fn carry_out(requests: &mut Requests, orders: &[Order]) -> Vec<(usize, Strin
         let order = &orders[position];
         let result = match order {
             Order::AddRoute(route) if error.is(libc::EEXIST) => foreign_route(requests, route),
+            Order::AddRoute(route) | Order::ReplaceRoute(route) if error.is(libc::EINVAL) => {
+                Err(format!("{error}{}", other_way_to_router(requests, route)))
+            }
             // What was to be removed is gone already: the event of it is on its way.
             _ if order.removes() && is_missing(&error) => Ok(()),
             _ => Err(error.to_string()),
@@ -102,6 +105,20 @@ fn foreign_route(requests: &mut Requests, route: &Route) -> Result<(), String> {
         _ => Err(format!(
             "the kernel already has another route to {prefix}; delete it: ip route del {prefix}"
         )),
+    }
+}
+
+/// An IPv6 router that counts as on the link must not be reached by another one
+/// (`ip6_route_check_nh_onlink` of net/ipv6/route.c): what to do about it if it is, after an error.
+fn other_way_to_router(requests: &mut Requests, route: &Route) -> String {
+    let router = route.gateway.filter(|_| route.onlink);
+    let way = router.and_then(|router| requests.lookup(router).ok()?);
+    match (router, way) {
+        (Some(router), Some(way)) if way.link != route.link => format!(
+            "; another route leads to the router {router} by another link, delete it: ip route get \
+             {router}"
+        ),
+        _ => String::new(),
     }
 }
 

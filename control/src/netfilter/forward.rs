@@ -77,8 +77,9 @@ impl Forward {
             let table = chain.name.rsplit_once(' ').map_or("", |(table, _)| table);
             let mut rules = Vec::new();
             for rule in rules_of(chain.name.clone(), usize::MAX)? {
-                let called: Vec<String> =
-                    called(&rule).map(|name| format!("{table} {name}")).collect();
+                let called: Vec<String> = called(&rule)
+                    .map(|name| format!("{table} {name}"))
+                    .collect();
                 rules.push(rule);
                 for name in called {
                     rules.extend(rules_of(name, hooked.len() + MOST_CALLED)?);
@@ -223,7 +224,11 @@ impl Pods {
 
     /// Whether rules let pods' packets through, as far as can be seen.
     fn pass(&self, rules: &[String]) -> bool {
-        let rules: Vec<&str> = rules.iter().map(String::as_str).filter(|r| lets(r)).collect();
+        let rules: Vec<&str> = rules
+            .iter()
+            .map(String::as_str)
+            .filter(|r| lets(r))
+            .collect();
         let named = |name: &String| rules.iter().any(|rule| names(rule, name));
         // All that is a pod's comes or goes by its port.
         let needed = match self.ports.is_empty() {
@@ -347,7 +352,10 @@ mod tests {
         assert_eq!(hints(false, &[]), Vec::<String>::new());
         let hint = &hints(true, &[])[0];
         let command = format!("nft 'insert rule inet fw forward {BETWEEN} accept'");
-        assert!(hint.contains(&format!("(for example: {command})")), "{hint}");
+        assert!(
+            hint.contains(&format!("(for example: {command})")),
+            "{hint}"
+        );
         let followed = format!("{BETWEEN} accept");
         for enough in [
             followed.as_str(),

@@ -145,7 +145,13 @@ mod tests {
 
         let unknown = legacy(Err(ErrorKind::PermissionDenied.into()), none());
         assert!(unknown.translates());
-        assert!(unknown.hints().next().unwrap().contains("permission denied"));
+        assert!(
+            unknown
+                .hints()
+                .next()
+                .unwrap()
+                .contains("permission denied")
+        );
     }
 
     #[test]

@@ -150,7 +150,11 @@ impl ForeignRoute {
     /// another only if their metrics differ. IPv6 routes that name none get `IP6_RT_PRIO_USER`
     /// (linux/ipv6_route.h).
     pub fn is_in_our_place(&self) -> bool {
-        let metric = if self.prefix.addr().is_ipv4() { 0 } else { 1024 };
+        let metric = if self.prefix.addr().is_ipv4() {
+            0
+        } else {
+            1024
+        };
         self.table == KernelTable::MAIN.number() && self.metric == metric
     }
 }

@@ -211,9 +211,11 @@ impl Requests {
                 let heard: BTreeSet<usize> = heard.map(|(position, _)| *position).collect();
                 let orders = (first..).zip(batch);
                 let unheard = orders.filter(|(position, _)| !heard.contains(position));
-                failures.extend(unheard.map(|(position, order)| {
-                    (position, error(&order.to_string(), same(&source)))
-                }));
+                failures.extend(
+                    unheard.map(|(position, order)| {
+                        (position, error(&order.to_string(), same(&source)))
+                    }),
+                );
             }
         }
         failures
@@ -362,11 +364,7 @@ impl Requests {
 
 /// Takes the answers in a datagram to questions for ways, the first of which had the sequence
 /// number after `before`; how many there are.
-fn take_ways(
-    datagram: &[u8],
-    before: u32,
-    ways: &mut [Option<Lookup>],
-) -> io::Result<usize> {
+fn take_ways(datagram: &[u8], before: u32, ways: &mut [Option<Lookup>]) -> io::Result<usize> {
     let mut count = 0;
     for message in messages(datagram) {
         // By the header: an answer that cannot be read is one that will not come again.
@@ -391,10 +389,7 @@ fn take_ways(
 
 /// Whether an error is about the kernel's memory and not about what was asked for.
 fn says_nothing(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOMEM | libc::ENOBUFS)
-    )
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS))
 }
 
 /// Appends a request to those of a datagram.
@@ -564,7 +559,11 @@ mod tests {
             onlink: true,
         };
         let count = 2 * BATCH;
-        let orders: Vec<Order> = (1..).map(route).map(Order::DeleteRoute).take(count).collect();
+        let orders: Vec<Order> = (1..)
+            .map(route)
+            .map(Order::DeleteRoute)
+            .take(count)
+            .collect();
         let failures = requests.carry_out(&orders);
         let positions: Vec<usize> = failures.iter().map(|(position, _)| *position).collect();
         assert_eq!(positions, (0..count).collect::<Vec<_>>());
@@ -594,7 +593,10 @@ mod tests {
         let mut route = RouteMessage::default();
         route.header.kind = RouteType::Unicast;
         route.attributes = vec![RouteAttribute::Oif(link)];
-        answer(sequence, NetlinkPayload::InnerMessage(Message::NewRoute(route)))
+        answer(
+            sequence,
+            NetlinkPayload::InnerMessage(Message::NewRoute(route)),
+        )
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podway_proto::CONTROL_SOCKET;
@@ -206,13 +207,18 @@ impl Drop for Cluster {
 /// A running `podway-control`; killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
+    /// What it has logged since it is ready.
+    log: Arc<Mutex<String>>,
 }
 
 impl Daemon {
     pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut daemon = Self { child };
+        let mut daemon = Self {
+            child,
+            log: Arc::default(),
+        };
         let mut line = String::new();
         while !line.contains("ready") {
             line.clear();
@@ -221,12 +227,19 @@ impl Daemon {
             }
             eprint!("{line}");
         }
+        let all = Arc::clone(&daemon.log);
         std::thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
                 eprintln!("{line}");
+                all.lock().unwrap().push_str(&line);
             }
         });
         daemon
+    }
+
+    /// Whether it has logged `words`.
+    pub(crate) fn said(&self, words: &str) -> bool {
+        self.log.lock().unwrap().contains(words)
     }
 
     pub(crate) fn pid(&self) -> u32 {
