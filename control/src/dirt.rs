@@ -153,7 +153,10 @@ impl Dirt {
                 self.ports |= index.port_of(neighbor.address.into()).is_some();
                 self.objects = true;
             }
-            Event::Fdb(_) | Event::FdbGone(_) => self.objects = true,
+            Event::Fdb(_)
+            | Event::FdbGone(_)
+            | Event::Unreachable(_)
+            | Event::UnreachableGone(_) => self.objects = true,
             Event::OurRoute(route) | Event::OurRouteGone(route) => {
                 self.routes.insert(route.prefix);
             }

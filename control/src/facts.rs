@@ -300,6 +300,7 @@ fn local(world: &World<'_>) -> Option<LocalNode> {
         vtep_mac: world.vtep_mac()?,
         addresses,
         translates: world.chains.translates,
+        defragments: world.defragments(),
     })
 }
 
@@ -540,7 +541,6 @@ mod tests {
                 },
                 Change::SetLocal(LocalNode {
                     addresses: vec![],
-                    translates: false,
                     ..before.local.clone().unwrap()
                 }),
                 Change::SetNode(Node {
@@ -674,6 +674,21 @@ mod tests {
             changes(&before, &fixture),
             [Change::DelNeighbor { interface, address }]
         );
+    }
+
+    #[test]
+    fn the_kernel_may_put_fragments_together_where_it_masquerades_or_others_have_rules() {
+        let mut fixture = Fixture::new();
+        let defragments = |fixture: &Fixture| {
+            let facts = Facts::of(&fixture.world(), &fixture.index());
+            facts.local.unwrap().defragments
+        };
+        assert!(!defragments(&fixture));
+        fixture.settings.masquerade = true;
+        assert!(defragments(&fixture));
+        fixture.settings.masquerade = false;
+        fixture.chains.may_track = true;
+        assert!(defragments(&fixture));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What others' rules of nftables mean for Podway: whether they translate addresses of what is
-//! forwarded (services), and whether they drop it, where the kernel is to carry on.
+//! forwarded (services), whether they may track its connections, and whether they drop it, where the
+//! kernel is to carry on.
 //!
 //! Chains are asked for, by the program nft (decision 0014), and the rules of few of them
 //! (`forward`): kube-proxy's may be many thousands. Of iptables without nftables only the names of
@@ -42,6 +43,10 @@ pub struct Chains {
     pub translates: bool,
     /// Chains that what is forwarded passes.
     pub forwarding: Vec<Hooked>,
+    /// Whether connections over IPv4 may be tracked. With the first rule that asks for that (`ct`,
+    /// any translation) the kernel puts together the fragments of all packets; which rules a chain
+    /// has is not asked.
+    pub may_track: bool,
 }
 
 /// Follows the chains.
@@ -127,6 +132,7 @@ impl Watch {
         }
         let mut chains = self.found.clone();
         chains.translates |= self.legacy.translates();
+        chains.may_track |= self.legacy.may_track();
         let changed = chains != self.chains;
         self.chains = chains;
         changed
@@ -143,9 +149,11 @@ impl Watch {
                 self.doubtful = true;
                 self.next = now + RETRY;
             }
-            // Who asks conntrack in vain loses some speed, who does not ask it breaks services.
+            // Who asks conntrack in vain loses some speed, who does not ask it breaks services, and
+            // loses fragments.
             let chains = Chains {
                 translates: self.changes.is_some(),
+                may_track: self.changes.is_some(),
                 ..Chains::default()
             };
             (chains, Forward::default())
@@ -212,7 +220,13 @@ impl Chains {
         let listing: Listing = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let mut chains = Self::default();
         for chain in listing.nftables.into_iter().filter_map(|item| item.chain) {
-            if chain.table == TABLE || matches!(&*chain.family, "bridge" | "arp" | "netdev") {
+            if chain.table == TABLE {
+                continue;
+            }
+            // In the other families the kernel knows no `ct`, or tracks IPv6 alone.
+            let may_track = matches!(&*chain.family, "ip" | "inet" | "bridge");
+            chains.may_track |= may_track && chain.hook.is_some();
+            if matches!(&*chain.family, "bridge" | "arp" | "netdev") {
                 continue;
             }
             let is = |field: &Option<String>, value| field.as_deref() == Some(value);
@@ -291,16 +305,28 @@ mod tests {
         let of = |kind, at, policy| chain("ip", "x", &hook(kind, at, policy));
         assert!(parse(&of("nat", "prerouting", "accept")).translates);
         for harmless in [
+            // One that others call, as those of each service are.
+            chain("ip", "x", ""),
+            chain("inet", "podway", &hook("nat", "prerouting", "accept")),
+            chain("ip6", "x", &hook("filter", "output", "accept")),
+            chain("arp", "x", &hook("filter", "input", "drop")),
+            chain("netdev", "x", &hook("filter", "ingress", "accept")),
+        ] {
+            assert_eq!(parse(&harmless), Chains::default(), "{harmless}");
+        }
+        let may_track = Chains {
+            may_track: true,
+            ..Chains::default()
+        };
+        for tracking in [
             of("nat", "postrouting", "accept"),
             of("nat", "output", "accept"),
             of("filter", "prerouting", "accept"),
             of("filter", "input", "drop"),
-            // One that others call, as those of each service are.
-            chain("ip", "x", ""),
-            chain("inet", "podway", &hook("nat", "prerouting", "accept")),
+            chain("inet", "x", &hook("route", "output", "accept")),
             chain("bridge", "x", &hook("filter", "forward", "drop")),
         ] {
-            assert_eq!(parse(&harmless), Chains::default(), "{harmless}");
+            assert_eq!(parse(&tracking), may_track, "{tracking}");
         }
         for (policy, drops) in [("drop", true), ("accept", false)] {
             let name = "ip x y".to_owned();

@@ -23,6 +23,7 @@ pub struct Observed {
     our_routes: BTreeMap<IpNet, Route>,
     /// The same by link.
     routes_by_link: BTreeSet<(u32, IpNet)>,
+    unreachable: BTreeSet<IpNet>,
     stale: Stale,
 }
 
@@ -112,6 +113,10 @@ impl Observed {
             }
             // What it hid may now be the way to what was behind it.
             Event::OurRouteGone(route) => self.remove_our_route(route.prefix),
+            Event::Unreachable(prefix) => self.touch_unreachable(prefix, |all| all.insert(prefix)),
+            Event::UnreachableGone(prefix) => {
+                self.touch_unreachable(prefix, |all| all.remove(&prefix))
+            }
             // What changes by it is seen when ways are asked again.
             Event::ForeignRoute { route, replaces } => {
                 self.stale.insert(route.prefix);
@@ -212,6 +217,18 @@ impl Observed {
         changed
     }
 
+    fn touch_unreachable(
+        &mut self,
+        prefix: IpNet,
+        change: impl FnOnce(&mut BTreeSet<IpNet>) -> bool,
+    ) -> bool {
+        let changed = change(&mut self.unreachable);
+        if changed {
+            self.stale.insert(prefix);
+        }
+        changed
+    }
+
     /// The ways that have to be asked again; from now on none.
     pub fn take_stale_ways(&mut self) -> Stale {
         std::mem::take(&mut self.stale)
@@ -259,9 +276,14 @@ impl Observed {
             })
     }
 
-    /// Our routes by prefix.
+    /// Our unicast routes by prefix.
     pub fn our_routes(&self) -> &BTreeMap<IpNet, Route> {
         &self.our_routes
+    }
+
+    /// Prefixes to which packets are refused by routes of ours.
+    pub fn unreachable(&self) -> &BTreeSet<IpNet> {
+        &self.unreachable
     }
 }
 
@@ -304,6 +326,19 @@ pub(crate) mod tests {
         }
         assert!(observed.take_stale_ways().all);
         assert_eq!(observed.take_stale_ways(), Stale::default());
+    }
+
+    #[test]
+    fn ways_into_a_prefix_are_asked_again_when_it_is_or_was_unreachable() {
+        let prefix: IpNet = "10.0.0.0/24".parse().unwrap();
+        let mut observed = Observed::default();
+        for event in [Event::Unreachable(prefix), Event::UnreachableGone(prefix)] {
+            assert!(observed.apply(event.clone()));
+            assert!(!observed.apply(event), "a second time");
+            let stale = observed.take_stale_ways();
+            assert_eq!((stale.all, stale.inside), (false, BTreeSet::from([prefix])));
+        }
+        assert!(observed.unreachable().is_empty());
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub fn status(
             errors: kernel_errors,
         },
         translates: world.chains.translates,
+        defragments: world.defragments(),
         health,
         hints: hints(world, index),
     }
@@ -300,15 +301,18 @@ pub fn route_get(
                 answer.tunnel_to = (mode == Mode::Vxlan).then_some(node.underlay);
                 let follows_kernel =
                     mode == Mode::Native && !world.settings.auto_direct_node_routes;
+                // Where neither kernel nor dataplane has a way, the hints say why.
+                let prefix = answer.route.prefix;
+                let reached = mode == Mode::Vxlan || routing::direct(world, prefix, node).is_ok();
                 if follows_kernel {
-                    if let Some((link, way)) = routing::kernel_way(world, answer.route.prefix) {
+                    if let Some((link, way)) = routing::kernel_way(world, prefix) {
                         let router = way.gateway.unwrap_or(node.underlay);
                         answer.next_hop = Some(router);
                         answer.next_hop_mac = world.neighbor_mac(&link.name, router);
                         answer.mtu = mtu(world, &link.name);
                         answer.interface = Some(link.name.clone());
                     }
-                } else if let Some(path) = world.path(node.underlay) {
+                } else if let Some(path) = world.path(node.underlay).filter(|_| reached) {
                     answer.next_hop = Some(path.next_hop);
                     answer.next_hop_mac = world.neighbor_mac(&path.interface, path.next_hop);
                     answer.mtu = Some(path.mtu);
@@ -439,6 +443,19 @@ mod tests {
         assert_eq!(of(&fixture), Some((1500, None)));
         fixture.settings.uplink = Some("wan".into());
         assert_eq!(of(&fixture), None);
+    }
+
+    #[test]
+    fn a_native_route_that_nobody_has_leads_nowhere() {
+        let mut fixture = Fixture::new();
+        fixture.settings.auto_direct_node_routes = true;
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        let get =
+            |address: &str| route_get(&fixture.world(), &fixture.index(), ip(address)).unwrap();
+        assert_eq!(get("10.0.1.9").next_hop, Some(ip("192.168.1.2")));
+        let v6 = get("fd00:1::9");
+        assert_eq!(v6.mode, Some(Mode::Native));
+        assert_eq!((v6.interface, v6.next_hop), (None, None));
     }
 
     #[test]

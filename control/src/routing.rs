@@ -26,6 +26,10 @@ pub enum KernelOnly {
     NoWay,
     /// Its router is not on an uplink.
     NotByUplink,
+    /// The node is behind this router, so that it is no router itself.
+    BehindRouter(IpAddr),
+    /// It is IPv6, and the node's underlay address IPv4: no router for it.
+    OtherVersion,
 }
 
 /// A route, and who takes its packets.
@@ -109,7 +113,9 @@ fn pod_cidr<'a>(world: &World<'a>, prefix: IpNet, node: &'a NodeSpec) -> Decisio
 pub fn through_node(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result<Via, KernelOnly> {
     if world.mode(node) == Mode::Native {
         check_native(world, prefix)?;
-        if !world.settings.auto_direct_node_routes {
+        if world.settings.auto_direct_node_routes {
+            direct(world, prefix, node)?;
+        } else {
             let (link, way) = kernel_way(world, prefix).ok_or(KernelOnly::NoWay)?;
             return Ok(Via::Gateway {
                 // On the link itself the node is who answers for its pods.
@@ -121,6 +127,21 @@ pub fn through_node(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result
     Ok(Via::Node {
         node: node.name.clone(),
     })
+}
+
+/// The link, by index, on which `node` is the router to `prefix`: the route that
+/// `auto-direct-node-routes` gives the kernel, and by it the dataplane.
+///
+/// # Errors
+/// Why there is none.
+pub fn direct(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result<u32, KernelOnly> {
+    let way = world.way(node.underlay).ok_or(KernelOnly::NoWay)?;
+    match way.gateway {
+        Some(router) => Err(KernelOnly::BehindRouter(router)),
+        // IPv4 by an IPv6 router there is (RFC 5549).
+        None if prefix.addr().is_ipv6() && node.underlay.is_ipv4() => Err(KernelOnly::OtherVersion),
+        None => Ok(way.link),
+    }
 }
 
 fn through_router(world: &World<'_>, prefix: IpNet, spec: &ViaSpec) -> Result<Via, KernelOnly> {
@@ -184,14 +205,7 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
     };
     let mut hints = Vec::new();
     for node in world.remote_nodes().filter(is_native) {
-        let without = prefixes_of(index, node);
-        if let Some(prefixes) = named(without.filter(|p| is_left(p, KernelOnly::NoWay))) {
-            hints.push(format!(
-                "node {} is native, auto-direct-node-routes is off and the kernel has no route by \
-                 an uplink to {prefixes}: set it or add the route",
-                node.name
-            ));
-        }
+        hints.extend(node_hints(world, index, node));
     }
     for (name, cidr) in [
         (
@@ -216,6 +230,48 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
                  the kernel; widen it to have Podway send them"
             ));
         }
+    }
+    hints
+}
+
+/// The same of the routes through one native node.
+fn node_hints(world: &World<'_>, index: &Index, node: &NodeSpec) -> Vec<String> {
+    let left: Vec<(IpNet, KernelOnly)> = prefixes_of(index, node)
+        .filter_map(|prefix| {
+            let why = decision(world, index, prefix)?.via.err()?;
+            Some((prefix, why))
+        })
+        .collect();
+    let of = |why: KernelOnly| {
+        let of = left.iter().filter(|(_, found)| *found == why);
+        named(of.map(|(prefix, _)| *prefix))
+    };
+    let name = &node.name;
+    let mut hints = Vec::new();
+    // Where it is on, it is the node itself that there is no way to, which is told for every mode.
+    if !world.settings.auto_direct_node_routes
+        && let Some(prefixes) = of(KernelOnly::NoWay)
+    {
+        hints.push(format!(
+            "node {name} is native, auto-direct-node-routes is off and the kernel has no route by \
+             an uplink to {prefixes}: set it or add the route"
+        ));
+    }
+    let router = world.way(node.underlay).and_then(|way| way.gateway);
+    if let Some(router) = router
+        && let Some(prefixes) = of(KernelOnly::BehindRouter(router))
+    {
+        hints.push(format!(
+            "node {name} is behind the router {router}, so auto-direct-node-routes cannot serve \
+             {prefixes}; set it with --mode vxlan, or turn that off and let a routing daemon \
+             install routes"
+        ));
+    }
+    if let Some(prefixes) = of(KernelOnly::OtherVersion) {
+        hints.push(format!(
+            "{prefixes}: IPv6 cannot be routed by the IPv4 underlay address of node {name}; set the \
+             node with --mode vxlan"
+        ));
     }
     hints
 }
@@ -339,6 +395,49 @@ mod tests {
     }
 
     #[test]
+    fn what_control_cannot_route_is_not_told_and_named() {
+        let mut fixture = native();
+        fixture.settings.auto_direct_node_routes = true;
+        let b = Ok(Via::Node { node: "b".into() });
+        let hints = |fixture: &Fixture| hints(&fixture.world(), &fixture.index());
+        assert_eq!(via(&fixture, "10.0.1.0/24"), b);
+        assert_eq!(via(&fixture, "fd00:1::/64"), Err(KernelOnly::OtherVersion));
+        assert_eq!(
+            hints(&fixture),
+            [
+                "fd00:1::/64: IPv6 cannot be routed by the IPv4 underlay address of node b; set the \
+                 node with --mode vxlan"
+            ]
+        );
+        let underlay = ip("192.168.1.2");
+        let gateway = "192.168.1.254";
+        fixture.ways.insert(underlay, way(2, Some(gateway)));
+        let behind = Err(KernelOnly::BehindRouter(ip(gateway)));
+        for prefix in ["10.0.1.0/24", "fd00:1::/64"] {
+            assert_eq!(via(&fixture, prefix), behind, "{prefix}");
+        }
+        assert_eq!(
+            hints(&fixture),
+            [
+                "node b is behind the router 192.168.1.254, so auto-direct-node-routes cannot serve \
+                 10.0.1.0/24, fd00:1::/64; set it with --mode vxlan, or turn that off and let a \
+                 routing daemon install routes"
+            ]
+        );
+        fixture.ways.insert(underlay, None);
+        assert_eq!(via(&fixture, "10.0.1.0/24"), Err(KernelOnly::NoWay));
+        assert_eq!(hints(&fixture), Vec::<String>::new());
+        // By an IPv6 underlay both go.
+        let node = fixture.desired.nodes.get_mut("b").unwrap();
+        node.underlay = ip("fd00:9::2");
+        fixture.ways.insert(ip("fd00:9::2"), way(2, None));
+        for prefix in ["10.0.1.0/24", "fd00:1::/64"] {
+            assert_eq!(via(&fixture, prefix), b, "{prefix}");
+        }
+        assert_eq!(hints(&fixture), Vec::<String>::new());
+    }
+
+    #[test]
     fn native_routes_outside_the_native_cidr_are_the_kernels() {
         let mut fixture = native();
         fixture.settings.auto_direct_node_routes = true;
@@ -357,6 +456,10 @@ mod tests {
         assert_eq!(via(&fixture, "172.16.0.0/12"), outside);
         assert_eq!(via(&fixture, "10.0.1.0/24"), outside);
         let b = Ok(Via::Node { node: "b".into() });
+        // A way by which there are routes of both versions.
+        let underlay = ip("fd00:9::2");
+        fixture.desired.nodes.get_mut("b").unwrap().underlay = underlay;
+        fixture.ways.insert(underlay, way(2, None));
         assert_eq!(via(&fixture, "fd00:1::/64"), b, "the other IP version");
         assert_eq!(
             hints(&fixture.world(), &fixture.index()),

@@ -175,6 +175,10 @@ fn show_status(status: &Status) -> String {
         let words = "connections that conntrack translates are left to the kernel";
         line("services", words.to_owned());
     }
+    if status.defragments {
+        let words = "left to the kernel, which puts them together where it tracks connections";
+        line("fragments", words.to_owned());
+    }
     for hint in &status.hints {
         line("missing", hint.clone());
     }

@@ -183,6 +183,12 @@ impl<'a> World<'a> {
         })
     }
 
+    /// Whether the kernel may put IPv4 fragments together before it forwards them (`nf_defrag_ipv4`),
+    /// for which it needs all of them: masquerading does that, and so may others' rules.
+    pub fn defragments(&self) -> bool {
+        self.settings.masquerade || self.chains.may_track
+    }
+
     /// MAC of a neighbour on a link, while it is resolved.
     pub fn neighbor_mac(&self, interface: &str, address: IpAddr) -> Option<MacAddr> {
         let index = self.observed.link_named(interface)?.index;

@@ -4,7 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Cluster, Muted, cpu_ticks, device_neighbors, eventually, fdb, our_routes, run};
+use common::{
+    Cluster, Muted, cpu_ticks, device_neighbors, eventually, fdb, our_routes, run, unreachable,
+};
 
 const CONFIG: &str = "uplink = 'eth0'\nauto-direct-node-routes = true\n";
 const TUNNEL_ROUTES: [&str; 2] = [
@@ -276,6 +278,136 @@ fn a_route_of_others_that_says_the_same_is_enough_while_it_lasts() {
     });
     cluster.ip("a", "route del 10.0.0.2");
     eventually("ours is back", || whole() && in_sync());
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn tunnels_over_ipv6_may_come_without_checksum() {
+    const OTHER: &str = "02:00:00:00:00:0b";
+    let cluster = Cluster::new();
+    for (node, address) in [("a", "fd77::1/64"), ("b", "fd77::2/64")] {
+        cluster.ip(node, &format!("addr add {address} dev eth0 nodad"));
+    }
+    let daemon = cluster.start("a", CONFIG);
+    cluster.podway("a", "node set a --underlay fd77::1 --pod-cidr 10.0.0.0/24");
+    let set = format!("node set b --underlay fd77::2 --pod-cidr 10.0.1.0/24 --vtep-mac {OTHER}");
+    cluster.podway("a", &set);
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2");
+    let accepts = || {
+        // The device may be missing while this looks.
+        let links = cluster.json("a", "-d link");
+        let found = links.iter().find(|link| link["ifname"] == "podway.vx");
+        found.is_some_and(|link| link["linkinfo"]["info_data"]["udp_zero_csum6_rx"] == true)
+    };
+    assert!(accepts());
+
+    // A kernel of another make, which leaves the checksum out.
+    let ours = device(&cluster, "a")["address"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for line in [
+        format!(
+            "link add vxlan.b address {OTHER} mtu 1430 type vxlan id 1 dstport 4789 local fd77::2 \
+             dev eth0 nolearning udp6zerocsumtx udp6zerocsumrx"
+        ),
+        "link set vxlan.b up".to_owned(),
+        "addr add 10.0.1.0/32 dev vxlan.b".to_owned(),
+        format!("neigh add 10.0.0.0 lladdr {ours} dev vxlan.b nud permanent"),
+        "route add 10.0.0.0/24 via 10.0.0.0 dev vxlan.b onlink".to_owned(),
+        "route add 10.0.1.2 dev veth0".to_owned(),
+    ] {
+        cluster.ip("b", &line);
+    }
+    let entry = format!("fdb add {ours} dev vxlan.b dst fd77::1");
+    run(cluster.inside("b", "bridge").args(entry.split(' ')));
+    assert!(cluster.pings("pod-a", "10.0.1.2", 56));
+
+    // A device of an earlier release is made anew.
+    daemon.stop();
+    cluster.ip("a", "link del podway.vx");
+    cluster.ip(
+        "a",
+        "link add podway.vx type vxlan id 1 dstport 4789 local fd77::1 dev eth0 nolearning",
+    );
+    assert!(!accepts());
+    let _daemon = cluster.start("a", CONFIG);
+    eventually("it is made anew", accepts);
+    eventually("it carries as before", || {
+        cluster.pings("pod-a", "10.0.1.2", 56)
+    });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_pod_that_is_not_there_is_unreachable() {
+    const METRIC: u32 = 4_278_198_272;
+    let cluster = Cluster::new();
+    // Without the routes under test it is where packets for such pods would go.
+    cluster.ip("a", "route add default via 192.168.77.2");
+    cluster.ip("a", "addr add fd77::1/64 dev eth0 nodad");
+    cluster.ip("a", "route add default via fd77::2 dev eth0");
+    let config = format!("{CONFIG}import-kernel-table = 'main'\n");
+    let daemon = cluster.start("a", &config);
+    cluster.tell_nodes("a", "");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2 --pod-ip fd00:0::2");
+    let expected = [format!("10.0.0.0/24 {METRIC}")];
+    let expected_v6 = [format!("fd00::/64 {METRIC}")];
+    let is_right = || {
+        unreachable(&cluster, "a", "-4") == expected
+            && unreachable(&cluster, "a", "-6") == expected_v6
+    };
+    assert!(is_right());
+
+    let ping = |to: &str| {
+        let mut command = cluster.inside("pod-a", "ping");
+        let output = command.args(["-c", "1", "-W", "1", to]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for to in ["10.0.0.9", "fd00::9"] {
+        let said = ping(to);
+        assert!(said.to_lowercase().contains("unreachable"), "{said}");
+    }
+    // The pod that is there, and the node's address on the tunnels, are as they were.
+    for to in ["10.0.0.2", "fd00::2", "10.0.0.0"] {
+        assert!(cluster.pings("a", to, 56), "{to}");
+    }
+    let shown = cluster.podway("a", "route show");
+    assert!(!shown.contains("origin kernel"), "{shown}");
+    let status = cluster.podway("a", "status");
+    assert!(status.contains("kernel      in sync"), "{status}");
+
+    // Who has a better use for the prefix comes first.
+    cluster.ip("a", "route add 10.0.0.0/24 via 192.168.77.2");
+    let way = cluster.ip("a", "route get 10.0.0.9");
+    assert!(way.contains("via 192.168.77.2"), "{way}");
+    cluster.ip("a", "route del 10.0.0.0/24 via 192.168.77.2");
+    assert!(is_right());
+    for (family, prefix) in [("-4", "10.0.0.0/24"), ("-6", "fd00::/64")] {
+        let delete = format!("{family} route del unreachable {prefix} metric {METRIC}");
+        cluster.ip("a", &delete);
+        eventually("it is back", is_right);
+    }
+
+    // What a predecessor left is swept, and cleaned up.
+    daemon.stop();
+    assert!(is_right());
+    let old = format!("route add unreachable 10.0.7.0/24 metric {METRIC} proto 80");
+    cluster.ip("a", &old);
+    let daemon = cluster.start("a", &config);
+    eventually("the old one is gone", is_right);
+    let own = "node set a --underlay 192.168.77.1 --pod-cidr 10.0.8.0/24";
+    cluster.podway("a", own);
+    assert_eq!(
+        unreachable(&cluster, "a", "-4"),
+        [format!("10.0.8.0/24 {METRIC}")]
+    );
+    assert_eq!(unreachable(&cluster, "a", "-6"), [""; 0]);
+    daemon.stop();
+    let mut cleanup = cluster.inside("a", env!("CARGO_BIN_EXE_podway-control"));
+    cleanup.arg("--run-dir").arg(cluster.run_dir("a"));
+    run(cleanup.arg("--cleanup"));
+    assert_eq!(unreachable(&cluster, "a", "-4"), [""; 0]);
 }
 
 #[test]

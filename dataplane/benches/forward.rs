@@ -81,6 +81,7 @@ fn tables(routes: u32) -> Tables {
         vtep_mac: VTEP,
         addresses: vec![underlay(1)],
         translates: false,
+        defragments: false,
     })
     .unwrap();
     for number in 1..=PODS {

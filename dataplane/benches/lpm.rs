@@ -36,6 +36,7 @@ fn cluster() -> Fib {
         vtep_mac: MacAddr([2, 0, 0, 0, 1, 1]),
         addresses: vec![IpAddr::from([192, 168, 0, 1])],
         translates: false,
+        defragments: false,
     };
     fib.set_local(local).unwrap();
     for number in 0..NODES {

@@ -425,6 +425,9 @@ impl Supervisor {
         if local.translates {
             self.redirect.set_translates(true);
         }
+        if local.defragments {
+            self.redirect.set_defragments(true);
+        }
         Ok(())
     }
 
@@ -443,6 +446,7 @@ impl Supervisor {
             self.redirect.set_vxlan_port(local.vxlan_port);
         }
         self.redirect.set_translates(local.translates);
+        self.redirect.set_defragments(local.defragments);
         Ok(())
     }
 

@@ -67,6 +67,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
         vtep_mac: VTEP_MAC,
         addresses: vec![here],
         translates: false,
+        defragments: false,
     })
     .unwrap();
     fib.attach_port(PortFacts {

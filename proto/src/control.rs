@@ -282,6 +282,10 @@ pub struct Status {
     /// leaves the connections that conntrack translates to the kernel.
     #[serde(default)]
     pub translates: bool,
+    /// Whether the kernel may put IPv4 fragments together before it forwards them, as it does for
+    /// conntrack (masquerading, rules), so that the dataplane leaves all of them to it.
+    #[serde(default)]
+    pub defragments: bool,
     /// Which other nodes are reached; `None` when health is switched off.
     pub health: Option<HealthStatus>,
     /// What is missing for all of this to work, one sentence each with the remedy.

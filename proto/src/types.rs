@@ -153,6 +153,10 @@ pub struct LocalNode {
     /// to be translated is the kernel's then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub translates: bool,
+    /// Whether the kernel of the node puts IPv4 fragments together before it forwards them, as it
+    /// does for conntrack: all of them are the kernel's then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub defragments: bool,
 }
 
 /// An interface that the dataplane serves.

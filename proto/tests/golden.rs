@@ -210,6 +210,7 @@ fn control_responses() {
                 errors: vec!["why".into()],
             },
             translates: true,
+            defragments: true,
             health: Some(health_status()),
             hints: vec!["what to do".into()],
         }))
@@ -461,6 +462,7 @@ fn dataplane_changes() {
                 vtep_mac: parse("02:50:c0:a8:01:01"),
                 addresses: vec![parse("192.168.1.1"), parse("fd00::1")],
                 translates: true,
+                defragments: true,
             }),
             port(
                 PortRole::Pod {

@@ -18,6 +18,11 @@ pub const MAX_WORKERS: u32 = 64;
 /// The counter slot of frames that came by an interface that is no port.
 pub const UNKNOWN_PORT_SLOT: u32 = MAX_PORTS - 1;
 
+/// `CONFIG_TRANSLATES` of `bpf/shared.h`.
+pub(crate) const CONFIG_TRANSLATES: u16 = 0x1;
+/// `CONFIG_DEFRAGMENTS` of `bpf/shared.h`.
+pub(crate) const CONFIG_DEFRAGMENTS: u16 = 0x2;
+
 /// The largest VXLAN network identifier: 24 bits (RFC 7348, section 5).
 pub(crate) const MAX_VNI: u32 = (1 << 24) - 1;
 
@@ -177,6 +182,18 @@ mod tests {
         mtu: 1500,
         any_source: false,
     };
+
+    #[test]
+    fn flags_are_those_of_the_program() {
+        let header = include_str!("bpf/shared.h");
+        for (name, flag) in [
+            ("CONFIG_TRANSLATES", CONFIG_TRANSLATES),
+            ("CONFIG_DEFRAGMENTS", CONFIG_DEFRAGMENTS),
+        ] {
+            let line = format!("#define {name} {flag:#x}\n");
+            assert!(header.contains(&line), "{line}");
+        }
+    }
 
     #[test]
     fn a_port_is_laid_out_as_the_program_reads_it() {

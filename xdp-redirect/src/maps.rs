@@ -13,7 +13,8 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use crate::error::{Error, in_range};
 use crate::layout::{
-    Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry, UNKNOWN_PORT_SLOT, exit, route,
+    CONFIG_DEFRAGMENTS, CONFIG_TRANSLATES, Key, MAX_SOCKETS, MAX_VNI, MAX_WORKERS, PortEntry,
+    UNKNOWN_PORT_SLOT, exit, route,
 };
 use crate::load::Redirect;
 use crate::memory::{Heartbeat, Unsent};
@@ -56,9 +57,23 @@ impl Redirect {
     /// Says whether rules of the node translate addresses (NAT), so that conntrack is asked about
     /// every connection, and those that it translates are left to the kernel. Not at the start.
     pub fn set_translates(&self, translates: bool) {
-        self.config.entries()[0]
-            .translates
-            .store(translates.into(), Ordering::SeqCst);
+        self.set_flag(CONFIG_TRANSLATES, translates);
+    }
+
+    /// Says whether the kernel of the node puts IPv4 fragments together before it forwards them, as it
+    /// does for conntrack: it then gets all of them, on every port and out of tunnels. Not at the
+    /// start.
+    pub fn set_defragments(&self, defragments: bool) {
+        self.set_flag(CONFIG_DEFRAGMENTS, defragments);
+    }
+
+    fn set_flag(&self, flag: u16, on: bool) {
+        let flags = &self.config.entries()[0].flags;
+        if on {
+            flags.fetch_or(flag, Ordering::SeqCst);
+        } else {
+            flags.fetch_and(!flag, Ordering::SeqCst);
+        }
     }
 
     /// Takes tunnels of a VXLAN network in.

@@ -28,8 +28,8 @@ pub(crate) struct ConfigMemory {
     pub(crate) gate_open: AtomicU32,
     /// Host byte order; 0: no tunnels.
     pub(crate) vxlan_port: AtomicU16,
-    /// 0: conntrack is not asked.
-    pub(crate) translates: AtomicU16,
+    /// `CONFIG_...`
+    pub(crate) flags: AtomicU16,
 }
 
 // SAFETY: atomic integers only.
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(size_of::<ConfigMemory>(), 8);
         assert_eq!(offset_of!(ConfigMemory, gate_open), 0);
         assert_eq!(offset_of!(ConfigMemory, vxlan_port), 4);
-        assert_eq!(offset_of!(ConfigMemory, translates), 6);
+        assert_eq!(offset_of!(ConfigMemory, flags), 6);
         assert_eq!(size_of::<HeartbeatMemory>(), 64);
         assert_eq!(offset_of!(HeartbeatMemory, asleep), 8);
         assert_eq!(offset_of!(HeartbeatMemory, bells), 16);

@@ -52,7 +52,7 @@ causes! {
     Malformed, "malformed", "a header that is needed to classify is cut short or has a wrong version";
     Options, "options", "an IPv4 header with options";
     ExtensionHeader, "extension_header", "an IPv6 extension header other than a fragment header";
-    Fragment, "fragment", "an IPv6 fragment; of IPv4, where connections may be translated";
+    Fragment, "fragment", "an IPv6 fragment; of IPv4, where the kernel puts fragments together, as it does for conntrack";
     Protocol, "protocol", "neither TCP, UDP nor ICMP";
     NeighborDiscovery, "neighbor_discovery", "ICMPv6 that concerns one link: ND, MLD and their kin";
     Multicast, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)";

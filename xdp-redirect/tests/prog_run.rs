@@ -214,6 +214,57 @@ fn an_ipv4_fragment_is_ours_by_addresses_when_it_fits() {
 }
 
 #[test]
+fn where_the_kernel_reassembles_fragments_are_the_kernels() {
+    in_netns(|| {
+        let node = Node::new();
+        let fragment = |from, to, carried, field: u16| {
+            with(packet(from, to, 64, carried, &[0; 100]), |f| {
+                f[IP + 6..IP + 8].copy_from_slice(&field.to_be_bytes());
+            })
+        };
+        let tunnel_of = |inner: Vec<u8>| tunnel(OTHER_NODE, NODE, VNI, &inner);
+        let tunnel_v6_of = |inner: Vec<u8>| tunnel(OTHER_NODE_V6, NODE_V6, VNI, &inner);
+        #[rustfmt::skip]
+        let from_pod = |fragments| -> Vec<Case> {
+            vec![
+                ("first", fragment(POD, REMOTE, Udp(9), 0x2000), fragments),
+                ("middle", fragment(POD, REMOTE, Other(17), 0x2010), fragments),
+                ("last", fragment(POD, REMOTE, Other(17), 0x0010), fragments),
+                ("last of TCP", fragment(POD, REMOTE, Other(6), 0x0010), fragments),
+                ("last of ICMP", fragment(POD, REMOTE, Other(1), 0x0010), fragments),
+                ("to a pod of this node", fragment(POD, POD2, Other(17), 0x0010), fragments),
+                ("of another pod's", fragment(POD2, REMOTE, Udp(9), 0x2000), Pass(ForeignSource)),
+                ("don't fragment is none", fragment(POD, REMOTE, Tcp, 0x4000), Ours),
+                ("a whole one", packet(POD, REMOTE, 64, Udp(9), &[0; 100]), Ours),
+            ]
+        };
+        let last = || fragment(REMOTE, POD, Other(17), 0x0010);
+        let whole = || packet(REMOTE, POD, 64, Udp(9), &[0; 100]);
+        #[rustfmt::skip]
+        let from_uplink = |fragments| -> Vec<Case> {
+            vec![
+                ("natively", last(), fragments),
+                ("in a tunnel", tunnel_of(last()), fragments),
+                ("in a tunnel over IPv6", tunnel_v6_of(last()), fragments),
+                ("a whole one, natively", whole(), Ours),
+                ("a whole one in a tunnel", tunnel_of(whole()), Ours),
+                ("IPv6 in a tunnel", tunnel_of(packet(REMOTE_V6, POD_V6, 64, Tcp, b"")), Ours),
+            ]
+        };
+        for (defragments, fragments) in [(false, Ours), (true, Pass(Fragment)), (false, Ours)] {
+            node.redirect.set_defragments(defragments);
+            node.check(Port::Pod, from_pod(fragments));
+            node.check(Port::Uplink, from_uplink(fragments));
+        }
+        // The flags do not touch each other.
+        node.redirect.set_defragments(true);
+        node.redirect.set_translates(true);
+        node.redirect.set_translates(false);
+        node.check(Port::Pod, from_pod(Pass(Fragment)));
+    });
+}
+
+#[test]
 fn a_super_frame_is_ours_only_as_tcp_also_where_the_route_carries_more() {
     in_netns(|| {
         let node = Node::new();

@@ -11,6 +11,7 @@
 
 mod bgp;
 mod firewall;
+mod fragments;
 mod health;
 mod interop;
 mod kernel;

@@ -1,14 +1,16 @@
-//! Native routing and masquerading, seen by a host outside of the cluster.
+//! Native routing and masquerading, seen by a host outside of the cluster; and pods that nobody has.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use podway_bench::link::LinkCounters;
 use podway_bench::netns::{Netns, join, wait_until};
 use podway_bench::podway::Options;
 use podway_bench::topology::{ClusterSpec, UPLINK};
 use podway_proto::types::Mode;
 
+use crate::mtu::narrow;
 use crate::support::{Delta, Network, options, ping_all, spec};
 
 const PORT: u16 = 7000;
@@ -223,4 +225,44 @@ fn pods_in_tunnels_are_masqueraded_towards_the_world_only() {
         assert_eq!(delta.drops().len(), 0);
     }
     network.finish();
+}
+
+/// Sends three echo requests; how often "unreachable" is the answer.
+fn unreachable(from: &Netns, to: &str) -> usize {
+    let mut command = from.command("ping");
+    let output = command.args(["-c", "3", "-i", "0.2", "-W", "1", to]);
+    let said = String::from_utf8(output.output().unwrap().stdout).unwrap();
+    said.matches("Destination Host Unreachable").count()
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn an_absent_pod_is_unreachable_and_nothing_loops() {
+    // The default route of each node leads to a router that has a route back to the node's pods.
+    let absent = "10.0.1.99";
+    for mode in [Mode::Native, Mode::Vxlan] {
+        let network = Network::up(narrow(), &options(mode));
+        let (pod, other) = (network.pod(0, 0), network.pod(1, 0));
+        let node = &network.node(1).netns;
+        ping_all(&pod.netns, other.ipv4.into(), 56, 3);
+        let on_wire = || LinkCounters::read(node, UPLINK).unwrap();
+        let (wire_before, before) = (on_wire(), network.counters());
+        assert_eq!(unreachable(&pod.netns, absent), 3, "{mode}");
+        assert_eq!(
+            unreachable(&other.netns, absent),
+            3,
+            "{mode}, from the node"
+        );
+        let (wire, after) = (on_wire().since(wire_before), network.counters());
+        let delta = Delta {
+            before: &before[1],
+            after: &after[1],
+        };
+        // One that came back would come by once more.
+        assert_eq!(delta.passed(UPLINK).get("no_such_pod"), Some(&3), "{mode}");
+        // The requests and their answers, and what neighbours have to tell each other.
+        assert!(wire.rx_packets < 12 && wire.tx_packets < 12, "{wire:?}");
+        ping_all(&pod.netns, other.ipv4.into(), 56, 3);
+        network.finish();
+    }
 }

@@ -77,6 +77,8 @@ pub fn carry_out(requests: &mut Requests, orders: &[Order]) -> Vec<(usize, Strin
             Order::AddRoute(route) | Order::ReplaceRoute(route) if error.is(libc::EINVAL) => {
                 Err(format!("{error}{}", other_way_to_router(requests, route)))
             }
+            // Somebody else has thought of it.
+            Order::AddUnreachable(_) if error.is(libc::EEXIST) => Ok(()),
             // What was to be removed is gone already: the event of it is on its way.
             _ if order.removes() && is_missing(&error) => Ok(()),
             _ => Err(error.to_string()),
@@ -126,6 +128,11 @@ fn other_way_to_router(requests: &mut Requests, route: &Route) -> String {
 /// the routes, and what is not wanted any more, which goes after them.
 pub fn orders(observed: &Observed, want: &Want) -> (Vec<Order>, Vec<Order>) {
     let (mut orders, mut removals) = (Vec::new(), Vec::new());
+    let (have, wanted) = (observed.unreachable(), &want.unreachable);
+    let missing = wanted.difference(have).copied();
+    orders.extend(missing.map(Order::AddUnreachable));
+    let left = have.difference(wanted).copied();
+    removals.extend(left.map(Order::DeleteUnreachable));
     if let Some(device) = want.device {
         device_orders(observed, want, device, &mut orders, &mut removals);
     }
@@ -288,6 +295,7 @@ mod tests {
         Want {
             device: Some(9),
             addresses: BTreeSet::from([ip("10.0.0.0")]),
+            unreachable: BTreeSet::from(["10.0.0.0/24".parse().unwrap()]),
             fdb: BTreeMap::from([(REMOTE, ip("192.168.1.2"))]),
             neighbors: BTreeMap::from([(ip("10.0.1.0"), REMOTE)]),
             managed: BTreeSet::from([(2, ip("192.168.1.2"))]),
@@ -321,6 +329,7 @@ mod tests {
             Event::Neighbor(neighbor(9, "10.0.1.0", Some(REMOTE))),
             Event::Neighbor(neighbor(2, "192.168.1.2", None)),
             Event::OurRoute(route("10.0.1.0/24", Some("10.0.1.0"), 9)),
+            Event::Unreachable("10.0.0.0/24".parse().unwrap()),
         ]
     }
 
@@ -338,6 +347,7 @@ mod tests {
         assert_eq!(
             steps(&observed, &want(), remote()),
             [
+                Order::AddUnreachable("10.0.0.0/24".parse().unwrap()),
                 Order::AddAddress(address(9, "10.0.0.0/32")),
                 Order::SetFdb(FdbEntry {
                     index: 9,
@@ -368,11 +378,13 @@ mod tests {
             Event::Neighbor(neighbor(2, "192.168.1.3", None)),
             Event::Neighbor(foreign),
             Event::OurRoute(route("10.0.2.0/24", Some("10.0.2.0"), 9)),
+            Event::Unreachable("10.0.7.0/24".parse().unwrap()),
         ]);
         assert_eq!(
             steps(&Observed::from_dump(events), &want(), remote()),
             [
                 Order::DeleteRoute(route("10.0.2.0/24", Some("10.0.2.0"), 9)),
+                Order::DeleteUnreachable("10.0.7.0/24".parse().unwrap()),
                 Order::DeleteAddress(address(9, "10.0.7.0/32")),
                 Order::DeleteFdb(FdbEntry {
                     index: 9,
@@ -413,6 +425,7 @@ mod tests {
             local: None,
             link: 2,
             learning: true,
+            zero_checksum_v6: false,
         };
         let rival_link = Link {
             kind: LinkKind::Vxlan(vxlan.clone()),

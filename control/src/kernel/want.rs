@@ -4,6 +4,10 @@
 //! first address of its PodCIDR, which is an address of the VXLAN device there; that address has
 //! a permanent neighbour with the node's VTEP MAC, and the MAC a forwarding entry with the node's
 //! underlay address. So the kernel never has to resolve or learn anything on the device.
+//!
+//! This node's own PodCIDRs are unreachable but for the pods that are here, whose routes are longer.
+//! Otherwise a packet for a pod that has gone would follow the default route, natively back to where
+//! it came from, time and again, and out of a tunnel to the underlay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,7 +18,7 @@ use podway_proto::types::{MacAddr, Mode};
 
 use crate::import::{self, Imported};
 use crate::index::Index;
-use crate::netlink::{Lookup, Route, Vxlan};
+use crate::netlink::{Route, Vxlan};
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
 
@@ -33,15 +37,19 @@ impl DeviceWant {
     /// The device as it should be; `None` while the uplink or its address is missing.
     pub fn of(world: &World<'_>) -> Option<Self> {
         let uplink = world.uplink()?;
+        let local = world.underlay()?;
         Some(Self {
             mac: world.vtep_mac()?,
             mtu: uplink.mtu.checked_sub(world.overhead())?,
             vxlan: Vxlan {
                 vni: world.settings.vni.get(),
                 port: world.settings.vxlan_port,
-                local: Some(world.underlay()?),
+                local: Some(local),
                 link: uplink.index,
                 learning: false,
+                // RFC 7348, section 5, has every receiver take them; over IPv6 it is allowed since
+                // RFC 6935, and the kernel wants to be told.
+                zero_checksum_v6: local.is_ipv6(),
             },
         })
     }
@@ -55,6 +63,8 @@ pub struct Want {
     /// Its addresses, without neighbours on the link. They are the source of what the node itself
     /// sends to pods of other nodes, and what those send answers to.
     pub addresses: BTreeSet<IpAddr>,
+    /// Prefixes to which packets are refused that no longer route has.
+    pub unreachable: BTreeSet<IpNet>,
     /// Underlay addresses by VTEP MAC.
     pub fdb: BTreeMap<MacAddr, IpAddr>,
     /// Permanent neighbours on the device.
@@ -74,9 +84,10 @@ impl Want {
             device,
             ..Self::default()
         };
+        let own = world.own().into_iter().flat_map(|own| &own.pod_cidrs);
+        want.unreachable = own.copied().collect();
         if device.is_some() {
-            let cidrs = world.own().into_iter().flat_map(|own| &own.pod_cidrs);
-            want.addresses = cidrs.map(IpNet::network).collect();
+            want.addresses = want.unreachable.iter().map(IpNet::network).collect();
         }
         for ((address, interface), _) in index.routers() {
             let link = world.gateway_link(*address, interface.as_deref());
@@ -183,11 +194,11 @@ pub fn route(
     let holder = holder.and_then(|name| world.desired.nodes.get(name));
     match (holder, world.desired.routes.get(&prefix)) {
         (Some(node), _) if node.name == world.settings.node_name => Ok(None),
-        (Some(node), _) => route_to_node(world, prefix, node, device),
-        (None, Some(ViaSpec::Node { node })) => match world.desired.nodes.get(node) {
-            Some(node) => route_to_node(world, prefix, node, device),
-            None => Ok(None),
-        },
+        (Some(node), _) => Ok(route_to_node(world, prefix, node, device)),
+        (None, Some(ViaSpec::Node { node })) => {
+            let node = world.desired.nodes.get(node);
+            Ok(node.and_then(|node| route_to_node(world, prefix, node, device)))
+        }
         (None, Some(ViaSpec::Gateway { address, interface })) => {
             match world.gateway_link(*address, interface.as_deref()) {
                 // A link that was told counts, whatever its prefixes are.
@@ -204,7 +215,7 @@ pub fn route(
         (None, None) => match import::route(world, index, prefix) {
             Some(Imported {
                 tunnel: Some(node), ..
-            }) => route_to_node(world, prefix, node, device),
+            }) => Ok(route_to_node(world, prefix, node, device)),
             Some(Imported { hop, .. }) if world.import.carries_out() => {
                 let gateway = Some(hop.gateway);
                 Ok(Some(route_by(prefix, gateway, hop.link, hop.onlink)))
@@ -219,47 +230,20 @@ fn route_to_node(
     prefix: IpNet,
     node: &NodeSpec,
     device: Option<u32>,
-) -> Result<Option<Route>, String> {
-    let route = match world.mode(node) {
+) -> Option<Route> {
+    match world.mode(node) {
         Mode::Vxlan if is_of_other_version(world, node) => None,
         Mode::Vxlan => device.map(|device| {
             let gateway = tunnel_gateway(node, prefix);
             route_by(prefix, Some(gateway), device, true)
         }),
         Mode::Native if world.settings.auto_direct_node_routes => {
-            Some(direct_route(prefix, node, world.way(node.underlay))?)
+            // Why there is none is told by the hints.
+            let link = routing::direct(world, prefix, node).ok();
+            link.map(|link| route_by(prefix, Some(node.underlay), link, false))
         }
         // The operator's or a routing daemon's.
         Mode::Native => None,
-    };
-    Ok(route)
-}
-
-fn direct_route(prefix: IpNet, node: &NodeSpec, way: Option<&Lookup>) -> Result<Route, String> {
-    let name = &node.name;
-    match way {
-        Some(Lookup {
-            link,
-            gateway: None,
-            ..
-        }) if prefix.addr().is_ipv4() || node.underlay.is_ipv6() => {
-            Ok(route_by(prefix, Some(node.underlay), *link, false))
-        }
-        Some(Lookup { gateway: None, .. }) => Err(format!(
-            "route {prefix}: IPv6 cannot be routed over the IPv4 underlay of node {name}; set the \
-             node with --mode vxlan"
-        )),
-        Some(Lookup {
-            gateway: Some(router),
-            ..
-        }) => Err(format!(
-            "node {name} is behind the router {router}, so auto-direct-node-routes cannot serve \
-             it; set it with --mode vxlan, or turn that off and let a routing daemon install routes"
-        )),
-        None => Err(format!(
-            "node {name}: the kernel has no route to its underlay address {}",
-            node.underlay
-        )),
     }
 }
 
@@ -301,7 +285,7 @@ fn tunnel_gateway(node: &NodeSpec, prefix: IpNet) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::Event;
+    use crate::netlink::{Event, Lookup};
     use crate::observed::tests::link;
     use crate::world::tests::Fixture;
 
@@ -323,11 +307,6 @@ mod tests {
         prefixes.into_iter().map(route).collect()
     }
 
-    fn route_errors(fixture: &Fixture) -> usize {
-        let all = all_routes(fixture, Some(DEVICE)).into_iter();
-        all.filter(Result::is_err).count()
-    }
-
     /// The routes as `ip route` writes them.
     fn routes(fixture: &Fixture, device: Option<u32>) -> Vec<String> {
         let text = |route: &Route| {
@@ -338,7 +317,8 @@ mod tests {
             let onlink = if route.onlink { " onlink" } else { "" };
             format!("{}{via} dev {}{onlink}", route.prefix, route.link)
         };
-        let all = all_routes(fixture, device).into_iter().flatten().flatten();
+        let all = all_routes(fixture, device).into_iter();
+        let all = all.filter_map(Result::unwrap);
         all.map(|route| text(&route)).collect()
     }
 
@@ -357,12 +337,15 @@ mod tests {
                     port: 4789,
                     local: Some(ip("192.168.1.1")),
                     link: 2,
-                    learning: false
+                    learning: false,
+                    zero_checksum_v6: false,
                 },
             })
         );
         let want = want_of(&fixture, Some(DEVICE));
         assert_eq!(want.addresses, BTreeSet::from([ip("10.0.0.0")]));
+        let own = "10.0.0.0/24".parse().unwrap();
+        assert_eq!(want.unreachable, BTreeSet::from([own]));
         assert_eq!(want.fdb, BTreeMap::from([(b, ip("192.168.1.2"))]));
         assert_eq!(
             want.neighbors,
@@ -384,6 +367,15 @@ mod tests {
     }
 
     #[test]
+    fn a_device_over_ipv6_takes_datagrams_without_checksum() {
+        let mut fixture = Fixture::new();
+        fixture.settings.underlay = Some(ip("fd77::1"));
+        let want = DeviceWant::of(&fixture.world()).unwrap();
+        assert!(want.vxlan.zero_checksum_v6);
+        assert_eq!(want.mtu, 1430);
+    }
+
+    #[test]
     fn native_routes_are_direct_or_the_operators() {
         let mut fixture = Fixture::new();
         fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
@@ -395,7 +387,6 @@ mod tests {
             ["10.0.0.2/32 dev 3", "10.0.1.0/24 via 192.168.1.2 dev 2"]
         );
         assert!(want.fdb.is_empty() && want.neighbors.is_empty());
-        assert_eq!(route_errors(&fixture), 1, "IPv6 over IPv4");
         let router = Lookup {
             link: 2,
             gateway: Some(ip("192.168.1.254")),
@@ -407,7 +398,6 @@ mod tests {
         let want = want_of(&fixture, Some(DEVICE));
         assert_eq!(routes(&fixture, Some(DEVICE)), ["10.0.0.2/32 dev 3"]);
         assert!(want.managed.contains(&(2, ip("192.168.1.254"))));
-        assert_eq!(route_errors(&fixture), 2);
     }
 
     #[test]
@@ -486,5 +476,6 @@ mod tests {
         let want = want_of(&fixture, None);
         assert_eq!(routes(&fixture, None), Vec::<String>::new());
         assert_eq!(want.managed, BTreeSet::from([(2, ip("192.168.1.2"))]));
+        assert_eq!(want.unreachable.len(), 1, "needs no link");
     }
 }

@@ -70,6 +70,16 @@ impl Legacy {
         })
     }
 
+    /// Whether connections over IPv4 may be tracked: a rule of any table may ask for it.
+    pub(super) fn may_track(&self) -> bool {
+        let [four, _] = &self.tables;
+        match four {
+            Tables::None => false,
+            Tables::Named(names) => !names.is_empty(),
+            Tables::Unknown(_) => true,
+        }
+    }
+
     /// What cannot be seen from here.
     pub(super) fn hints(&self) -> impl Iterator<Item = String> + '_ {
         let each = FILES.iter().zip(&self.tables);
@@ -125,7 +135,7 @@ mod tests {
 
         let empty = legacy(none(), Ok(""));
         assert_eq!(empty.deadline(), Some(empty.next));
-        assert!(!empty.translates());
+        assert!(!empty.translates() && !empty.may_track());
         assert_eq!(hints(&empty), 0);
 
         for translating in [
@@ -136,7 +146,8 @@ mod tests {
             assert_eq!(hints(&translating), 0);
         }
         let filter = legacy(Ok("filter\n"), Ok("filter\nraw\n"));
-        assert!(!filter.translates());
+        assert!(!filter.translates() && filter.may_track());
+        assert!(!legacy(none(), Ok("filter\n")).may_track(), "of IPv6 alone");
         let programs: Vec<String> = filter
             .hints()
             .map(|hint| hint.split(' ').next().unwrap().to_owned())
@@ -144,7 +155,7 @@ mod tests {
         assert_eq!(programs, ["iptables-legacy", "ip6tables-legacy"]);
 
         let unknown = legacy(Err(ErrorKind::PermissionDenied.into()), none());
-        assert!(unknown.translates());
+        assert!(unknown.translates() && unknown.may_track());
         assert!(
             unknown
                 .hints()

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -19,7 +20,7 @@ use netlink_packet_route::route::{
 };
 use podway_proto::types::MacAddr;
 
-use super::{Address, FdbEntry, PROTOCOL, Route, Vxlan};
+use super::{Address, FdbEntry, PROTOCOL, Route, UNREACHABLE_METRIC, Vxlan};
 
 pub(super) fn family(address: IpAddr) -> AddressFamily {
     match address {
@@ -29,6 +30,12 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
 }
 
 /// Asks for a new VXLAN device, down.
+///
+/// Its outer headers are without DF, other than the dataplane's. What it forwards the kernel makes as
+/// large as the device's MTU allows, whatever it has learned of the path (`ip_dst_mtu_maybe_forward`,
+/// include/net/ip.h; unless `net.ipv4.ip_forward_use_pmtu` is set). Behind a narrow link all that is
+/// large would be lost with DF (`IFLA_VXLAN_DF`), each time; without, it is the outer packets that are
+/// cut to fragments.
 pub(super) fn vxlan_device(name: &str, mac: MacAddr, mtu: u32, vxlan: &Vxlan) -> LinkMessage {
     let mut data = vec![
         InfoVxlan::Id(vxlan.vni),
@@ -36,6 +43,8 @@ pub(super) fn vxlan_device(name: &str, mac: MacAddr, mtu: u32, vxlan: &Vxlan) ->
         InfoVxlan::Link(vxlan.link),
         InfoVxlan::Learning(vxlan.learning),
         InfoVxlan::UDPCsum(true),
+        // Of those that it receives: the kernel's `UDP_ZERO_CSUM6_RX`.
+        InfoVxlan::UDPZeroCsumRX(vxlan.zero_checksum_v6),
     ];
     match vxlan.local {
         Some(IpAddr::V4(local)) => data.push(InfoVxlan::Local(local)),
@@ -158,15 +167,33 @@ pub(super) fn fdb_entry(entry: &FdbEntry) -> NeighbourMessage {
     message
 }
 
+/// A route of ours in the main table.
+fn main_route(prefix: IpNet, kind: RouteType) -> RouteMessage {
+    let destination = prefix.addr();
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(destination);
+    message.header.destination_prefix_length = prefix.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.kind = kind;
+    message.attributes = vec![RouteAttribute::Destination(destination.into())];
+    message
+}
+
+/// Has the kernel refuse packets to `prefix` for which there is no other route to it or to a part of
+/// it.
+pub(super) fn unreachable(prefix: IpNet) -> RouteMessage {
+    let mut message = main_route(prefix, RouteType::Unreachable);
+    message.header.scope = RouteScope::Universe;
+    let metric = RouteAttribute::Priority(UNREACHABLE_METRIC);
+    message.attributes.push(metric);
+    message
+}
+
 /// A unicast route of ours in the main table.
 pub(super) fn route(route: &Route) -> RouteMessage {
     let destination = route.prefix.addr();
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(destination);
-    message.header.destination_prefix_length = route.prefix.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Other(PROTOCOL);
-    message.header.kind = RouteType::Unicast;
+    let mut message = main_route(route.prefix, RouteType::Unicast);
     message.header.scope = match route.gateway {
         Some(_) => RouteScope::Universe,
         None => RouteScope::Link,
@@ -174,10 +201,7 @@ pub(super) fn route(route: &Route) -> RouteMessage {
     if route.onlink {
         message.header.flags = RouteFlags::Onlink;
     }
-    message.attributes = vec![
-        RouteAttribute::Destination(destination.into()),
-        RouteAttribute::Oif(route.link),
-    ];
+    message.attributes.push(RouteAttribute::Oif(route.link));
     if let Some(gateway) = route.gateway {
         message.attributes.push(match (destination, gateway) {
             // An IPv4 route over an IPv6 router, RFC 5549.

@@ -31,6 +31,9 @@ pub const PROTOCOL: u8 = 80;
 /// What is wrong with a dump that was interrupted by changes each time.
 pub const NOT_WHOLE: &str =
     "links, addresses or routes of the kernel change faster than they can be read";
+/// Metric of unreachable routes: every other route to the same prefix comes before. The same that FRR's
+/// manual gives them.
+pub const UNREACHABLE_METRIC: u32 = 4_278_198_272;
 
 /// A link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub struct Vxlan {
     pub link: u32,
     /// Whether it learns MACs from what it receives.
     pub learning: bool,
+    /// Whether it takes datagrams over IPv6 that have no UDP checksum.
+    pub zero_checksum_v6: bool,
 }
 
 /// An address of a link.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use podway_proto::types::MacAddr;
@@ -32,6 +33,10 @@ pub enum Order {
     ReplaceRoute(Route),
     /// Removes a route of ours.
     DeleteRoute(Route),
+    /// Has packets to a prefix refused: `EEXIST` when a route of the same metric does so already.
+    AddUnreachable(IpNet),
+    /// Takes that back.
+    DeleteUnreachable(IpNet),
 }
 
 impl Order {
@@ -43,10 +48,11 @@ impl Order {
                 | Self::DeleteFdb(_)
                 | Self::DeleteNeighbor(..)
                 | Self::DeleteRoute(_)
+                | Self::DeleteUnreachable(_)
         )
     }
 
-    /// The route that it is about, if it is about one.
+    /// The unicast route that it is about, if it is about one.
     pub fn route(&self) -> Option<&Route> {
         match self {
             Self::AddRoute(route) | Self::ReplaceRoute(route) | Self::DeleteRoute(route) => {
@@ -83,6 +89,11 @@ impl Order {
             }
             Self::ReplaceRoute(route) => (Message::NewRoute(build::route(route)), set),
             Self::DeleteRoute(route) => (Message::DelRoute(build::route(route)), 0),
+            Self::AddUnreachable(prefix) => {
+                let message = Message::NewRoute(build::unreachable(*prefix));
+                (message, NLM_F_CREATE | NLM_F_EXCL)
+            }
+            Self::DeleteUnreachable(prefix) => (Message::DelRoute(build::unreachable(*prefix)), 0),
         }
     }
 }
@@ -102,6 +113,8 @@ impl fmt::Display for Order {
                 write!(f, "add route {}", route.prefix)
             }
             Self::DeleteRoute(route) => write!(f, "delete route {}", route.prefix),
+            Self::AddUnreachable(prefix) => write!(f, "make {prefix} unreachable"),
+            Self::DeleteUnreachable(prefix) => write!(f, "delete the unreachable route {prefix}"),
         }
     }
 }

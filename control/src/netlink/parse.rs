@@ -21,7 +21,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use podway_proto::types::MacAddr;
 
 use super::{
-    Address, FdbEntry, ForeignRoute, Hop, Link, LinkKind, Lookup, Neighbor, PROTOCOL, Route, Vxlan,
+    Address, FdbEntry, ForeignRoute, Hop, Link, LinkKind, Lookup, Neighbor, PROTOCOL, Route,
+    UNREACHABLE_METRIC, Vxlan,
 };
 
 /// Unit of times in answers: the kernel's `USER_HZ` is 100 on all platforms that Podway runs on.
@@ -53,6 +54,10 @@ pub enum Event {
     OurRoute(Route),
     /// A route of ours was removed.
     OurRouteGone(Route),
+    /// Packets to the prefix are refused by a route of ours.
+    Unreachable(IpNet),
+    /// The same was removed.
+    UnreachableGone(IpNet),
     /// A route of somebody else was added or changed: ways may differ from now on.
     ForeignRoute {
         /// The route.
@@ -97,8 +102,14 @@ pub(super) fn event(message: RouteNetlinkMessage, flags: u16) -> Option<Event> {
         }
         Message::NewNeighbour(m) => neighbor(&m).map(Event::Neighbor),
         Message::DelNeighbour(m) => neighbor(&m).map(Event::NeighborGone),
-        Message::NewRoute(m) if is_ours(&m) => our_route(&m).map(Event::OurRoute),
-        Message::DelRoute(m) if is_ours(&m) => our_route(&m).map(Event::OurRouteGone),
+        Message::NewRoute(m) if is_ours(&m) => {
+            let other = || unreachable(&m).map(Event::Unreachable);
+            our_route(&m).map(Event::OurRoute).or_else(other)
+        }
+        Message::DelRoute(m) if is_ours(&m) => {
+            let other = || unreachable(&m).map(Event::UnreachableGone);
+            our_route(&m).map(Event::OurRouteGone).or_else(other)
+        }
         Message::NewRoute(m) => Some(match foreign_route(&m) {
             Some(route) => Event::ForeignRoute {
                 route,
@@ -185,6 +196,7 @@ fn vxlan(data: &[InfoVxlan]) -> Vxlan {
         local: None,
         link: 0,
         learning: false,
+        zero_checksum_v6: false,
     };
     for item in data {
         match item {
@@ -194,6 +206,7 @@ fn vxlan(data: &[InfoVxlan]) -> Vxlan {
             InfoVxlan::Local6(address) => vxlan.local = Some((*address).into()),
             InfoVxlan::Link(index) => vxlan.link = *index,
             InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+            InfoVxlan::UDPZeroCsumRX(zero) => vxlan.zero_checksum_v6 = *zero,
             _ => {}
         }
     }
@@ -331,6 +344,24 @@ fn our_route(message: &RouteMessage) -> Option<Route> {
     })
 }
 
+/// The prefix of an unreachable route, as [`super::build::unreachable`] has it made.
+fn unreachable(message: &RouteMessage) -> Option<IpNet> {
+    let header = &message.header;
+    if header.kind != RouteType::Unreachable || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let (mut destination, mut metric) = (unspecified(header)?, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = route_address(address)?,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    let prefix = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    (metric == UNREACHABLE_METRIC).then_some(prefix)
+}
+
 /// The destination of a route whose message names none.
 fn unspecified(header: &RouteHeader) -> Option<IpAddr> {
     match header.address_family {
@@ -451,4 +482,35 @@ pub(super) fn lookup(message: &RouteMessage) -> Option<Lookup> {
         }
     }
     (found.link != 0).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build;
+    use super::*;
+
+    #[test]
+    fn an_unreachable_route_of_ours_is_no_way_and_nobody_elses() {
+        use RouteNetlinkMessage::{DelRoute, NewRoute};
+        for prefix in ["10.0.0.0/24", "fd00::/64"] {
+            let prefix: IpNet = prefix.parse().unwrap();
+            let mut message = build::unreachable(prefix);
+            assert_eq!(
+                event(NewRoute(message.clone()), 0),
+                Some(Event::Unreachable(prefix))
+            );
+            assert_eq!(
+                event(DelRoute(message.clone()), 0),
+                Some(Event::UnreachableGone(prefix))
+            );
+            // The kernel names the loopback with those of IPv6.
+            message.attributes.push(RouteAttribute::Oif(1));
+            assert_eq!(lookup(&message), None);
+            message.header.table = 100;
+            assert_eq!(event(NewRoute(message), 0), None, "another table");
+            let mut other = build::unreachable(prefix);
+            other.attributes.pop();
+            assert_eq!(event(NewRoute(other), 0), None, "another metric");
+        }
+    }
 }

@@ -112,7 +112,7 @@ impl Requests {
             let request = Message::GetRoute(build::our_routes(family));
             whole &= self.dump("list the routes", request, &mut routes)?;
         }
-        routes.retain(|event| matches!(event, Event::OurRoute(_)));
+        routes.retain(|event| matches!(event, Event::OurRoute(_) | Event::Unreachable(_)));
         events.append(&mut routes);
         Ok(whole)
     }

@@ -337,7 +337,7 @@ pub(crate) fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> boo
     }
 }
 
-/// The parts of a route that matter here: `prefix via gateway dev interface`.
+/// Our unicast routes by the parts that matter here: `prefix via gateway dev interface`.
 pub(crate) fn our_routes(cluster: &Cluster, node: &str, family: &str) -> Vec<String> {
     let text = |route: &Value| {
         let field = |name: &str| route[name].as_str().unwrap_or("-").to_owned();
@@ -349,12 +349,20 @@ pub(crate) fn our_routes(cluster: &Cluster, node: &str, family: &str) -> Vec<Str
         )
     };
     let mut routes: Vec<String> = cluster
-        .json(node, &format!("{family} route show proto 80"))
+        .json(node, &format!("{family} route show proto 80 type unicast"))
         .iter()
         .map(text)
         .collect();
     routes.sort();
     routes
+}
+
+/// Prefixes that are unreachable by routes of ours, each with the route's metric.
+pub(crate) fn unreachable(cluster: &Cluster, node: &str, family: &str) -> Vec<String> {
+    let arguments = format!("{family} route show proto 80 type unreachable");
+    let routes = cluster.json(node, &arguments);
+    let text = |route: &Value| format!("{} {}", route["dst"].as_str().unwrap(), route["metric"]);
+    routes.iter().map(text).collect()
 }
 
 /// The forwarding database of the VXLAN device: `MAC dst address`.

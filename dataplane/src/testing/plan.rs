@@ -123,6 +123,7 @@ pub(crate) fn tables(me: u8, mtus: Mtus) -> Tables {
         vtep_mac: vtep_mac(me),
         addresses: vec![underlay(false, me), underlay(true, me)],
         translates: false,
+        defragments: false,
     })
     .unwrap();
     for port in ports(me, mtus) {

@@ -282,7 +282,7 @@ int podway_redirect(struct xdp_md *ctx)
 
 	if (cause == OURS)
 		cause = classify(&frame, port, cfg, &ip);
-	if (cause == OURS && cfg->translates)
+	if (cause == OURS && cfg->flags & CONFIG_TRANSLATES)
 		cause = check_xdp_connection(ctx, &ip, frame.end);
 	if (cause == OURS)
 		cause = to_socket(ctx, port);
@@ -318,7 +318,7 @@ int podway_classify(struct __sk_buff *skb)
 		frame.end = (void *)(long)skb->data_end;
 		cause = skb->vlan_present ? PASS_NOT_IP : classify(&frame, port, cfg, &ip);
 	}
-	if (cause == OURS && cfg->translates)
+	if (cause == OURS && cfg->flags & CONFIG_TRANSLATES)
 		cause = check_skb_connection(skb, &ip, frame.end);
 	if (cause == OURS)
 		cause = to_worker(skb, port, &frame, &ip, &tap);

@@ -22,6 +22,8 @@
  *                                                    natively: source in a fast-path prefix?
  *                                                      no -> no_route
  *   both, on the packet that would be forwarded:
+ *     an IPv4 fragment, and the kernel puts those together?
+ *       yes -> fragment
  *     TCP, UDP, ICMP, not of one link only?        no -> protocol, neighbor_discovery,
  *                                                        extension_header, fragment
  *     TTL or hop limit above 1?                    no -> hop_limit
@@ -279,12 +281,19 @@ static __always_inline int check_udp(const struct ip *ip, void *end, bool fits)
 }
 
 /* The rules for the packet that would be forwarded, whichever port it came by. */
-static __always_inline int check_forward(const struct ip *ip, void *end)
+static __always_inline int check_forward(const struct ip *ip, const struct config *cfg, void *end)
 {
 	struct route *route;
 	bool fits;
-	int cause = check_protocol(ip, end);
+	int cause;
 
+	/*
+	 * A kernel that puts fragments together waits for all of a packet. Of one whose first fragments
+	 * are the kernel's for their size it would never see the last.
+	 */
+	if (ip->fragment && cfg->flags & CONFIG_DEFRAGMENTS)
+		return PASS_FRAGMENT;
+	cause = check_protocol(ip, end);
 	if (cause != OURS)
 		return cause;
 	if (ip->hops <= 1)
@@ -517,7 +526,7 @@ static __always_inline int classify(const struct frame *frame, const struct port
 				       : check_uplink(ip, cfg, frame->end);
 	if (cause != OURS)
 		return cause;
-	return check_forward(ip, frame->end);
+	return check_forward(ip, cfg, frame->end);
 }
 
 #endif

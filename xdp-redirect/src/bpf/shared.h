@@ -41,7 +41,7 @@
 	X(MALFORMED, "malformed", "a header that is needed to classify is cut short or has a wrong version") \
 	X(OPTIONS, "options", "an IPv4 header with options") \
 	X(EXTENSION_HEADER, "extension_header", "an IPv6 extension header other than a fragment header") \
-	X(FRAGMENT, "fragment", "an IPv6 fragment; of IPv4, where connections may be translated") \
+	X(FRAGMENT, "fragment", "an IPv6 fragment; of IPv4, where the kernel puts fragments together, as it does for conntrack") \
 	X(PROTOCOL, "protocol", "neither TCP, UDP nor ICMP") \
 	X(NEIGHBOR_DISCOVERY, "neighbor_discovery", "ICMPv6 that concerns one link: ND, MLD and their kin") \
 	X(MULTICAST, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)") \
@@ -86,11 +86,16 @@ enum role {
 	ROLE_UPLINK = 1,
 };
 
-/* `config`, one entry, memory-mapped by the loader: each field is written by one store. */
+/* Rules of the node translate addresses: conntrack is asked. */
+#define CONFIG_TRANSLATES 0x1
+/* The node's kernel puts IPv4 fragments together: it gets them all. */
+#define CONFIG_DEFRAGMENTS 0x2
+
+/* `config`, one entry, memory-mapped by the loader: each field is written by one atomic operation. */
 struct config {
 	__u32 gate_open;  /* 0: pass everything */
 	__u16 vxlan_port; /* UDP port; 0: no tunnels */
-	__u16 translates; /* whether rules of the node translate addresses: conntrack is asked */
+	__u16 flags;      /* CONFIG_... */
 };
 
 /* `heartbeats`, indexed by worker, memory-mapped: a cache line each, since workers write often. */

@@ -30,6 +30,7 @@ pub(super) fn local() -> LocalNode {
         vtep_mac: mac(0x91),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         translates: false,
+        defragments: false,
     }
 }
 
