@@ -474,6 +474,7 @@ mod tests {
             dataplane,
             kernel,
             translates: false,
+            defragments: false,
             health: None,
             hints: Vec::new(),
         })))
