@@ -48,6 +48,7 @@ fn what_belongs_to_another_user_is_refused() {
     fs::copy(env!("CARGO_BIN_EXE_podway-control"), &program).unwrap();
     mode(cluster.directory.path(), 0o755);
     mode(&state, 0o750);
+    mode(&cluster.run_dir("a"), 0o750);
     chown(cluster.run_dir("a"), Some(NOBODY), None).unwrap();
     let line = format!(
         "shift; exec setpriv --reuid={NOBODY} --clear-groups --inh-caps=+net_admin \

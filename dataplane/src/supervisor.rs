@@ -454,6 +454,10 @@ impl Supervisor {
     /// would wait for it anew.
     fn ask(&mut self, worker: u16, command: Command) -> Result<Reply, ErrorBody> {
         if self.worker(worker)?.is_stuck() {
+            // What it has must come back whenever it goes on: `undo` closes it.
+            if matches!(command, Command::Detach(..)) {
+                self.tell(worker, command)?;
+            }
             return Err(stuck(worker));
         }
         let number = self.tell(worker, command)?;

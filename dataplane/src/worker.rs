@@ -129,10 +129,11 @@ pub struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        // The API thread waits for each answer, so that few are ever under way.
+        // The API thread waits for each answer, so that few are ever under way; but all queues of a
+        // worker that is stuck may have to be given up.
         Self {
-            commands: ArrayQueue::new(16),
-            replies: ArrayQueue::new(16),
+            commands: ArrayQueue::new(1024),
+            replies: ArrayQueue::new(1024),
         }
     }
 }

@@ -233,7 +233,7 @@ fn where_the_kernel_reassembles_fragments_are_the_kernels() {
                 ("last of TCP", fragment(POD, REMOTE, Other(6), 0x0010), fragments),
                 ("last of ICMP", fragment(POD, REMOTE, Other(1), 0x0010), fragments),
                 ("to a pod of this node", fragment(POD, POD2, Other(17), 0x0010), fragments),
-                ("of another pod's", fragment(POD2, REMOTE, Udp(9), 0x2000), Pass(ForeignSource)),
+                ("of another pod's", fragment(POD2, REMOTE, Udp(9), 0x2000), SPOOFED),
                 ("don't fragment is none", fragment(POD, REMOTE, Tcp, 0x4000), Ours),
                 ("a whole one", packet(POD, REMOTE, 64, Udp(9), &[0; 100]), Ours),
             ]

@@ -11,7 +11,7 @@ use podway_bench::topology::{ClusterSpec, UPLINK};
 use podway_proto::types::Mode;
 
 use crate::mtu::narrow;
-use crate::support::{Delta, Network, options, ping_all, spec};
+use crate::support::{Delta, Network, counted, options, ping_all, spec};
 
 const PORT: u16 = 7000;
 /// How long a datagram or a connection is waited for.
@@ -227,12 +227,17 @@ fn pods_in_tunnels_are_masqueraded_towards_the_world_only() {
     network.finish();
 }
 
-/// Sends three echo requests; how often "unreachable" is the answer.
-fn unreachable(from: &Netns, to: &str) -> usize {
+/// Sends three echo requests; how often "unreachable" is the answer. `ping` itself may end before the
+/// last one comes.
+fn unreachable(from: &Netns, to: &str) -> u64 {
+    let answers = || counted(from, "Icmp", "InDestUnreachs");
+    let before = answers();
     let mut command = from.command("ping");
     let output = command.args(["-c", "3", "-i", "0.2", "-W", "1", to]);
     let said = String::from_utf8(output.output().unwrap().stdout).unwrap();
-    said.matches("Destination Host Unreachable").count()
+    assert!(said.contains("Destination Host Unreachable"), "{said}");
+    std::thread::sleep(Duration::from_millis(200));
+    answers() - before
 }
 
 #[test]

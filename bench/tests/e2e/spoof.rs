@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use etherparse::PacketBuilder;
 use podway_bench::frames::send_raw;
-use podway_bench::netns::Netns;
 use podway_bench::topology::{POD_INTERFACE, UPLINK};
 use podway_proto::types::{MacAddr, Mode};
 
 use crate::malformed::{finish_ipv4, mac_of};
-use crate::support::{Delta, Network, options, ping_all, spec, wait_for_answer};
+use crate::support::{Delta, Network, counted, options, ping_all, spec, wait_for_answer};
 
 /// Offset of the IP header behind an Ethernet header.
 const IP: usize = 14;
@@ -39,16 +38,6 @@ fn frames(from: MacAddr, gateway: MacAddr, source: [u8; 4], to: [u8; 4]) -> Vec<
     vec![plain, options, last_fragment]
 }
 
-/// IPv4 packets that a pod has received.
-fn received(pod: &Netns) -> u64 {
-    let text = pod.run("cat", &["/proc/net/snmp"]).unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut columns = names.split(' ').zip(values.split(' '));
-    let (_, value) = columns.find(|(name, _)| *name == "InReceives").unwrap();
-    value.parse().unwrap()
-}
-
 #[test]
 #[ignore = "needs root; scripts/test runs it"]
 fn nobody_receives_what_a_pod_sends_as_another() {
@@ -61,14 +50,14 @@ fn nobody_receives_what_a_pod_sends_as_another() {
         let other = network.pod(0, 1).ipv4.octets();
         let spoofed = frames(pod.mac, gateway, other, peer.ipv4.octets());
         let send = |frames: &[Vec<u8>]| {
-            let before = received(&peer.netns);
+            let before = counted(&peer.netns, "Ip", "InReceives");
             for frame in frames {
                 for _ in 0..FRAMES {
                     send_raw(&pod.netns, POD_INTERFACE, frame).unwrap();
                 }
             }
             std::thread::sleep(std::time::Duration::from_millis(300));
-            received(&peer.netns) - before
+            counted(&peer.netns, "Ip", "InReceives") - before
         };
         let kinds = own.len() as u64;
         // So that nobody asks for addresses in between.

@@ -155,14 +155,21 @@ pub(crate) fn ping_all(from: &podway_bench::netns::Netns, to: IpAddr, size: u16,
     );
 }
 
-/// Datagrams that the sockets of a namespace have lost for want of room, since it was made.
-pub(crate) fn lost_by_sockets(netns: &podway_bench::netns::Netns) -> u64 {
+/// What the kernel of a namespace has counted of a protocol of IPv4 since it was made, by the names in
+/// `/proc/net/snmp`.
+pub(crate) fn counted(netns: &podway_bench::netns::Netns, protocol: &str, name: &str) -> u64 {
     let text = netns.run("cat", &["/proc/net/snmp"]).unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let prefix = format!("{protocol}: ");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let mut columns = names.split(' ').zip(values.split(' '));
-    let (_, value) = columns.find(|(name, _)| *name == "RcvbufErrors").unwrap();
+    let (_, value) = columns.find(|(column, _)| *column == name).unwrap();
     value.parse().unwrap()
+}
+
+/// Datagrams that the sockets of a namespace have lost for want of room, since it was made.
+pub(crate) fn lost_by_sockets(netns: &podway_bench::netns::Netns) -> u64 {
+    counted(netns, "Udp", "RcvbufErrors")
 }
 
 /// Waits until a single ping is answered, for at most `within`.

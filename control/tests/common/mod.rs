@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -155,6 +157,8 @@ impl Cluster {
     pub(crate) fn daemon_after(&self, node: &str, config: &str, line: &str) -> Command {
         let directory = self.state_dir(node);
         std::fs::create_dir_all(&directory).unwrap();
+        // Or the daemon would warn of it.
+        std::fs::set_permissions(self.run_dir(node), Permissions::from_mode(0o750)).unwrap();
         let line = format!("set -e; {line}; shift; exec \"$@\"");
         // `ip netns exec` makes the mount namespace.
         let directory = directory.to_str().unwrap();

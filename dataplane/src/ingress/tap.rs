@@ -41,7 +41,7 @@ impl TapIngress {
         self.tap.as_fd()
     }
 
-    /// Reads what has arrived into `burst`: packets until they have [`BURST_FRAMES`] frames.
+    /// Reads what has arrived into `burst`: packets until they have the frames of one super-frame.
     #[inline]
     pub fn receive(&mut self, burst: &mut Burst, pool: &mut FramePool, region: &Region) {
         while burst.frames() < BURST_FRAMES {

@@ -484,8 +484,12 @@ static __always_inline int check_uplink(struct ip *ip, const struct config *cfg,
 		return PASS_FOREIGN_SOURCE;
 	if (!pod_of(&ip->destination, ip->v6))
 		return PASS_NO_SUCH_POD;
-	/* What the world answers stays with the kernel, as what it was asked did. */
-	if (!tunnel && !route_to(&ip->source, ip->v6))
+	/*
+	 * What the world answers stays with the kernel, as what it was asked did. Not what routers say of
+	 * packets that the dataplane has sent: it listens to them.
+	 */
+	if (!tunnel && ip->protocol != (ip->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) &&
+	    !route_to(&ip->source, ip->v6))
 		return PASS_NO_ROUTE;
 	return OURS;
 }
