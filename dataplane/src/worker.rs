@@ -141,6 +141,7 @@ impl Default for Link {
 impl Worker {
     /// Moves packets until [`Command::Stop`].
     pub fn run(mut self) {
+        self.heartbeat.mark_the_end_of_this_thread();
         while self.obey() {
             let start = monotonic_nanoseconds();
             self.heartbeat.beat(start);

@@ -41,6 +41,8 @@ unsafe impl Shared for ConfigMemory {}
 pub(crate) struct HeartbeatMemory {
     at_ns: AtomicU64,
     asleep: AtomicU32,
+    /// The worker's thread, to which the kernel adds `FUTEX_OWNER_DIED`.
+    owner: AtomicU32,
     pub(crate) bells: AtomicU64,
 }
 
@@ -173,9 +175,63 @@ impl Heartbeat {
         }
     }
 
+    /// Has the kernel tell the program at once when the calling thread ends, however it ends: the worker's
+    /// word is the thread's only robust futex (set_robust_list(2), `exit_robust_list` in
+    /// kernel/futex/core.c). A process that is killed has its files closed much later, port by port.
+    ///
+    /// For the worker's own thread, which must use no robust mutex.
+    pub fn mark_the_end_of_this_thread(&self) {
+        let Some(memory) = self.memory() else { return };
+        let thread = thread_id();
+        memory.owner.store(thread, Ordering::Relaxed);
+        // Never freed: the kernel reads both when the thread ends.
+        let head = Box::leak(Box::new(RobustHead {
+            next: std::ptr::null(),
+            offset: 0,
+            pending: std::ptr::null(),
+        }));
+        let start = (&raw const *head).cast();
+        let entry: &RobustEntry = Box::leak(Box::new(RobustEntry { next: start }));
+        head.next = &raw const *entry;
+        let word = (&raw const memory.owner) as isize;
+        head.offset = word.wrapping_sub((&raw const *entry) as isize);
+        // SAFETY: the list is a ring of the head and one entry that live for ever; of the word the
+        // kernel changes nothing unless it holds this thread's id. Without the list (an error) the
+        // program finds the worker dead a second later.
+        unsafe {
+            libc::syscall(
+                libc::SYS_set_robust_list,
+                &raw const *head,
+                size_of::<RobustHead>(),
+            )
+        };
+    }
+
     fn memory(&self) -> Option<&HeartbeatMemory> {
         self.memory.entries().get(self.worker)
     }
+}
+
+/// `struct robust_list` of linux/futex.h.
+#[repr(C)]
+struct RobustEntry {
+    next: *const RobustEntry,
+}
+
+/// `struct robust_list_head`.
+#[repr(C)]
+struct RobustHead {
+    next: *const RobustEntry,
+    /// From an entry to its futex, in bytes.
+    offset: isize,
+    pending: *const RobustEntry,
+}
+
+/// The id of the calling thread.
+fn thread_id() -> u32 {
+    // SAFETY: asks for a number and touches no memory.
+    let id = unsafe { libc::gettid() };
+    id.unsigned_abs()
 }
 
 impl Drop for Heartbeat {
@@ -242,6 +298,7 @@ mod tests {
         assert_eq!(offset_of!(ConfigMemory, flags), 6);
         assert_eq!(size_of::<HeartbeatMemory>(), 64);
         assert_eq!(offset_of!(HeartbeatMemory, asleep), 8);
+        assert_eq!(offset_of!(HeartbeatMemory, owner), 12);
         assert_eq!(offset_of!(HeartbeatMemory, bells), 16);
         assert_eq!(align_of::<HeartbeatMemory>(), 64);
         assert_eq!(size_of::<UnsentMemory>(), 64);

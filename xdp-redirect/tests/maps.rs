@@ -55,6 +55,35 @@ fn a_closed_gate_passes_everything() {
     });
 }
 
+/// However a thread ends: here without any of its destructors, as when the process is killed.
+#[test]
+fn a_worker_whose_thread_has_ended_gets_nothing_more() {
+    in_netns(|| {
+        let node = Node::new();
+        let heartbeat = node.redirect.heartbeat(Node::WORKER).unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (ready, marked) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            heartbeat.mark_the_end_of_this_thread();
+            ready.send(()).unwrap();
+            wait.recv().unwrap();
+            std::mem::forget(heartbeat);
+        });
+        marked.recv().unwrap();
+        expect_on(&node, 0, "it lives", Ours);
+        go.send(()).unwrap();
+        thread.join().unwrap();
+        // The thread is joined a moment before the kernel is done with it.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        expect_on(
+            &node,
+            0,
+            "it beat lately, and has ended",
+            Pass(WorkerStalled),
+        );
+    });
+}
+
 #[test]
 fn a_worker_that_does_not_beat_gets_nothing() {
     in_netns(|| {

@@ -43,6 +43,10 @@ static __always_inline struct heartbeat *living(const __u32 *worker)
 	struct heartbeat *beat = worker ? bpf_map_lookup_elem(&heartbeats, worker) : NULL;
 	__u64 at = beat ? *(volatile __u64 *)&beat->at_ns : 0;
 
+	/* Known at once, where a heartbeat takes a second. */
+	if (beat && *(volatile __u32 *)&beat->owner & OWNER_DIED)
+		return NULL;
+
 	/*
 	 * The coarse clock costs no read of the hardware. It lags by up to a tick, so a fresh beat
 	 * may lie in its future: the sum is compared, not the difference.

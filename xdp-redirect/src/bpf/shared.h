@@ -24,6 +24,9 @@
 /* How long a UDP flow stays the kernel's after it sent a packet that is too large for us. */
 #define OVERSIZE_FLOW_NS 1000000000ULL
 
+/* What the kernel leaves of a robust futex when its owner ends (FUTEX_OWNER_DIED, linux/futex.h). */
+#define OWNER_DIED 0x40000000
+
 /* A worker whose last heartbeat is older gets no packets. It beats at least every 100 ms. */
 #define HEARTBEAT_LIMIT_NS 1000000000ULL
 
@@ -102,7 +105,7 @@ struct config {
 struct heartbeat {
 	__u64 at_ns;  /* CLOCK_MONOTONIC; 0: the worker is not there */
 	__u32 asleep; /* 1: wake it for the next packet of its ring; the program takes it back to 0 */
-	__u32 unused;
+	__u32 owner;  /* the worker's thread; with OWNER_DIED it has ended */
 	__u64 bells;  /* sent to its TAP, by all programs */
 	__u64 unused2[5];
 };
