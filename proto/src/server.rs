@@ -23,9 +23,11 @@ use std::time::Duration;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{FlockOperation, Mode, fchmod, flock};
 use rustix::io::Errno;
-use rustix::process::umask;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 
 use client::{Client, refusal};
 pub use peer::Peer;
@@ -37,6 +39,11 @@ use crate::{ErrorBody, ErrorCode, VERSION, mismatch};
 pub const MAX_CLIENTS: usize = 64;
 /// Lines that [`LineServer::handle`] answers for one event before other events get their turn.
 const LINES_PER_EVENT: usize = 64;
+
+/// Who may connect: the owner and the group.
+const SOCKET_MODE: u32 = 0o660;
+/// How many may wait to be taken in: as many as the kernel allows (`net.core.somaxconn`).
+const BACKLOG: i32 = i32::MAX;
 
 /// How long [`LineServer::bind`] waits for a path that is in use: a killed dataplane lets go of its
 /// files only after its AF_XDP sockets, each of which waits for the kernel's grace periods. With 100
@@ -103,9 +110,10 @@ pub enum BindError {
 
 impl<S: Default> LineServer<S> {
     /// Listens on `path`. Its directory is made with mode 0750 if it is missing, and one that is
-    /// there is left as it is (see [`Self::warning`]); the socket has mode 0660, and a socket that nobody answers on is replaced. A lock file beside it, which
-    /// stays, sees to it that of several daemons that start at once one serves. Blocks for up to
-    /// three seconds while another process has the path. The tokens from `first` on are the server's.
+    /// there is left as it is (see [`Self::warning`]); the socket has mode 0660, and a socket that
+    /// nobody answers on is replaced. A lock file beside it, which stays, sees to it that of several
+    /// daemons that start at once one serves. Blocks for up to three seconds while another process
+    /// has the path. The tokens from `first` on are the server's.
     ///
     /// # Errors
     /// [`BindError`] names the file and the remedy.
@@ -142,12 +150,7 @@ impl<S: Default> LineServer<S> {
             }
             _ => {}
         }
-        // 0660 from the moment it exists. What another thread makes meanwhile gets no more
-        // permissions by this than it asked for.
-        let before = umask(Mode::from_raw_mode(0o117));
-        let listener = UnixListener::bind(path);
-        umask(before);
-        let mut listener = listener.map_err(failed("listen on", path))?;
+        let mut listener = listener(path).map_err(failed("listen on", path))?;
         registry
             .register(&mut listener, Token(first), Interest::READABLE)
             .map_err(failed("listen on", path))?;
@@ -313,6 +316,21 @@ impl<S: Default> LineServer<S> {
             }
         }
     }
+}
+
+/// A socket that listens at `path` and that nobody but its owner and group may connect to, at any
+/// moment of its life. `unix_bind_bsd` (`net/unix/af_unix.c`) gives the path the mode of the socket's
+/// own inode, less the umask. The umask itself is left alone: it is the whole process's, and takes
+/// permissions from what other threads make meanwhile.
+fn listener(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE))?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // What the umask has taken from the group.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from_std(socket.into()))
 }
 
 /// A sentence on a directory that lets more people in than one that [`LineServer::bind`] makes. It is

@@ -1,6 +1,5 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream as StdStream;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use mio::{Events, Poll};
@@ -11,10 +10,6 @@ use crate::codec::MAX_LINE;
 
 const FIRST: usize = 10;
 
-/// The umask is the process's, and binding changes it: what one test makes must not fall under that
-/// of another.
-static UMASK: Mutex<()> = Mutex::new(());
-
 /// A server whose clients' state is the number of lines that were taken.
 struct Bench {
     poll: Poll,
@@ -24,7 +19,6 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let _turn = UMASK.lock();
         let directory = tempfile::tempdir().unwrap();
         let poll = Poll::new().unwrap();
         let path = directory.path().join("run").join("test.sock");
@@ -136,7 +130,6 @@ fn a_directory_that_lets_others_in_is_told() {
     }
     assert_eq!(bench.server.warning(), None, "of the one that it has made");
     let path = directory.join("other.sock");
-    let _turn = UMASK.lock();
     let server = LineServer::<()>::bind(&path, bench.poll.registry(), 0).unwrap();
     assert_eq!(server.warning().map(str::to_owned), too_wide(&directory));
 }
@@ -145,10 +138,7 @@ fn a_directory_that_lets_others_in_is_told() {
 fn a_second_daemon_is_refused_and_a_stale_socket_is_replaced() {
     let bench = Bench::new();
     let path = bench.socket();
-    let bind = || {
-        let _turn = UMASK.lock();
-        LineServer::<()>::bind_with(&path, bench.poll.registry(), 0, drop)
-    };
+    let bind = || LineServer::<()>::bind_with(&path, bench.poll.registry(), 0, drop);
     assert_eq!(
         bind().unwrap_err().to_string(),
         format!(
@@ -174,9 +164,7 @@ fn a_daemon_that_is_ending_is_waited_for() {
         std::thread::sleep(10 * BUSY_PAUSE);
         drop(server);
     });
-    let turn = UMASK.lock();
     LineServer::<()>::bind(&path, bench.poll.registry(), 0).unwrap();
-    drop(turn);
     ending.join().unwrap();
 }
 
