@@ -1,22 +1,22 @@
 //! The primitives of concurrent code that is model-checked: those of loom when the crate is built
-//! with `--cfg loom`, else the real ones.
+//! with the feature `loom`, else the real ones.
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 pub(crate) use loom::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub(crate) use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
 /// A place for one `Arc` that threads swap without waiting.
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub(crate) struct Slot<T>(crossbeam::atomic::AtomicCell<Option<Arc<T>>>);
 
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 impl<T> Slot<T> {
     /// An `AtomicCell` that does not fit in one atomic word would take a global lock.
     const ONE_WORD: () = assert!(crossbeam::atomic::AtomicCell::<Option<Arc<T>>>::is_lock_free());
@@ -34,10 +34,10 @@ impl<T> Slot<T> {
 
 /// The model of the slot above: loom cannot see into crossbeam. A mutex orders what two swaps of
 /// the same slot order, and no more.
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 pub(crate) struct Slot<T>(loom::sync::Mutex<Option<Arc<T>>>);
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 impl<T> Slot<T> {
     pub(crate) fn new() -> Self {
         Self(loom::sync::Mutex::new(None))
