@@ -353,12 +353,8 @@ pub fn decap(input: &[u8]) {
         };
         assert!(sources.iter().any(is_source), "no node's");
 
-        let ip_len = if v6 {
-            40 + get16(&frame, 18)
-        } else {
-            get16(&frame, 16)
-        };
-        let inner = &frame[overhead..14 + usize::from(ip_len)];
+        let datagram = get16(&frame, outer.l4 + 4);
+        let inner = &frame[overhead..outer.l4 + usize::from(datagram)];
         assert_eq!(left[..6], plan::vtep_mac(ME).0);
         // A head that ends inside the inner header is refused by the parser that comes next.
         if frame.len() <= node.chunk {

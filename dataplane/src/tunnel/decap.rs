@@ -4,7 +4,9 @@ use crate::fib::{LocalTable, Tables};
 use crate::packet::Packet;
 use crate::verdict::DropReason;
 use crate::wire::parse::{Headers, parse_to, parse_vxlan};
-use crate::wire::{EtherType, EthernetFrame, Ipv4Packet, Ipv6Packet, ethernet, protocol};
+use crate::wire::{
+    EtherType, EthernetFrame, Ipv4Packet, Ipv6Packet, UdpDatagram, ethernet, protocol,
+};
 
 /// Explicit congestion notification, the lower two bits of TOS and traffic class (RFC 3168).
 const ECN: u8 = 0b11;
@@ -33,7 +35,8 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
     else {
         return Ok(0);
     };
-    let (vni, inner_l3) = parse_vxlan(head, usize::from(outer.payload), outer.end())?;
+    let end = end_of_datagram(head, &outer);
+    let (vni, inner_l3) = parse_vxlan(head, usize::from(outer.payload), end)?;
     if vni != local.vni {
         return Err(DropReason::UnknownVni);
     }
@@ -41,7 +44,7 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
         return Err(DropReason::UnknownVtep);
     }
     let overhead = inner_l3 - usize::from(outer.l3);
-    packet.truncate(outer.end());
+    packet.truncate(end);
     if !packet.pull_front(inner_l3 - ethernet::HEADER_LEN) {
         return Err(DropReason::TruncatedVxlan);
     }
@@ -61,6 +64,17 @@ fn is_vxlan_for_us(outer: &Headers, local: &LocalTable) -> bool {
         && !outer.fragment
         && outer.dport == local.vxlan_port
         && local.is_local(outer.dst)
+}
+
+/// Where the datagram ends by its own length, which the parser has checked. What may lie behind it
+/// in the packet (RFC 9868) is not inside of the tunnel; Linux cuts it off too (`__udp4_lib_rcv`).
+#[inline]
+fn end_of_datagram(head: &[u8], outer: &Headers) -> usize {
+    let udp = head.get(outer.l4.into()..).map(UdpDatagram::new_checked);
+    match udp {
+        Some(Ok(udp)) => usize::from(outer.l4) + usize::from(udp.len()),
+        _ => outer.end(),
+    }
 }
 
 /// Gives the inner header the congestion mark of the outer one, CE or ECT(1): the others are no
@@ -103,7 +117,9 @@ fn combined(inner: u8, outer: u8) -> Result<u8, DropReason> {
 mod tests {
     use super::*;
     use crate::testing::node::Node;
-    use crate::testing::packets::{Spec, fragment, icmp, payload, put16, tos, verify, vxlan};
+    use crate::testing::packets::{
+        Spec, fix_ip, fragment, get16, icmp, payload, put16, tos, verify, vxlan,
+    };
     use crate::testing::plan::{
         GATEWAY, LOST, Mtus, NATIVE, VNI, VXLAN_V4, VXLAN_V6, pod, tables, tunnelled, underlay,
     };
@@ -152,6 +168,27 @@ mod tests {
         let inner = inner(false, 0);
         let frame = [vxlan(&outer(VXLAN_V4), VNI, &inner), vec![0xee; 30]].concat();
         assert_eq!(decapped(&frame), Ok((50, inner)));
+    }
+
+    /// Once the IP packet's end was taken for the datagram's: what lay behind it was forwarded to
+    /// the pod, if the inner packet said that it was so long.
+    #[test]
+    fn what_lies_behind_the_datagram_is_not_inside() {
+        for node in [VXLAN_V4, VXLAN_V6] {
+            let inner = inner(false, 0);
+            let mut frame = vxlan(&outer(node), VNI, &inner);
+            let udp_len = if node == VXLAN_V6 { 58 } else { 38 };
+            let len = get16(&frame, udp_len);
+            // The UDP length stays as it is.
+            frame.extend([0xee; 30]);
+            fix_ip(&mut frame);
+            assert_eq!(decapped(&frame).unwrap().1, inner);
+            put16(&mut frame, udp_len, len - 1);
+            assert_eq!(decapped(&frame).unwrap().1, inner[..inner.len() - 1]);
+            // A VXLAN header and half an Ethernet header.
+            put16(&mut frame, udp_len, 8 + 8 + 7);
+            assert_eq!(decapped(&frame), Err(DropReason::TruncatedVxlan));
+        }
     }
 
     /// RFC 7348, section 5: reserved fields are ignored on receipt; so are the other flags.
