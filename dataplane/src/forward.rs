@@ -175,4 +175,6 @@ fn decrement_hop_limit(head: &mut [u8], headers: &Headers) {
 #[cfg(test)]
 mod drop_tests;
 #[cfg(test)]
+mod oracle_tests;
+#[cfg(test)]
 mod tests;

@@ -100,7 +100,7 @@ impl<'i> Input<'i> {
 }
 
 /// The size of segments in `len` bytes: not so small that there is no room for their headers.
-fn likely_segment(segment: usize, len: usize) -> u16 {
+pub(super) fn likely_segment(segment: usize, len: usize) -> u16 {
     match segment {
         0 => 0,
         _ => u16::try_from(segment.max(len / 128 + 1)).unwrap_or(u16::MAX),
@@ -108,7 +108,7 @@ fn likely_segment(segment: usize, len: usize) -> u16 {
 }
 
 /// What the kernel says of a checksum: where one is unfinished, or nothing.
-fn unfinished(frame: &[u8]) -> Offload {
+pub(super) fn unfinished(frame: &[u8]) -> Offload {
     let partial =
         |frame: &[u8]| has_headers(frame) && ip_len_is_right(frame) && looks_partial(frame);
     let told = |in_front, frame| {
@@ -140,19 +140,19 @@ fn has_headers(frame: &[u8]) -> bool {
 }
 
 /// Mode of [`repair`]: IP lengths and the IPv4 header checksum.
-const REPAIR_IP: u8 = 1;
+pub(super) const REPAIR_IP: u8 = 1;
 /// Mode of [`repair`]: the L4 checksum.
-const REPAIR_L4: u8 = 2;
+pub(super) const REPAIR_L4: u8 = 2;
 /// Mode of [`repair`]: with [`REPAIR_L4`], an unfinished one.
-const PARTIAL: u8 = 4;
+pub(super) const PARTIAL: u8 = 4;
 /// Mode of [`repair`]: in a tunnel, the same for the inner frame.
-const REPAIR_INNER: u8 = 8;
+pub(super) const REPAIR_INNER: u8 = 8;
 
 /// Mode: the kernel says what it knows of segments and checksum.
 const TOLD: u8 = 16;
 
 /// Makes true in a frame what random changes nearly always make false.
-fn repair(frame: &mut [u8], modes: u8) {
+pub(super) fn repair(frame: &mut [u8], modes: u8) {
     if !has_headers(frame) {
         return;
     }
@@ -394,8 +394,8 @@ fn check_ecn(outer: u8, inner: &[u8], left: &[u8]) {
     }
 }
 
-/// The inner codepoint that leaves the tunnel; `None` for a drop.
-fn combined(inner: u8, outer: u8) -> Option<u8> {
+/// The inner ECN codepoint that leaves the tunnel (RFC 6040, section 4.2); `None` for a drop.
+pub(super) fn combined(inner: u8, outer: u8) -> Option<u8> {
     // Rows: inner Not-ECT, ECT(1), ECT(0), CE. Columns: outer Not-ECT, ECT(1), ECT(0), CE.
     const FIGURE_4: [[Option<u8>; 4]; 4] = [
         [Some(0), Some(0), Some(0), None],

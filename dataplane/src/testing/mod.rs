@@ -12,4 +12,8 @@ pub(crate) mod packets;
 mod path;
 pub(crate) mod plan;
 #[cfg(test)]
+pub(crate) mod router;
+#[cfg(test)]
 mod seeds;
+#[cfg(test)]
+pub(crate) mod worlds;

@@ -114,44 +114,69 @@ pub(crate) fn tunnelled(node: u8, tos: u8, inner: &[u8]) -> Vec<u8> {
     )
 }
 
-/// The tables of node `me`.
-pub(crate) fn tables(me: u8, mtus: Mtus) -> Tables {
-    let mut fib = Fib::new();
-    fib.set_local(LocalNode {
-        vni: VNI.try_into().unwrap(),
-        vxlan_port: 4789,
-        vtep_mac: vtep_mac(me),
-        addresses: vec![underlay(false, me), underlay(true, me)],
-        translates: false,
-        defragments: false,
-    })
-    .unwrap();
-    for port in ports(me, mtus) {
-        fib.attach_port(port).unwrap();
-    }
-    for other in (1..=LOST).filter(|other| *other != me) {
-        fib.set_node(remote_node(me, other, mtus)).unwrap();
-    }
-    for other in (1..=GATEWAY).filter(|other| *other != me) {
-        for route in routes(other) {
-            fib.set_route(route).unwrap();
-        }
-    }
-    for node in (1..=LOST).chain([254]) {
-        for v6 in [false, true] {
-            let (address, mac) = (underlay(v6, node), uplink_mac(node));
-            fib.set_neighbor(Neighbor {
-                interface: "up".into(),
-                address,
-                mac,
-            })
-            .unwrap();
-        }
-    }
-    fib.build().tables
+/// What control tells a node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    pub(crate) local: Option<LocalNode>,
+    pub(crate) ports: Vec<PortFacts>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) neighbors: Vec<Neighbor>,
 }
 
-fn ports(me: u8, mtus: Mtus) -> [PortFacts; 4] {
+impl Facts {
+    /// The tables that follow.
+    pub(crate) fn tables(&self) -> Tables {
+        let mut fib = Fib::new();
+        if let Some(local) = &self.local {
+            fib.set_local(local.clone()).unwrap();
+        }
+        for port in &self.ports {
+            fib.attach_port(port.clone()).unwrap();
+        }
+        for node in &self.nodes {
+            fib.set_node(node.clone()).unwrap();
+        }
+        for route in &self.routes {
+            fib.set_route(route.clone()).unwrap();
+        }
+        for neighbor in &self.neighbors {
+            fib.set_neighbor(neighbor.clone()).unwrap();
+        }
+        fib.build().tables
+    }
+}
+
+/// The tables of node `me`.
+pub(crate) fn tables(me: u8, mtus: Mtus) -> Tables {
+    let others = (1..=LOST).filter(|other| *other != me);
+    let destinations = (1..=GATEWAY).filter(|other| *other != me);
+    let neighbors = (1..=LOST).chain([254]).flat_map(|node| {
+        [false, true].map(|v6| Neighbor {
+            interface: "up".into(),
+            address: underlay(v6, node),
+            mac: uplink_mac(node),
+        })
+    });
+    let facts = Facts {
+        local: Some(LocalNode {
+            vni: VNI.try_into().unwrap(),
+            vxlan_port: 4789,
+            vtep_mac: vtep_mac(me),
+            addresses: vec![underlay(false, me), underlay(true, me)],
+            translates: false,
+            defragments: false,
+        }),
+        ports: ports(me, mtus).to_vec(),
+        nodes: others.map(|other| remote_node(me, other, mtus)).collect(),
+        routes: destinations.flat_map(routes).collect(),
+        neighbors: neighbors.collect(),
+    };
+    facts.tables()
+}
+
+/// The ports of node `me`.
+pub(crate) fn ports(me: u8, mtus: Mtus) -> [PortFacts; 4] {
     let pod_port = |id: PortId, number, interface: &str, mtu| PortFacts {
         id,
         interface: interface.into(),
