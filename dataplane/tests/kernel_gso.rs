@@ -20,6 +20,7 @@ use support::namespace::make_a_wire_of;
 use support::packets::{
     CWR, Offsets, Spec, finish, fix_ip, fold, l4_checksum_is_right, payload, pseudo, put16,
 };
+use support::tcp_options::tcp_options;
 use support::{Capture, Pair, Sender, in_namespace};
 
 /// Largest inner packet of a tunnel over IPv6 on a link with an MTU of 1500.
@@ -46,8 +47,7 @@ struct SuperFrame {
     seq: u32,
     ack: u32,
     window: u16,
-    /// Four bytes each.
-    options: usize,
+    options: Vec<u8>,
     len: usize,
     /// Payload bytes of each segment.
     size: u16,
@@ -63,7 +63,7 @@ fn super_frame() -> impl Strategy<Value = SuperFrame> {
         any::<(bool, u8, u16, u8, bool, bool)>(),
         (any::<(u16, u32, u32, u16)>(), 0..16_u8, 2..=255_u8),
         (
-            0..11_usize,
+            tcp_options(),
             len,
             size,
             700..3500_usize,
@@ -112,7 +112,7 @@ impl SuperFrame {
             ack: self.ack,
             flags: self.flags,
             window: self.window,
-            options: vec![1; self.options * 4],
+            options: self.options.clone(),
             ..Spec::tcp(self.seq, self.id, &payload(self.len))
         };
         let mut frame = spec.build();

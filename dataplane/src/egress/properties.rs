@@ -12,6 +12,7 @@ use super::testing::{
 };
 use super::{Pushed, VnetHeader};
 use crate::fib::{NextHop, NextHopKind};
+use crate::testing::tcp_options::tcp_options;
 
 /// One packet of a burst: which flow, how it goes on, and what it looks like.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ struct Step {
     chunk: usize,
     /// Payload bytes of each segment, as the kernel tells them; 0: it does not.
     told: u16,
+    /// TCP options that the flow's other packets do not have.
+    options: Option<Vec<u8>>,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -39,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
     let tos = prop_oneof![9 => Just(0_u8), 1 => Just(3)];
     let told = prop_oneof![4 => Just(0_u16), 1 => 200..3000_u16, 1 => Just(1000)];
     (
-        (0..6_u8, len, flags, tos),
+        (0..FLOWS, len, flags, tos),
         (
             prop::bool::weighted(0.1),
             any::<bool>(),
@@ -47,9 +50,10 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         1400..3500_usize,
         told,
+        prop::option::weighted(0.1, tcp_options()),
     )
         .prop_map(
-            |((flow, len, flags, tos), (skip, partial, corrupt), chunk, told)| Step {
+            |((flow, len, flags, tos), (skip, partial, corrupt), chunk, told, options)| Step {
                 flow,
                 len,
                 flags,
@@ -61,12 +65,16 @@ fn step() -> impl Strategy<Value = Step> {
                 chunk,
                 // Super-frames of UDP are left to the kernel.
                 told: if flow >= 4 { 0 } else { told },
+                options,
             },
         )
 }
 
-/// Gives each step of a flow its place in the flow.
-fn specs(steps: &[Step]) -> Vec<Spec> {
+/// Flows, told apart by their number.
+const FLOWS: u8 = 6;
+
+/// Gives each step of a flow its place in the flow. `options` are those of each flow.
+fn specs(steps: &[Step], options: &[Vec<u8>]) -> Vec<Spec> {
     let mut places: HashMap<u8, (u32, u16)> = HashMap::new();
     let mut spec = |step: &Step| {
         let place = places.entry(step.flow);
@@ -80,6 +88,11 @@ fn specs(steps: &[Step]) -> Vec<Spec> {
             tos: step.tos,
             udp: step.flow >= 4 && step.len < 2000,
             partial: step.partial,
+            options: step
+                .options
+                .as_ref()
+                .unwrap_or(&options[usize::from(step.flow)])
+                .clone(),
             ..Spec::tcp(*seq, *id, &payload(step.len))
         };
         *seq = seq.wrapping_add(u32::try_from(step.len).unwrap());
@@ -95,7 +108,8 @@ const MSS_V4: usize = MAX_L3 as usize - 52;
 /// The frames that a packet is on the wire, whose segments are told to be of `told` bytes.
 fn expected(spec: &Spec, frame: &[u8], told: u16) -> Vec<Vec<u8>> {
     let ip = if spec.v6 { 40 } else { 20 };
-    let room = MAX_L3 - ip - 32;
+    let header_len = u16::try_from(spec.header_len()).unwrap();
+    let room = MAX_L3 - header_len;
     let size = if told == 0 { room } else { told.min(room) };
     let is_super_frame = !spec.udp && spec.payload.len() > size.into();
     // Its checksums are made anew.
@@ -117,7 +131,7 @@ fn expected(spec: &Spec, frame: &[u8], told: u16) -> Vec<Vec<u8>> {
         } else {
             VnetHeader::GSO_TCPV4
         };
-        vnet.hdr_len = 14 + ip + 32;
+        vnet.hdr_len = 14 + header_len;
         vnet.gso_size = size;
     }
     segment(frame, &vnet)
@@ -194,11 +208,12 @@ proptest! {
     #[test]
     fn each_flow_leaves_as_it_came(
         steps in vec(step(), 1..80),
+        options in vec(tcp_options(), usize::from(FLOWS)),
         to in 0..4_usize,
         whole in any::<bool>(),
     ) {
         let to = &destinations()[to];
-        let specs = specs(&steps);
+        let specs = specs(&steps, &options);
         let frames: Vec<_> = specs
             .iter()
             .zip(&steps)
@@ -235,12 +250,12 @@ proptest! {
         chunk in 1200..3800_usize,
         v6 in any::<bool>(),
         v6_underlay in any::<bool>(),
-        options in 0..11_usize,
+        options in tcp_options(),
     ) {
         let spec = Spec {
             v6,
             partial: true,
-            options: vec![1; options * 4],
+            options,
             flags: ACK | PSH,
             ..Spec::tcp(u32::MAX - 9000, 65_530, &payload(len))
         };

@@ -16,4 +16,6 @@ pub(crate) mod router;
 #[cfg(test)]
 mod seeds;
 #[cfg(test)]
+pub(crate) mod tcp_options;
+#[cfg(test)]
 pub(crate) mod worlds;

@@ -22,6 +22,8 @@ pub(crate) mod packets;
 pub(crate) mod raw;
 pub(crate) mod redirect;
 pub(crate) mod streams;
+#[path = "../../src/testing/tcp_options.rs"]
+pub(crate) mod tcp_options;
 
 use podway_dataplane::xsk::{FramePool, Queue, QueueConfig, Region, Umem, XskError};
 
