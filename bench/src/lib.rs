@@ -17,6 +17,7 @@
 //! - [`latency`]: round trips of a client and a server of our own.
 //! - [`frames`]: raw frames and numbered datagrams, for the end-to-end tests.
 //! - [`watch`], [`wiretap`]: what it cost, and whether it was true.
+//! - [`capture`]: all frames of the uplinks in a file, for other programs to judge.
 //! - [`suite`]: every contender on every wire, interleaved; the report.
 //! - [`scale`]: many routes and nodes: times of full syncs and of one change, memory.
 //! - [`takeover`]: what ends and hangs of the daemons cost running traffic.
@@ -26,6 +27,7 @@
 //! installs them.
 
 pub mod baseline;
+pub mod capture;
 pub mod cleanup;
 pub mod contender;
 pub mod cpu;

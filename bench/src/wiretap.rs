@@ -132,8 +132,8 @@ fn look(stop: &AtomicBool) -> Result<Seen> {
 
 /// A packet socket that hears what an interface of this thread's network namespace sends. What it
 /// receives is kept from the socket by a filter: a node that only receives would otherwise have
-/// each packet copied for nobody.
-fn hear_departures(interface: &str) -> io::Result<OwnedFd> {
+/// each packet copied for nobody. A read takes no longer than [`TICK`].
+pub(crate) fn hear_departures(interface: &str) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(TICK))?;

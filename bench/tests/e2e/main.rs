@@ -10,6 +10,7 @@
 //! [`support::Network::finish`]: both books of every dataplane balance, and nothing is left.
 
 mod bgp;
+mod dissect;
 mod firewall;
 mod fragments;
 mod health;
