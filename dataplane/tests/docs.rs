@@ -1,4 +1,8 @@
-//! `docs/counters.md` names every counter there is.
+//! The documents agree with the tree.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use podway_dataplane::verdict::DropReason;
 use podway_proto::dataplane::{Books, PortCounters, WorkerCounters};
@@ -45,5 +49,51 @@ fn help_texts_are_those_of_the_documentation() {
             "{}",
             reason.name()
         );
+    }
+}
+
+/// The names of all tests in the Rust files below a directory.
+fn tests_below(directory: &Path, tests: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tests_below(&path, tests);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let mut lines = text.lines().map(str::trim);
+            while lines.any(|line| line == "#[test]") {
+                // Other attributes may come between.
+                let name = lines.find_map(|line| line.strip_prefix("fn ")?.split('(').next());
+                tests.extend(name.map(str::to_owned));
+            }
+        }
+    }
+}
+
+/// The words in backticks of the last cell of each row of the tables in a document, header rows left
+/// out.
+fn last_cells(text: &str) -> Vec<Vec<&str>> {
+    let lines: Vec<_> = text.lines().collect();
+    let is_header = |n: usize| lines.get(n + 1).is_some_and(|next| next.starts_with("|--"));
+    let rows = (0..lines.len()).filter(|n| lines[*n].starts_with("| ") && !is_header(*n));
+    let cells = rows.map(|n| lines[n].trim_end_matches('|').rsplit('|').next());
+    cells
+        .map(|cell| cell.unwrap().split('`').skip(1).step_by(2).collect())
+        .collect()
+}
+
+#[test]
+fn tests_that_the_table_of_vxlan_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut tests = BTreeSet::new();
+    for directory in ["dataplane", "xdp-redirect", "bench/src", "bench/tests"] {
+        tests_below(&root.join(directory), &mut tests);
+    }
+    let rows = last_cells(include_str!("../../docs/vxlan.md"));
+    assert!(rows.len() > 20, "{}", rows.len());
+    for row in &rows {
+        assert!(!row.is_empty(), "a row without a test");
+        let missing: Vec<_> = row.iter().filter(|name| !tests.contains(**name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }
