@@ -18,6 +18,7 @@ use super::plan::{
 };
 use crate::egress::VnetHeader;
 use crate::fib::{NextHopKind, PortId};
+use crate::limits::Limits;
 use crate::packet::{MAX_CHAIN, Offload, Packet};
 use crate::verdict::{DropReason, Send};
 use crate::wire::parse::parse;
@@ -30,6 +31,9 @@ const ANY_CHUNKS: [usize; 8] = [3500, 1500, 700, 128, 66, 54, 33, 2];
 
 /// Frames of one input.
 const MAX_FRAMES: usize = 100;
+
+/// Bit of the layout: see [`Limits`].
+pub(super) const OVERHEARS: u8 = 0x40;
 
 thread_local! {
     /// Kept from input to input, since its memory is large; not kept over a panic.
@@ -66,13 +70,14 @@ impl<'i> Input<'i> {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// How frames lie in chunks of one of these sizes, and in the top bit whether super-frames go
-    /// into tunnels whole.
+    /// How frames lie in chunks of one of these sizes, and in the upper bits whether super-frames go
+    /// into tunnels whole, and whether the node overhears what peers and routers tell.
     fn layout(&mut self, node: &mut Node, chunks: &[usize]) {
         node.chunk = self.one_of(chunks);
         let byte = self.byte();
         node.headroom = [256, 0, 7, 8][usize::from(byte) % 4];
         node.send_tunnels_whole(byte & 0x80 != 0);
+        node.limits = (byte & OVERHEARS != 0).then(Limits::default);
         node.offload = None;
     }
 

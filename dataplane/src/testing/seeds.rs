@@ -1,19 +1,39 @@
 //! Inputs of the fuzz targets: where fuzzing begins, and what the unit tests run.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::harness;
-use super::packets::{PSH, SYN, Spec, fragment, icmp, payload};
+use super::harness::{self, OVERHEARS};
+use super::packets::{
+    Offsets, PSH, SYN, Spec, finish, fold, fragment, icmp, payload, pseudo, put16,
+};
 use super::plan::tunnelled;
 use super::plan::{GATEWAY, LOST, NARROW, NATIVE, NOWHERE, VXLAN_V4, VXLAN_V6, pod};
 
 /// As [`harness`] chooses ports.
 const PORTS: [&str; 5] = ["pod", "big_pod", "uplink", "real_wire", "gone"];
+
+/// A router's word to pod 1 of this node that what it sends to this address is too big.
+fn too_big(to: IpAddr, mtu: u16) -> Vec<u8> {
+    let me = pod(to.is_ipv6(), 1, 1);
+    let quoted = Spec::udp(b"").between(me, to).build();
+    let mut frame = icmp(to, me, &quoted[14..]);
+    let at = Offsets::of(&frame);
+    let (kind, code) = if at.v6 { (2, 0) } else { (3, 4) };
+    frame[at.l4..at.l4 + 8].copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+    put16(&mut frame, at.l4 + 6, mtu);
+    if at.v6 {
+        let pseudo = fold(pseudo(&frame, frame.len() - at.l4));
+        put16(&mut frame, at.l4 + 2, pseudo);
+    }
+    finish(&mut frame, at.l4, at.l4 + 2);
+    frame
+}
 
 /// A frame as the harness reads it.
 fn encode(modes: u8, frame: &[u8], len: usize) -> Vec<u8> {
@@ -129,6 +149,30 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         let frame = encode(23, &spec.build(), 20_000);
         let told = [&[2, 0x80, 0], &*frame, &[3, 232]].concat();
         seeds.push(("forward", format!("told_to_{to}"), told));
+    }
+    for v6 in [false, true] {
+        // A peer that announces 536 bytes, a router that complains, and a super-frame.
+        let syn = Spec {
+            flags: SYN,
+            options: vec![2, 4, 2, 24],
+            ..tcp(v6, (NATIVE, 1), (1, 1))
+        };
+        let error = too_big(pod(v6, NATIVE, 1), 1300);
+        let reply = Spec {
+            sport: syn.dport,
+            dport: syn.sport,
+            ..tcp(v6, (1, 1), (NATIVE, 1))
+        };
+        let input = [
+            &[2, OVERHEARS, 2][..],
+            &encode(0, &syn.build(), 0),
+            &[2],
+            &encode(0, &error, 0),
+            &[0],
+            &encode(7, &reply.build(), 20_000),
+        ];
+        let name = format!("overheard_{}", if v6 { "v6" } else { "v4" });
+        seeds.push(("forward", name, input.concat()));
     }
     let joined = (0..8_u16).flat_map(|n| {
         let data = payload(1000);
