@@ -369,12 +369,17 @@ mod tests {
             }),
             2 => desired.delete_node(&name(one), &index),
             3 | 4 => {
+                let node = ViaSpec::Node { node: name(three) };
+                let router = ViaSpec::Gateway {
+                    address: address(three),
+                    interface: None,
+                };
                 let via = match two % 4 {
-                    0 => ViaSpec::Gateway {
-                        address: address(three),
-                        interface: None,
+                    0 => router,
+                    1 => ViaSpec::Multipath {
+                        members: vec![node, router],
                     },
-                    _ => ViaSpec::Node { node: name(three) },
+                    _ => node,
                 };
                 let prefix = prefix(one);
                 desired.set_route(RouteSpec { prefix, via }, true, FIXED, &index)

@@ -44,6 +44,7 @@ const LOAD: &str = "\
 A line is what 'podway route add' takes; what follows a # says nothing:
   10.9.0.0/16 via node-b
   10.10.0.0/16 via 192.168.1.9 dev eth0
+  10.99.0.0/24 via node-b via node-c
 
 Examples:
   podway route load routes.txt
@@ -223,16 +224,17 @@ enum ModeArg {
 enum RouteCommand {
     /// Add a route.
     #[command(
-        override_usage = "podway route add PREFIX via NODE|IP [dev IF]",
+        override_usage = "podway route add PREFIX via NODE|IP [dev IF] [via ...]",
         after_help = "\
 Examples:
   podway route add 10.9.0.0/16 via node-b
+  podway route add 10.99.0.0/24 via node-b via node-c
   podway route add 10.10.0.0/16 via 192.168.1.9 dev eth0"
     )]
     Add(RouteArgs),
     /// Add a route, or change the way of the one to the same prefix.
     #[command(
-        override_usage = "podway route replace PREFIX via NODE|IP [dev IF]",
+        override_usage = "podway route replace PREFIX via NODE|IP [dev IF] [via ...]",
         after_help = "\
 Example:
   podway route replace 10.9.0.0/16 via node-c"
@@ -278,19 +280,10 @@ struct RouteArgs {
     /// What is reached, such as 10.9.0.0/16.
     #[arg(value_name = "PREFIX")]
     prefix: IpNet,
-    /// The word `via`.
-    #[arg(value_name = "via", value_parser = ["via"], hide_possible_values = true)]
-    via: String,
-    /// The name of a node, or the address of a router on an uplink.
-    #[arg(value_name = "NODE|IP")]
-    target: String,
-    /// The word `dev`.
-    #[arg(value_name = "dev", value_parser = ["dev"], hide_possible_values = true,
-          requires = "interface")]
-    dev: Option<String>,
-    /// The uplink that the router is on.
-    #[arg(value_name = "IF")]
-    interface: Option<String>,
+    /// `via` and the name of a node, or the address of a router on an uplink; then, if need be,
+    /// `dev` and that uplink. Several, up to 16, share the flows.
+    #[arg(value_name = "via NODE|IP [dev IF]", required = true, num_args = 2..)]
+    ways: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -576,8 +569,40 @@ impl RouteArgs {
     fn into_spec(self) -> Result<RouteSpec, String> {
         Ok(RouteSpec {
             prefix: self.prefix,
-            via: via(self.target, self.interface)?,
+            via: {
+                let words: Vec<&str> = self.ways.iter().map(String::as_str).collect();
+                ways(&words)?
+            },
         })
+    }
+}
+
+/// The next hops that words name, each as `via NODE|IP [dev IF]`.
+fn ways(mut words: &[&str]) -> Result<ViaSpec, String> {
+    let mut members = Vec::new();
+    while !words.is_empty() {
+        let (target, interface) = match *words {
+            ["via", target, "dev", interface, ref rest @ ..] => {
+                words = rest;
+                (target, Some(interface))
+            }
+            ["via", target, ref rest @ ..] => {
+                words = rest;
+                (target, None)
+            }
+            _ => break,
+        };
+        members.push(via(target.to_owned(), interface.map(str::to_owned))?);
+    }
+    match (members.len(), members.pop(), words) {
+        (1, Some(only), []) => Ok(only),
+        (_, Some(last), []) => {
+            members.push(last);
+            Ok(ViaSpec::Multipath { members })
+        }
+        _ => Err(
+            "write PREFIX via NODE|IP [dev IF], and [via ...] for each further next hop".to_owned(),
+        ),
     }
 }
 
@@ -722,16 +747,38 @@ mod tests {
                 }
             })
         );
+        assert_eq!(
+            request("podway route add 10.9.0.0/16 via b via 192.168.1.9 dev eth0 via 192.168.1.8"),
+            Request::RouteAdd(RouteSpec {
+                prefix,
+                via: ViaSpec::Multipath {
+                    members: vec![
+                        ViaSpec::Node { node: "b".into() },
+                        ViaSpec::Gateway {
+                            address: "192.168.1.9".parse().unwrap(),
+                            interface: Some("eth0".into())
+                        },
+                        ViaSpec::Gateway {
+                            address: "192.168.1.8".parse().unwrap(),
+                            interface: None
+                        },
+                    ]
+                }
+            })
+        );
         for wrong in [
+            "podway route add 10.9.0.0/16",
+            "podway route add 10.9.0.0/16 via",
             "podway route add 10.9.0.0/16 through node-b",
             "podway route add 10.9.0.0/16 via 192.168.1.9 eth0",
             "podway route add 10.9.0.0/16 via 192.168.1.9 dev",
+            "podway route add 10.9.0.0/16 via 192.168.1.9 dev eth0 via",
+            "podway route add 10.9.0.0/16 via node-b dev eth0",
             "podway route add 10.9.0.0/33 via 192.168.1.9",
         ] {
-            assert!(
-                Cli::try_parse_from(wrong.split_whitespace()).is_err(),
-                "{wrong}"
-            );
+            let parsed = Cli::try_parse_from(wrong.split_whitespace());
+            let refused = parsed.map_or(true, |cli| cli.command.into_request().is_err());
+            assert!(refused, "{wrong}");
         }
     }
 

@@ -216,6 +216,9 @@ impl Dirt {
 /// Whether the kernel has objects beside the route itself that come or go with it.
 fn route_has_objects(prefix: IpNet, via: &ViaSpec, world: &World<'_>, index: &Index) -> bool {
     match via {
+        ViaSpec::Multipath { members } => members
+            .iter()
+            .any(|member| route_has_objects(prefix, member, world, index)),
         // The first route through a router or the last one.
         ViaSpec::Gateway { address, interface } => index.users(&(*address, interface.clone())) <= 1,
         ViaSpec::Node { node } => world.desired.nodes.get(node).is_none_or(|node| {
@@ -291,12 +294,21 @@ mod tests {
             }),
             2 => Request::NodeDel { name: node(one) },
             3 | 4 => {
-                let via = if flag {
-                    ViaSpec::Node { node: node(two) }
-                } else {
+                let by_node = |number| ViaSpec::Node { node: node(number) };
+                let by_router = |two| {
                     let interface = (three % 2 == 0).then(|| interface(four).1.to_owned());
                     let address = underlay(two);
                     ViaSpec::Gateway { address, interface }
+                };
+                let via = match (flag, four % 3) {
+                    (true, 0) => by_node(two),
+                    (true, _) => ViaSpec::Multipath {
+                        members: vec![by_node(two), by_node(two.wrapping_add(1)), by_router(three)],
+                    },
+                    (false, 0) => ViaSpec::Multipath {
+                        members: vec![by_router(two), by_router(two.wrapping_add(1))],
+                    },
+                    (false, _) => by_router(two),
                 };
                 let prefix = prefix(one);
                 Request::RouteReplace(RouteSpec { prefix, via })
@@ -394,6 +406,7 @@ mod tests {
                         gateway: flag.then(|| underlay(one)),
                         link: index,
                         onlink: flag,
+                        also: Vec::new(),
                     };
                     if come {
                         Event::OurRoute(found)

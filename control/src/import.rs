@@ -5,7 +5,8 @@
 //! not tell for certain makes it doubtful, and then a new dump replaces it.
 //!
 //! - Of several routes to a prefix the kernel takes the one with the lowest metric, and so do we.
-//!   Of several routers of a route the first on an uplink counts.
+//!   Of several routers of a route those on uplinks share the flows; but where the first of them
+//!   means a tunnel, those that mean none are left out, and the other way round.
 //! - What is told otherwise wins: routes that were added, PodCIDRs and local pods.
 //! - Left alone are the default route, and every prefix with the underlay address of a node in it:
 //!   a tunnel cannot carry its own packets, and nodes are reached as the kernel says.
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use podway_proto::config::KernelTable;
 use podway_proto::control::NodeSpec;
-use podway_proto::types::Mode;
+use podway_proto::types::{MULTIPATH, Mode};
 
 use crate::index::Index;
 use crate::netlink::{Event, ForeignRoute, Hop, Link};
@@ -230,10 +231,17 @@ fn forget<K: Ord>(users: &mut BTreeMap<K, usize>, key: K) {
 }
 
 /// A route of the table that is taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported<'a> {
     /// What is reached.
     pub prefix: IpNet,
+    /// By whom: one or several, all in tunnels or none.
+    pub routers: Vec<Router<'a>>,
+}
+
+/// A router of a route that is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Router<'a> {
     /// The router.
     pub hop: Hop,
     /// Its link, an uplink.
@@ -245,11 +253,11 @@ pub struct Imported<'a> {
 /// The route to exactly `prefix`, if there is one that is taken over.
 pub fn route<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<Imported<'a>> {
     let import = world.import;
-    let mut hops = import.routes.get(&prefix)?.first()?.hops.iter();
-    let (hop, link) = hops.find_map(|hop| {
+    let hops = &import.routes.get(&prefix)?.first()?.hops;
+    let by_uplink = hops.iter().filter_map(|hop| {
         let link = world.observed.link(hop.link)?;
         world.is_uplink(&link.name).then_some((*hop, link))
-    })?;
+    });
     let told = world.desired.routes.contains_key(&prefix)
         || index.node_of_cidr(prefix).is_some()
         || index.port_of(prefix).is_some();
@@ -258,15 +266,18 @@ pub fn route<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<Impo
     if told || has_node || check_prefix(prefix).is_err() {
         return None;
     }
-    let node = index.node_at(hop.gateway).filter(|_| import.carries_out());
-    let node = node.filter(|name| *name != world.settings.node_name);
-    let node = node.and_then(|name| world.desired.nodes.get(name));
-    Some(Imported {
-        prefix,
-        hop,
-        link,
-        tunnel: node.filter(|node| world.mode(node) == Mode::Vxlan),
-    })
+    let router = |(hop, link): (Hop, &'a Link)| {
+        let node = index.node_at(hop.gateway).filter(|_| import.carries_out());
+        let node = node.filter(|name| *name != world.settings.node_name);
+        let node = node.and_then(|name| world.desired.nodes.get(name));
+        let tunnel = node.filter(|node| world.mode(node) == Mode::Vxlan);
+        Router { hop, link, tunnel }
+    };
+    let mut routers: Vec<Router<'_>> = by_uplink.map(router).collect();
+    let in_tunnel = routers.first()?.tunnel.is_some();
+    routers.retain(|router| router.tunnel.is_some() == in_tunnel);
+    routers.truncate(*MULTIPATH.end());
+    Some(Imported { prefix, routers })
 }
 
 #[cfg(test)]
@@ -321,14 +332,13 @@ pub(crate) mod tests {
     }
 
     fn seen(fixture: &Fixture) -> Vec<String> {
+        let router = |router: &Router<'_>| {
+            let node = router.tunnel.map(|node| format!(" node {}", node.name));
+            format!(" {}{}", router.hop.gateway, node.unwrap_or_default())
+        };
         let text = |route: Imported<'_>| {
-            let node = route.tunnel.map(|node| format!(" node {}", node.name));
-            format!(
-                "{} {}{}",
-                route.prefix,
-                route.hop.gateway,
-                node.unwrap_or_default()
-            )
+            let routers: String = route.routers.iter().map(router).collect();
+            format!("{}{routers}", route.prefix)
         };
         let (world, index) = (fixture.world(), fixture.index());
         let prefixes = world.import.prefixes();
@@ -337,7 +347,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_lowest_metric_counts_and_then_the_first_router_on_an_uplink() {
+    fn the_lowest_metric_counts_and_then_the_routers_on_uplinks() {
         let mut fixture = Fixture::new();
         let mut several = route(
             "10.9.0.0/24",
@@ -351,7 +361,10 @@ pub(crate) mod tests {
         );
         assert_eq!(
             seen(&fixture),
-            ["10.8.0.0/24 192.168.1.9", "10.9.0.0/24 192.168.1.8"]
+            [
+                "10.8.0.0/24 192.168.1.9",
+                "10.9.0.0/24 192.168.1.8 192.168.1.9"
+            ]
         );
         let better = route("10.8.0.0/24", 20, &["192.168.1.7"]);
         fixture.import.apply(&added(better.clone()));
@@ -359,7 +372,7 @@ pub(crate) mod tests {
         // A better one that throws packets away hides the other as well.
         let blackhole = route("10.8.0.0/24", 20, &[]);
         fixture.import.apply(&replaced(blackhole.clone()));
-        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.8"]);
+        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.8 192.168.1.9"]);
         fixture.import.apply(&Event::ForeignRouteGone(blackhole));
         assert_eq!(seen(&fixture)[0], "10.8.0.0/24 192.168.1.9");
         assert_eq!(fixture.import.deadline(), None);
@@ -456,6 +469,21 @@ pub(crate) mod tests {
                 "10.8.0.0/16 192.168.1.2 node b",
             ]
         );
+    }
+
+    #[test]
+    fn tunnels_and_routers_are_not_mixed() {
+        let mut fixture = Fixture::new();
+        let by = |gateways: &[&str]| import("100", vec![route("10.9.0.0/24", 20, gateways)]);
+        fixture.import = by(&["192.168.1.2", "192.168.1.9"]);
+        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.2 node b"]);
+        fixture.import = by(&["192.168.1.9", "192.168.1.2", "192.168.1.8"]);
+        assert_eq!(seen(&fixture), ["10.9.0.0/24 192.168.1.9 192.168.1.8"]);
+        let many: Vec<String> = (10..30).map(|last| format!("192.168.1.{last}")).collect();
+        fixture.import = by(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        let (world, index) = (fixture.world(), fixture.index());
+        let taken = super::route(&world, &index, "10.9.0.0/24".parse().unwrap());
+        assert_eq!(taken.unwrap().routers.len(), 16);
     }
 
     #[test]

@@ -84,6 +84,10 @@ impl Index {
                 let router = (*address, interface.clone());
                 self.by_router.entry(router).or_default()
             }
+            ViaSpec::Multipath { members } => {
+                members.iter().for_each(|via| self.add_route(prefix, via));
+                return;
+            }
         };
         routes.insert(prefix);
     }
@@ -102,6 +106,11 @@ impl Index {
                 if routes.is_some_and(|routes| routes.remove(&prefix) && routes.is_empty()) {
                     self.by_router.remove(&router);
                 }
+            }
+            ViaSpec::Multipath { members } => {
+                members
+                    .iter()
+                    .for_each(|via| self.remove_route(prefix, via));
             }
         }
     }

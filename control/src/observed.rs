@@ -98,15 +98,16 @@ impl Observed {
             }
             Event::FdbGone(entry) => self.fdb.remove(&(entry.index, entry.mac)).is_some(),
             Event::OurRoute(route) => {
-                let (prefix, link) = (route.prefix, route.link);
+                let prefix = route.prefix;
                 let old = self.our_routes.get(&prefix);
                 if old == Some(&route) {
                     return false;
                 }
-                if let Some(old) = old.filter(|old| old.link != link) {
-                    self.routes_by_link.remove(&(old.link, prefix));
+                for link in old.into_iter().flat_map(Route::links) {
+                    self.routes_by_link.remove(&(link, prefix));
                 }
-                self.routes_by_link.insert((link, prefix));
+                let links = route.links().map(|link| (link, prefix));
+                self.routes_by_link.extend(links);
                 self.our_routes.insert(prefix, route);
                 self.stale.insert(prefix);
                 true
@@ -143,7 +144,9 @@ impl Observed {
         let Some(old) = self.our_routes.remove(&prefix) else {
             return false;
         };
-        self.routes_by_link.remove(&(old.link, prefix));
+        for link in old.links() {
+            self.routes_by_link.remove(&(link, prefix));
+        }
         self.stale.insert(prefix);
         true
     }
@@ -162,10 +165,13 @@ impl Observed {
     }
 
     /// With a link that goes down, and with the last IPv4 address of one, the kernel removes the
-    /// IPv4 routes on it without a word (`fib_disable_ip` of net/ipv4/fib_frontend.c).
+    /// IPv4 routes on it without a word (`fib_disable_ip` of net/ipv4/fib_frontend.c). One that has
+    /// routers on other links, too, stays.
     fn drop_ipv4_routes(&mut self, link: u32) {
         for prefix in self.routes_on(link) {
-            if prefix.addr().is_ipv4() {
+            let route = self.our_routes.get(&prefix);
+            let is_alone = route.is_none_or(|route| route.links().all(|on| on == link));
+            if prefix.addr().is_ipv4() && is_alone {
                 self.remove_our_route(prefix);
             }
         }
@@ -289,7 +295,7 @@ impl Observed {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use crate::netlink::{ForeignRoute, LinkKind};
+    use crate::netlink::{ForeignRoute, Hop, LinkKind};
 
     use super::*;
 
@@ -349,6 +355,7 @@ pub(crate) mod tests {
             gateway: None,
             link: 1,
             onlink: false,
+            also: Vec::new(),
         };
         let mut observed = Observed::from_dump(vec![
             Event::Link(link(1, "eth0")),
@@ -373,6 +380,7 @@ pub(crate) mod tests {
             gateway: None,
             link: 1,
             onlink: false,
+            also: Vec::new(),
         };
         let foreign = |prefix: &str, table, metric, replaces| Event::ForeignRoute {
             route: ForeignRoute {
@@ -406,6 +414,41 @@ pub(crate) mod tests {
             assert!(observed.apply(gone(metric)), "there is room for ours");
             observed.apply(Event::OurRoute(ours(prefix)));
             assert!(!observed.apply(gone(metric)));
+        }
+    }
+
+    #[test]
+    fn a_multipath_route_outlives_one_of_its_links_but_not_its_end() {
+        let hop = |link, last: u8| Hop {
+            gateway: IpAddr::from([10, 0, 0, last]),
+            link,
+            onlink: false,
+        };
+        let prefix = "10.9.0.0/16".parse().unwrap();
+        let whole = || {
+            let route = Route::by(prefix, vec![hop(2, 8), hop(1, 9)]).unwrap();
+            let links = [link(1, "eth0"), link(2, "eth1")];
+            let mut events: Vec<Event> = links.into_iter().map(Event::Link).collect();
+            events.push(Event::OurRoute(route));
+            Observed::from_dump(events)
+        };
+        let down = |observed: &mut Observed, index, name| {
+            let mut link = link(index, name);
+            link.up = false;
+            assert!(observed.apply(Event::Link(link)));
+        };
+        let mut observed = whole();
+        down(&mut observed, 1, "eth0");
+        assert!(observed.our_routes().contains_key(&prefix));
+        let rest = Route::by(prefix, vec![hop(2, 8)]).unwrap();
+        assert!(observed.apply(Event::OurRoute(rest)));
+        down(&mut observed, 2, "eth1");
+        assert!(observed.our_routes().is_empty());
+        for index in [1, 2] {
+            let mut observed = whole();
+            assert!(observed.apply(Event::LinkGone { index }));
+            assert!(observed.our_routes().is_empty());
+            assert!(observed.routes_by_link.is_empty());
         }
     }
 

@@ -138,6 +138,19 @@ fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
         ));
     }
     hints.extend(routing::hints(world, index));
+    for (version, is_v4) in [("ipv4", true), ("ipv6", false)] {
+        let routes = world.desired.routes.iter();
+        let mut routes = routes.filter(|(prefix, _)| prefix.addr().is_ipv4() == is_v4);
+        let setting = "fib_multipath_hash_policy";
+        if routes.any(|(_, via)| via.is_multipath())
+            && switched_off(&format!("/proc/sys/net/{version}/{setting}"))
+        {
+            hints.push(format!(
+                "for routes with several next hops the kernel underneath tells flows apart by \
+                 addresses alone: sysctl -w net.{version}.{setting}=1"
+            ));
+        }
+    }
     if switched_off("/proc/sys/net/ipv4/ip_forward") {
         hints.push("the kernel does not forward IPv4: sysctl -w net.ipv4.ip_forward=1".to_owned());
     }
@@ -192,17 +205,9 @@ pub fn nodes(world: &World<'_>, health: Option<&Health>) -> Vec<NodeEntry> {
 pub fn routes(world: &World<'_>, index: &Index) -> Vec<RouteEntry> {
     let mut routes = Vec::new();
     for (prefix, spec) in &world.desired.routes {
-        let via = match (world.via(spec), spec) {
-            (Some(via), _) => via.into(),
-            (None, ViaSpec::Node { node }) => RouteTarget::Node { node: node.clone() },
-            (None, ViaSpec::Gateway { address, interface }) => RouteTarget::Gateway {
-                address: *address,
-                interface: interface.clone(),
-            },
-        };
         routes.push(RouteEntry {
             prefix: *prefix,
-            via,
+            via: target(world, spec),
             origin: RouteOrigin::Added,
         });
     }
@@ -238,19 +243,44 @@ pub fn routes(world: &World<'_>, index: &Index) -> Vec<RouteEntry> {
     let imported = imported.filter_map(|prefix| import::route(world, index, prefix));
     routes.extend(imported.map(|route| RouteEntry {
         prefix: route.prefix,
-        via: match route.tunnel {
-            Some(node) => RouteTarget::Node {
-                node: node.name.clone(),
-            },
-            None => RouteTarget::Gateway {
-                address: route.hop.gateway,
-                interface: Some(route.link.name.clone()),
-            },
-        },
+        via: imported_target(&route.routers),
         origin: RouteOrigin::Kernel,
     }));
     routes.sort_by_key(|route| route.prefix);
     routes
+}
+
+fn imported_target(routers: &[import::Router<'_>]) -> RouteTarget {
+    let target = |router: &import::Router<'_>| match router.tunnel {
+        Some(node) => RouteTarget::Node {
+            node: node.name.clone(),
+        },
+        None => RouteTarget::Gateway {
+            address: router.hop.gateway,
+            interface: Some(router.link.name.clone()),
+        },
+    };
+    match routers {
+        [only] => target(only),
+        several => RouteTarget::Multipath {
+            members: several.iter().map(target).collect(),
+        },
+    }
+}
+
+/// The way of a route that was added.
+fn target(world: &World<'_>, spec: &ViaSpec) -> RouteTarget {
+    match (spec, world.via(spec)) {
+        (ViaSpec::Multipath { members }, _) => RouteTarget::Multipath {
+            members: members.iter().map(|via| target(world, via)).collect(),
+        },
+        (_, Some(via)) => via.into(),
+        (ViaSpec::Node { node }, None) => RouteTarget::Node { node: node.clone() },
+        (ViaSpec::Gateway { address, interface }, None) => RouteTarget::Gateway {
+            address: *address,
+            interface: interface.clone(),
+        },
+    }
 }
 
 /// Where packets to `address` go.
@@ -273,6 +303,11 @@ pub fn route_get(
             format!("no route to {address}; its packets are the kernel's: ip route get {address}"),
         ));
     };
+    Ok(answer_by(world, address, route))
+}
+
+/// Where packets to `address` go by `route`.
+fn answer_by(world: &World<'_>, address: IpAddr, route: RouteEntry) -> RouteAnswer {
     let mut answer = RouteAnswer {
         address,
         route,
@@ -282,6 +317,7 @@ pub fn route_get(
         next_hop: None,
         next_hop_mac: None,
         mtu: None,
+        members: Vec::new(),
     };
     match answer.route.via.clone() {
         RouteTarget::Pod { interface } => {
@@ -332,8 +368,17 @@ pub fn route_get(
             }
             answer.interface = interface;
         }
+        RouteTarget::Multipath { members } => {
+            let entry = |via| RouteEntry {
+                via,
+                ..answer.route.clone()
+            };
+            let members = members.into_iter().map(entry);
+            let members = members.map(|route| answer_by(world, address, route));
+            answer.members = members.collect();
+        }
     }
-    Ok(answer)
+    answer
 }
 
 fn mtu(world: &World<'_>, interface: &str) -> Option<u16> {
@@ -424,6 +469,41 @@ mod tests {
         );
         let error = route_get(&fixture.world(), &fixture.index(), ip("8.8.8.8")).unwrap_err();
         assert_eq!(error.code, ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn of_several_next_hops_each_is_told() {
+        let mut fixture = Fixture::new();
+        let members = vec![
+            ViaSpec::Node { node: "b".into() },
+            ViaSpec::Gateway {
+                address: ip("192.168.1.9"),
+                interface: None,
+            },
+        ];
+        let prefix = "10.9.0.0/16".parse().unwrap();
+        fixture
+            .desired
+            .routes
+            .insert(prefix, ViaSpec::Multipath { members });
+        let answer = route_get(&fixture.world(), &fixture.index(), ip("10.9.0.1")).unwrap();
+        let node = RouteTarget::Node { node: "b".into() };
+        let router = RouteTarget::Gateway {
+            address: ip("192.168.1.9"),
+            interface: None,
+        };
+        assert_eq!(
+            answer.route.via,
+            RouteTarget::Multipath {
+                members: vec![node.clone(), router.clone()]
+            }
+        );
+        assert_eq!((answer.next_hop, answer.mtu), (None, None));
+        let each: Vec<_> = answer.members.iter().map(|m| &m.route.via).collect();
+        assert_eq!(each, [&node, &router]);
+        assert_eq!(answer.members[0].tunnel_to, Some(ip("192.168.1.2")));
+        assert_eq!(answer.members[1].next_hop, Some(ip("192.168.1.9")));
+        assert_eq!(answer.members[1].interface, None);
     }
 
     #[test]

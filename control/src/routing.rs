@@ -37,7 +37,7 @@ pub enum KernelOnly {
 pub struct Decision<'a> {
     /// What is reached.
     pub prefix: IpNet,
-    /// The node that it leads to; `None` for one through a router.
+    /// The node that it leads to; `None` for one through a router or by several ways.
     pub node: Option<&'a NodeSpec>,
     /// Who takes its packets, or why that is the kernel's to say.
     pub via: Result<Via, KernelOnly>,
@@ -71,24 +71,77 @@ pub fn decision<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<D
 
 fn imported_route<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option<Decision<'a>> {
     let route = import::route(world, index, prefix)?;
-    let via = match route.tunnel {
+    let router = |router: &import::Router<'_>| match router.tunnel {
         Some(node) => Ok(Via::Node {
             node: node.name.clone(),
         }),
         None => check_native(world, prefix).map(|()| Via::Gateway {
-            address: route.hop.gateway,
-            interface: route.link.name.clone(),
+            address: router.hop.gateway,
+            interface: router.link.name.clone(),
         }),
     };
+    let vias: Result<Vec<Via>, KernelOnly> = route.routers.iter().map(router).collect();
     Some(Decision {
         prefix,
-        node: route.tunnel,
-        via,
+        node: match route.routers[..] {
+            [only] => only.tunnel,
+            _ => None,
+        },
+        via: vias.and_then(|vias| together(vias).ok_or(KernelOnly::NoWay)),
     })
+}
+
+/// The ways as one; `None` for none.
+fn together(vias: Vec<Via>) -> Option<Via> {
+    let mut named: Vec<Via> = Vec::new();
+    for via in vias {
+        if !named.contains(&via) {
+            named.push(via);
+        }
+    }
+    if named.len() > 1 {
+        Some(Via::Multipath { members: named })
+    } else {
+        named.pop()
+    }
+}
+
+/// Of the next hops of a multipath route the first that is a native node whose routes are not
+/// control's: then the whole route is as the kernel has it.
+pub fn followed<'a>(world: &World<'a>, members: &[ViaSpec]) -> Option<&'a NodeSpec> {
+    let mut members = members.iter();
+    members.find_map(|member| match member {
+        ViaSpec::Node { node } if !world.settings.auto_direct_node_routes => {
+            let node = world.desired.nodes.get(node)?;
+            (world.mode(node) == Mode::Native).then_some(node)
+        }
+        _ => None,
+    })
+}
+
+/// The next hops together. One by which the kernel has no route is left out here as well; one by which
+/// the kernel has one that cannot be the dataplane's leaves all to the kernel, or its share would go
+/// elsewhere.
+fn multipath(world: &World<'_>, prefix: IpNet, members: &[ViaSpec]) -> Result<Via, KernelOnly> {
+    if let Some(node) = followed(world, members) {
+        return through_node(world, prefix, node);
+    }
+    let mut vias = Vec::new();
+    for member in members {
+        match added(world, prefix, member).map(|decision| decision.via) {
+            Some(Ok(via)) => vias.push(via),
+            Some(Err(why @ (KernelOnly::OutsideNative(_) | KernelOnly::NotByUplink))) => {
+                return Err(why);
+            }
+            Some(Err(_)) | None => {}
+        }
+    }
+    together(vias).ok_or(KernelOnly::NoWay)
 }
 
 fn added<'a>(world: &World<'a>, prefix: IpNet, spec: &ViaSpec) -> Option<Decision<'a>> {
     let (node, via) = match spec {
+        ViaSpec::Multipath { members } => (None, multipath(world, prefix, members)),
         ViaSpec::Node { node } => {
             let node = world.desired.nodes.get(node)?;
             (Some(node), through_node(world, prefix, node))
@@ -476,6 +529,61 @@ mod tests {
             via(&fixture, "fd00:1::/64"),
             Err(KernelOnly::OutsideNative(net("fd00:2::/64")))
         );
+    }
+
+    #[test]
+    fn a_multipath_route_goes_by_all_that_there_is_a_way_by() {
+        let mut fixture = Fixture::new();
+        let by = |address: &str, interface: Option<&str>| ViaSpec::Gateway {
+            address: ip(address),
+            interface: interface.map(str::to_owned),
+        };
+        let b = || ViaSpec::Node { node: "b".into() };
+        let told = |fixture: &mut Fixture, members: Vec<ViaSpec>| {
+            let members = ViaSpec::Multipath { members };
+            fixture.desired.routes.insert(net("10.9.0.0/16"), members);
+            via(fixture, "10.9.0.0/16")
+        };
+        let node = || Via::Node { node: "b".into() };
+        let both = |first, second: Result<Via, KernelOnly>| {
+            let members = vec![first, second.unwrap()];
+            Ok(Via::Multipath { members })
+        };
+        let mixed = vec![b(), by("192.168.1.9", Some("eth0"))];
+        assert_eq!(
+            told(&mut fixture, mixed.clone()),
+            both(node(), router("192.168.1.9", "eth0"))
+        );
+        // The second one's link is not known yet; and then it is the first one again.
+        let waiting = vec![b(), by("192.168.1.9", None)];
+        assert_eq!(told(&mut fixture, waiting.clone()), Ok(node()));
+        fixture.ways.insert(ip("192.168.1.9"), way(2, None));
+        assert_eq!(
+            told(&mut fixture, waiting),
+            both(node(), router("192.168.1.9", "eth0"))
+        );
+        let same = vec![by("192.168.1.9", Some("eth0")), by("192.168.1.9", None)];
+        assert_eq!(told(&mut fixture, same), router("192.168.1.9", "eth0"));
+        let no_uplink = vec![b(), by("192.168.1.9", Some("veth-a"))];
+        assert_eq!(told(&mut fixture, no_uplink), Err(KernelOnly::NotByUplink));
+        // A native node's routes are the operator's, and so is one that it is a part of.
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        assert_eq!(told(&mut fixture, mixed.clone()), Err(KernelOnly::NoWay));
+        fixture
+            .ways
+            .insert(ip("10.9.0.1"), way(2, Some("192.168.1.254")));
+        assert_eq!(
+            told(&mut fixture, mixed.clone()),
+            router("192.168.1.254", "eth0")
+        );
+        fixture.settings.auto_direct_node_routes = true;
+        assert_eq!(
+            told(&mut fixture, mixed.clone()),
+            both(node(), router("192.168.1.9", "eth0"))
+        );
+        fixture.settings.ipv4_native_routing_cidr = Some("10.8.0.0/16".parse().unwrap());
+        let outside = Err(KernelOnly::OutsideNative(net("10.8.0.0/16")));
+        assert_eq!(told(&mut fixture, mixed), outside);
     }
 
     #[test]

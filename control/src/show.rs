@@ -270,14 +270,22 @@ fn origin(origin: RouteOrigin) -> &'static str {
 
 /// A route in the words of `ip route`.
 fn route_line(route: &RouteEntry) -> String {
-    let way = match &route.via {
+    let way = way(&route.via);
+    format!("{} {way} origin {}", route.prefix, origin(route.origin))
+}
+
+fn way(target: &RouteTarget) -> String {
+    match target {
         RouteTarget::Pod { interface } => format!("dev {interface}"),
         RouteTarget::Node { node } => format!("via {node}"),
         RouteTarget::Gateway { address, interface } => {
             format!("via {address} dev {}", or_dash(interface.as_ref()))
         }
-    };
-    format!("{} {way} origin {}", route.prefix, origin(route.origin))
+        RouteTarget::Multipath { members } => {
+            let ways: Vec<String> = members.iter().map(way).collect();
+            ways.join(" ")
+        }
+    }
 }
 
 fn show_routes(routes: &[RouteEntry]) -> String {
@@ -289,6 +297,17 @@ fn show_routes(routes: &[RouteEntry]) -> String {
 
 fn show_route_answer(answer: &RouteAnswer) -> String {
     let mut text = format!("{} by {}\n", answer.address, route_line(&answer.route));
+    if answer.members.is_empty() {
+        next_hop(&mut text, answer);
+    }
+    for member in &answer.members {
+        let _ = writeln!(text, "  {}", way(&member.route.via));
+        next_hop(&mut text, member);
+    }
+    text
+}
+
+fn next_hop(text: &mut String, answer: &RouteAnswer) {
     if let Some(mode) = answer.mode {
         let _ = write!(text, "    {mode}");
         if let Some(remote) = answer.tunnel_to {
@@ -304,7 +323,6 @@ fn show_route_answer(answer: &RouteAnswer) -> String {
         or_dash(answer.next_hop_mac),
         or_dash(answer.mtu)
     );
-    text
 }
 
 fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
@@ -549,14 +567,19 @@ mod tests {
             address: "192.168.1.9".parse().unwrap(),
             interface: None,
         };
+        let both = RouteTarget::Multipath {
+            members: vec![node.clone(), router.clone()],
+        };
         let routes = vec![
             route(node, RouteOrigin::PodCidr),
             route(router, RouteOrigin::Added),
+            route(both, RouteOrigin::Added),
         ];
         assert_eq!(
             text(&Response::Routes { routes }),
             "10.0.1.0/24 via b origin pod-cidr\n\
-             10.0.1.0/24 via 192.168.1.9 dev - origin added\n"
+             10.0.1.0/24 via 192.168.1.9 dev - origin added\n\
+             10.0.1.0/24 via b via 192.168.1.9 dev - origin added\n"
         );
     }
 

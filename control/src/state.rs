@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use podway_proto::control::{
     NodeSpec, PortRoleSpec, PortSpec, RouteSpec, ViaSpec, derived_vtep_mac,
 };
-use podway_proto::types::MacAddr;
+use podway_proto::types::{MacAddr, check_multipath};
 use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::index::{Index, pod_addresses};
@@ -125,9 +125,11 @@ impl Desired {
             let prefix = IpNet::new(address, length).ok()?.trunc();
             Some((prefix, self.routes.get(&prefix)?))
         });
-        holding.find_map(|(prefix, via)| match via {
-            ViaSpec::Node { node } => Some((prefix, node.as_str())),
-            ViaSpec::Gateway { .. } => None,
+        holding.find_map(|(prefix, via)| {
+            via.members().iter().find_map(|via| match via {
+                ViaSpec::Node { node } => Some((prefix, node.as_str())),
+                ViaSpec::Gateway { .. } | ViaSpec::Multipath { .. } => None,
+            })
         })
     }
 
@@ -208,37 +210,12 @@ impl Desired {
     ) -> Check {
         let prefix = route.prefix;
         check_prefix(prefix)?;
-        match &route.via {
-            ViaSpec::Node { node } if node == fixed.node_name => {
-                return Err(invalid(format!(
-                    "{node} is this node; name another or a router"
-                )));
-            }
-            ViaSpec::Node { node } if !self.nodes.contains_key(node) => {
-                return Err(not_found(format!(
-                    "there is no node {node}; add it with podway node set"
-                )));
-            }
-            ViaSpec::Node { node } => {
-                if let Some((other, underlay)) = index.node_in(prefix) {
-                    return Err(invalid(format!(
-                        "{prefix} holds the underlay address {underlay} of node {other}; packets \
-                         to that node would be sent to node {node}"
-                    )));
-                }
-            }
-            ViaSpec::Gateway { address, interface } => {
-                check_unicast(*address, "a router")?;
-                if address.is_ipv4() != prefix.addr().is_ipv4() {
-                    return Err(invalid(format!(
-                        "the router {address} is of another IP version than {prefix}"
-                    )));
-                }
-                if prefix.contains(address) && prefix.prefix_len() == prefix.max_prefix_len() {
-                    return Err(invalid(format!("{address} cannot be reached via itself")));
-                }
-                interface.as_deref().map_or(Ok(()), check_interface_name)?;
-            }
+        if let ViaSpec::Multipath { members } = &route.via {
+            let checked = check_multipath(members, ViaSpec::is_multipath);
+            checked.map_err(|error| invalid(error.to_string()))?;
+        }
+        for via in route.via.members() {
+            self.check_via(prefix, via, fixed, index)?;
         }
         if let Some(node) = index.node_of_cidr(prefix) {
             return Err(exists(format!(
@@ -252,6 +229,37 @@ impl Desired {
             _ => {
                 self.routes.insert(prefix, route.via);
                 Ok(())
+            }
+        }
+    }
+
+    fn check_via(&self, prefix: IpNet, via: &ViaSpec, fixed: Fixed<'_>, index: &Index) -> Check {
+        match via {
+            ViaSpec::Node { node } if node == fixed.node_name => Err(invalid(format!(
+                "{node} is this node; name another or a router"
+            ))),
+            ViaSpec::Node { node } if !self.nodes.contains_key(node) => Err(not_found(format!(
+                "there is no node {node}; add it with podway node set"
+            ))),
+            ViaSpec::Node { node } => match index.node_in(prefix) {
+                Some((other, underlay)) => Err(invalid(format!(
+                    "{prefix} holds the underlay address {underlay} of node {other}; packets to \
+                     that node would be sent to node {node}"
+                ))),
+                None => Ok(()),
+            },
+            ViaSpec::Multipath { .. } => Ok(()),
+            ViaSpec::Gateway { address, interface } => {
+                check_unicast(*address, "a router")?;
+                if address.is_ipv4() != prefix.addr().is_ipv4() {
+                    return Err(invalid(format!(
+                        "the router {address} is of another IP version than {prefix}"
+                    )));
+                }
+                if prefix.contains(address) && prefix.prefix_len() == prefix.max_prefix_len() {
+                    return Err(invalid(format!("{address} cannot be reached via itself")));
+                }
+                interface.as_deref().map_or(Ok(()), check_interface_name)
             }
         }
     }
@@ -638,9 +646,58 @@ mod tests {
         set_route(&mut desired, route, false).unwrap();
         let third = node("c", "192.168.2.3", &["10.0.2.0/24"]);
         desired.set_node(third).unwrap();
+        let several = |members: &[RouteSpec]| RouteSpec {
+            prefix: "10.8.0.0/16".parse().unwrap(),
+            via: ViaSpec::Multipath {
+                members: members.iter().map(|route| route.via.clone()).collect(),
+            },
+        };
+        let b = via("10.8.0.0/16", "b");
+        let router = gateway("10.8.0.0/16", "192.168.1.9");
+        let nested = several(&[b.clone(), router.clone()]);
+        for (code, members) in [
+            (ErrorCode::Invalid, vec![b.clone()]),
+            (ErrorCode::Invalid, vec![b.clone(), b.clone()]),
+            (ErrorCode::Invalid, vec![b.clone(), nested]),
+            (ErrorCode::Invalid, vec![b.clone(), via("10.8.0.0/16", "a")]),
+            (
+                ErrorCode::NotFound,
+                vec![b.clone(), via("10.8.0.0/16", "c")],
+            ),
+            (
+                ErrorCode::Invalid,
+                vec![router, gateway("10.8.0.0/16", "fd00::9")],
+            ),
+        ] {
+            refused(code, add(several(&members)));
+        }
         refused(ErrorCode::NotFound, |d| {
             d.delete_route("10.9.0.0/17".parse().unwrap())
         });
+    }
+
+    #[test]
+    fn a_node_that_a_multipath_route_needs_stays() {
+        let mut desired = two_nodes();
+        desired.set_node(node("c", "192.168.1.3", &[])).unwrap();
+        let members = ["b", "c"].map(|name| via("10.9.0.0/16", name).via);
+        let route = RouteSpec {
+            prefix: "10.9.0.0/16".parse().unwrap(),
+            via: ViaSpec::Multipath {
+                members: members.to_vec(),
+            },
+        };
+        set_route(&mut desired, route.clone(), false).unwrap();
+        for name in ["b", "c"] {
+            let error = delete_node(&mut desired, name).unwrap_err();
+            assert_eq!(error.code, ErrorCode::Busy, "{name}");
+        }
+        // With fewer next hops it is another route.
+        let fewer = via("10.9.0.0/16", "b");
+        let error = set_route(&mut desired, fewer.clone(), false).unwrap_err();
+        assert_eq!(error.code, ErrorCode::AlreadyExists);
+        set_route(&mut desired, fewer, true).unwrap();
+        delete_node(&mut desired, "c").unwrap();
     }
 
     #[test]

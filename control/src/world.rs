@@ -180,6 +180,12 @@ impl<'a> World<'a> {
                     .name
                     .clone(),
             },
+            ViaSpec::Multipath { members } => Via::Multipath {
+                members: members
+                    .iter()
+                    .map(|member| self.via(member))
+                    .collect::<Option<_>>()?,
+            },
         })
     }
 

@@ -171,6 +171,122 @@ fn a_restart_keeps_what_is_right_and_sweeps_what_is_not() {
     );
 }
 
+/// The next hops of our route to `prefix`, as `ip` names them, in order.
+fn next_hops(cluster: &Cluster, prefix: &str) -> Vec<String> {
+    let family = if prefix.contains(':') { "-6" } else { "-4" };
+    let routes = cluster.json("a", &format!("{family} route show {prefix} proto 80"));
+    let word = |of: &serde_json::Value, name: &str| of[name].as_str().unwrap_or("-").to_owned();
+    let next_hop = |of: &serde_json::Value| format!("{} {}", word(of, "gateway"), word(of, "dev"));
+    let several = |route: &serde_json::Value| match route["nexthops"].as_array() {
+        Some(several) => several.iter().map(next_hop).collect(),
+        None => vec![next_hop(route)],
+    };
+    let mut all: Vec<String> = routes.iter().flat_map(several).collect();
+    all.sort();
+    all
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_route_by_several_next_hops_is_the_kernels_too() {
+    const PREFIXES: [&str; 3] = ["10.9.0.0/24", "fd09::/64", "10.8.0.0/24"];
+    let cluster = Cluster::new();
+    for line in [
+        "link add eth1 type veth peer name eth1p",
+        "addr add 192.168.78.1/24 dev eth1",
+        "link set eth1p up",
+        "link set eth1 up",
+    ] {
+        cluster.ip("a", line);
+    }
+    cluster.sysctl("a", "net.ipv4.fib_multipath_hash_policy=0");
+    let daemon = cluster.start("a", CONFIG);
+    cluster.tell_nodes("a", "");
+    let other = "node set c --underlay 192.168.77.3 --pod-cidr 10.0.2.0/24 --pod-cidr fd00:2::/64";
+    cluster.podway("a", other);
+    for prefix in ["10.9.0.0/24", "fd09::/64"] {
+        cluster.podway("a", &format!("route add {prefix} via c via b"));
+    }
+    cluster.podway(
+        "a",
+        "route add 10.8.0.0/24 via 192.168.78.9 dev eth1 via 192.168.77.2",
+    );
+    let whole = [
+        ["10.0.1.0 podway.vx", "10.0.2.0 podway.vx"],
+        ["fd00:1:: podway.vx", "fd00:2:: podway.vx"],
+        ["192.168.77.2 eth0", "192.168.78.9 eth1"],
+    ];
+    let is_whole = || {
+        let pairs = PREFIXES.iter().zip(&whole);
+        pairs
+            .into_iter()
+            .all(|(prefix, want)| next_hops(&cluster, prefix) == want)
+    };
+    for (prefix, want) in PREFIXES.iter().zip(&whole) {
+        assert_eq!(next_hops(&cluster, prefix), want, "{prefix}");
+    }
+    let status = cluster.podway("a", "status");
+    assert!(status.contains("kernel      in sync"), "{status}");
+    assert!(
+        status.contains("sysctl -w net.ipv4.fib_multipath_hash_policy=1"),
+        "{status}"
+    );
+    let shown = cluster.podway("a", "route show");
+    let line = "10.8.0.0/24 via 192.168.78.9 dev eth1 via 192.168.77.2 dev eth0 origin added\n";
+    assert!(shown.contains(line), "{shown}");
+
+    // Who starts finds them right and touches none.
+    daemon.stop();
+    let mut monitor = cluster.inside("a", "timeout");
+    monitor.args("3 ip monitor route".split(' '));
+    let monitor = monitor
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let daemon = cluster.start("a", CONFIG);
+    eventually("the kernel is in line", || {
+        let status = cluster.podway("a", "status");
+        status.contains("kernel      in sync")
+    });
+    let seen = String::from_utf8(monitor.wait_with_output().unwrap().stdout).unwrap();
+    for prefix in PREFIXES {
+        assert!(!seen.contains(prefix), "{seen}");
+    }
+
+    // A link that is down carries nothing, and the kernel says nothing of that.
+    cluster.ip("a", "link set eth1 down");
+    eventually("one router is left", || {
+        next_hops(&cluster, "10.8.0.0/24") == ["192.168.77.2 eth0"]
+    });
+    cluster.ip("a", "link set eth1 up");
+    eventually("both routers are back", is_whole);
+    cluster.ip("a", "link del eth1");
+    eventually("one router is left again", || {
+        next_hops(&cluster, "10.8.0.0/24") == ["192.168.77.2 eth0"]
+    });
+
+    for (prefix, one) in [
+        ("10.9.0.0/24", "10.0.2.0 podway.vx"),
+        ("fd09::/64", "fd00:2:: podway.vx"),
+    ] {
+        cluster.podway("a", &format!("route replace {prefix} via c"));
+        assert_eq!(next_hops(&cluster, prefix), [one]);
+        cluster.podway("a", &format!("route replace {prefix} via b via c"));
+        assert_eq!(next_hops(&cluster, prefix).len(), 2, "{prefix}");
+        // Somebody takes one next hop away.
+        cluster.ip("a", &format!("route del {prefix}"));
+        eventually("the route is back", || {
+            next_hops(&cluster, prefix).len() == 2
+        });
+        cluster.podway("a", &format!("route del {prefix}"));
+        assert!(next_hops(&cluster, prefix).is_empty(), "{prefix}");
+    }
+    let status = cluster.podway("a", "status");
+    assert!(status.contains("kernel      in sync"), "{status}");
+    daemon.stop();
+}
+
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn what_others_undo_is_done_again() {

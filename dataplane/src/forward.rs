@@ -64,9 +64,13 @@ fn route<'t>(
         None => return Err(DropReason::PartialChecksum),
     };
 
-    let next_hop = tables.lookup(headers.dst).ok_or(DropReason::NoRoute)?;
+    let mut next_hop = tables.lookup(headers.dst).ok_or(DropReason::NoRoute)?;
+    if let NextHopKind::Group(group) = &next_hop.kind {
+        let member = tables.member(group, flow_hash::hash(&headers));
+        next_hop = member.ok_or(DropReason::NoNeighbor)?;
+    }
     match next_hop.kind {
-        NextHopKind::Unresolved => return Err(DropReason::NoNeighbor),
+        NextHopKind::Unresolved | NextHopKind::Group(_) => return Err(DropReason::NoNeighbor),
         // A packet from another node ends here: sending it on would make loops possible.
         NextHopKind::Native | NextHopKind::Tunnel(_) if ingress.is_uplink => {
             return Err(DropReason::NotLocal);

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataplane;
 use crate::entries::{Difference, Entries, RefusedEntry};
+#[cfg(doc)]
+use crate::types::check_multipath;
 use crate::types::{MacAddr, Mode, Path, Via, Vni};
 use crate::{ErrorBody, ErrorCode};
 
@@ -154,6 +156,26 @@ pub enum ViaSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         interface: Option<String>,
     },
+    /// Several of these, each for its share of the flows; see [`check_multipath`].
+    Multipath {
+        /// The next hops.
+        members: Vec<ViaSpec>,
+    },
+}
+
+impl ViaSpec {
+    /// The next hops: itself, or each that a multipath route has.
+    pub fn members(&self) -> &[Self] {
+        match self {
+            Self::Multipath { members } => members,
+            one => std::slice::from_ref(one),
+        }
+    }
+
+    /// Whether it has several next hops.
+    pub fn is_multipath(&self) -> bool {
+        matches!(self, Self::Multipath { .. })
+    }
 }
 
 /// A port, as it is told.
@@ -513,6 +535,11 @@ pub enum RouteTarget {
         /// Its link; `None` while the kernel has no route to the address.
         interface: Option<String>,
     },
+    /// Several of these, each for its share of the flows.
+    Multipath {
+        /// The next hops.
+        members: Vec<RouteTarget>,
+    },
 }
 
 impl From<Via> for RouteTarget {
@@ -522,6 +549,9 @@ impl From<Via> for RouteTarget {
             Via::Gateway { address, interface } => Self::Gateway {
                 address,
                 interface: Some(interface),
+            },
+            Via::Multipath { members } => Self::Multipath {
+                members: members.into_iter().map(Self::from).collect(),
             },
         }
     }
@@ -546,6 +576,9 @@ pub struct RouteAnswer {
     pub next_hop_mac: Option<MacAddr>,
     /// Largest L3 packet in bytes that the first link takes, tunnel headers included.
     pub mtu: Option<u16>,
+    /// Of a multipath route the answer for each next hop; the values above are then not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<RouteAnswer>,
 }
 
 /// A port, as it is.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -264,6 +265,64 @@ pub enum Via {
         /// The uplink that it is on.
         interface: String,
     },
+    /// Several of these, each for its share of the flows; see [`check_multipath`].
+    Multipath {
+        /// The next hops, in any order.
+        members: Vec<Via>,
+    },
+}
+
+impl Via {
+    /// The next hops: itself, or each that a multipath route has.
+    pub fn members(&self) -> &[Self] {
+        match self {
+            Self::Multipath { members } => members,
+            one => std::slice::from_ref(one),
+        }
+    }
+}
+
+/// How many next hops a multipath route has.
+pub const MULTIPATH: RangeInclusive<usize> = 2..=16;
+
+/// Why next hops make no multipath route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadMultipath {
+    /// There are too few or too many.
+    #[error(
+        "a multipath route has {least} to {most} next hops, not {0}",
+        least = MULTIPATH.start(),
+        most = MULTIPATH.end()
+    )]
+    Count(usize),
+    /// Two are the same.
+    #[error("a multipath route names a next hop once; for a greater share there is no word")]
+    Twice,
+    /// One is a multipath route itself.
+    #[error("a next hop of a multipath route is a node or a router")]
+    Nested,
+}
+
+/// Checks the next hops of a multipath route: as many as there may be, each named once, and none a
+/// multipath route itself.
+///
+/// # Errors
+/// Says what is wrong with them.
+pub fn check_multipath<T: PartialEq>(
+    members: &[T],
+    is_multipath: impl Fn(&T) -> bool,
+) -> Result<(), BadMultipath> {
+    if !MULTIPATH.contains(&members.len()) {
+        return Err(BadMultipath::Count(members.len()));
+    }
+    if members.iter().any(is_multipath) {
+        return Err(BadMultipath::Nested);
+    }
+    let mut others = members.iter().enumerate();
+    if others.any(|(at, member)| members[..at].contains(member)) {
+        return Err(BadMultipath::Twice);
+    }
+    Ok(())
 }
 
 /// A resolved neighbour on a link. The kernel does ARP and ND; these facts follow it.
@@ -300,6 +359,23 @@ mod tests {
         ] {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_multipath_route_has_several_next_hops_each_once() {
+        let check = |members: &[u8]| check_multipath(members, |member| *member == 0);
+        assert_eq!(check(&[1, 2]), Ok(()));
+        assert_eq!(check(&(1..=16).collect::<Vec<_>>()), Ok(()));
+        for count in [0, 1, 17] {
+            let members: Vec<u8> = (1..).take(count).collect();
+            assert_eq!(check(&members), Err(BadMultipath::Count(count)));
+        }
+        assert_eq!(check(&[1, 2, 1]), Err(BadMultipath::Twice));
+        assert_eq!(check(&[1, 0]), Err(BadMultipath::Nested));
+        assert_eq!(
+            BadMultipath::Count(1).to_string(),
+            "a multipath route has 2 to 16 next hops, not 1"
+        );
     }
 
     #[test]

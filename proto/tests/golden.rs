@@ -125,6 +125,14 @@ fn control_requests() {
             })),
             Request::RouteReplace(route(gateway(None))),
             Request::RouteReplace(route(gateway(Some("eth0".into())))),
+            Request::RouteReplace(route(ViaSpec::Multipath {
+                members: vec![
+                    ViaSpec::Node {
+                        node: "node-b".into(),
+                    },
+                    gateway(None),
+                ],
+            })),
             Request::RouteDel {
                 prefix: parse("10.9.0.0/16"),
             },
@@ -273,6 +281,19 @@ fn control_responses() {
                         },
                         RouteOrigin::Kernel,
                     ),
+                    route(
+                        RouteTarget::Multipath {
+                            members: vec![
+                                RouteTarget::Node {
+                                    node: "node-b".into(),
+                                },
+                                RouteTarget::Node {
+                                    node: "node-c".into(),
+                                },
+                            ],
+                        },
+                        RouteOrigin::Added,
+                    ),
                 ],
             },
             Response::RouteGet(control::RouteAnswer {
@@ -289,6 +310,7 @@ fn control_responses() {
                 next_hop: Some(parse("192.168.1.2")),
                 next_hop_mac: None,
                 mtu: Some(1500),
+                members: Vec::new(),
             }),
             Response::Ports {
                 ports: vec![control::PortEntry {
@@ -492,6 +514,17 @@ fn dataplane_changes() {
             route(Via::Gateway {
                 address: parse("192.168.1.9"),
                 interface: "eth0".into(),
+            }),
+            route(Via::Multipath {
+                members: vec![
+                    Via::Node {
+                        node: "node-b".into(),
+                    },
+                    Via::Gateway {
+                        address: parse("192.168.1.9"),
+                        interface: "eth0".into(),
+                    },
+                ],
             }),
             Change::DelRoute {
                 prefix: parse("10.0.1.0/24"),

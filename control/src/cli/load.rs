@@ -9,7 +9,7 @@ use podway_proto::client::{BulkOptions, Client};
 use podway_proto::control::{Response, RouteSpec};
 use podway_proto::entries::{Entries, EntryKey, RefusedEntry};
 
-use super::{Failure, via};
+use super::{Failure, ways};
 
 /// Complaints that are shown; the first ones say what is wrong with the others, mostly.
 const SHOWN: usize = 20;
@@ -150,15 +150,11 @@ fn parse(text: &str) -> Result<(Entries, BTreeMap<IpNet, usize>), Vec<String>> {
 }
 
 fn route(words: &[&str]) -> Result<RouteSpec, String> {
-    let (prefix, target, interface) = match *words {
-        [prefix, "via", target] => (prefix, target, None),
-        [prefix, "via", target, "dev", interface] => (prefix, target, Some(interface)),
-        _ => return Err("write PREFIX via NODE|IP [dev IF]".to_owned()),
-    };
+    let (prefix, words) = words.split_first().unwrap_or((&"", &[]));
     let prefix = prefix
         .parse()
         .map_err(|_| format!("'{prefix}' is no prefix such as 10.9.0.0/16"))?;
-    let via = via(target.to_owned(), interface.map(str::to_owned))?;
+    let via = ways(words)?;
     Ok(RouteSpec { prefix, via })
 }
 
@@ -170,8 +166,8 @@ mod tests {
 
     #[test]
     fn routes_are_read_as_route_add_takes_them() {
-        let text =
-            "# all\n10.8.0.0/16 via node-b\n\n  10.9.0.0/16\tvia 192.168.1.9 dev eth0 # one\n";
+        let text = "# all\n10.8.0.0/16 via node-b\n\n  10.9.0.0/16\tvia 192.168.1.9 dev eth0 # one\n\
+             10.10.0.0/16 via node-b via 192.168.1.9 dev eth0\n";
         let (entries, lines) = parse(text).unwrap();
         let gateway = ViaSpec::Gateway {
             address: "192.168.1.9".parse().unwrap(),
@@ -180,14 +176,20 @@ mod tests {
         let node = ViaSpec::Node {
             node: "node-b".into(),
         };
-        let prefixes = ["10.8.0.0/16", "10.9.0.0/16"].map(|p| p.parse().unwrap());
-        let expected = [node, gateway];
+        let prefixes = ["10.8.0.0/16", "10.9.0.0/16", "10.10.0.0/16"].map(|p| p.parse().unwrap());
+        let both = ViaSpec::Multipath {
+            members: vec![node.clone(), gateway.clone()],
+        };
+        let expected = [node, gateway, both];
         let expected = prefixes.into_iter().zip(expected);
         let expected: Vec<_> = expected
             .map(|(prefix, via)| RouteSpec { prefix, via })
             .collect();
         assert_eq!(entries.routes, expected);
-        assert_eq!(lines, BTreeMap::from([(prefixes[0], 2), (prefixes[1], 4)]));
+        assert_eq!(
+            lines,
+            BTreeMap::from([(prefixes[0], 2), (prefixes[1], 4), (prefixes[2], 5)])
+        );
         assert_eq!(parse("").unwrap().0, Entries::default());
     }
 
@@ -200,7 +202,7 @@ mod tests {
             complaints[..3],
             [
                 "line 2: '10.8.0.0/33' is no prefix such as 10.9.0.0/16",
-                "line 3: write PREFIX via NODE|IP [dev IF]",
+                "line 3: write PREFIX via NODE|IP [dev IF], and [via ...] for each further next hop",
                 "line 4: 10.8.0.0/16 is in line 1 already",
             ]
         );

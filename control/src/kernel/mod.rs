@@ -13,7 +13,7 @@ pub mod want;
 
 use std::net::IpAddr;
 
-use crate::netlink::{self, Address, FdbEntry, LinkKind, Order, Requests, Route};
+use crate::netlink::{self, Address, FdbEntry, Hop, LinkKind, Lookup, Order, Requests, Route};
 use crate::observed::Observed;
 use ipnet::IpNet;
 
@@ -104,6 +104,8 @@ fn foreign_route(requests: &mut Requests, route: &Route) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match way {
         Some(way) if way.link == route.link && way.gateway == route.gateway => Ok(()),
+        // The kernel names one of several.
+        Some(way) if route.also.iter().any(|hop| is_by(&way, hop)) => Ok(()),
         _ => Err(format!(
             "the kernel already has another route to {prefix}; delete it: ip route del {prefix}"
         )),
@@ -122,6 +124,10 @@ fn other_way_to_router(requests: &mut Requests, route: &Route) -> String {
         ),
         _ => String::new(),
     }
+}
+
+fn is_by(way: &Lookup, hop: &Hop) -> bool {
+    way.link == hop.link && way.gateway == Some(hop.gateway)
 }
 
 /// What leads from `observed` to `want`, routes aside: what others stand on, which comes before
@@ -268,6 +274,7 @@ mod tests {
             gateway: gateway.map(ip),
             link,
             onlink: gateway.is_some(),
+            also: Vec::new(),
         }
     }
 

@@ -195,11 +195,45 @@ pub fn route(
     match (holder, world.desired.routes.get(&prefix)) {
         (Some(node), _) if node.name == world.settings.node_name => Ok(None),
         (Some(node), _) => Ok(route_to_node(world, prefix, node, device)),
-        (None, Some(ViaSpec::Node { node })) => {
+        (None, Some(spec)) => told_route(world, prefix, spec, device),
+        (None, None) => match import::route(world, index, prefix) {
+            Some(imported) => Ok(imported_route(world, &imported, device)),
+            None => Ok(None),
+        },
+    }
+}
+
+fn imported_route(
+    world: &World<'_>,
+    imported: &Imported<'_>,
+    device: Option<u32>,
+) -> Option<Route> {
+    let mut hops = Vec::new();
+    for router in &imported.routers {
+        match router.tunnel {
+            Some(node) => {
+                let route = route_to_node(world, imported.prefix, node, device);
+                hops.extend(route.iter().flat_map(Route::hops));
+            }
+            None if world.import.carries_out() => hops.push(router.hop),
+            None => {}
+        }
+    }
+    Route::by(imported.prefix, hops)
+}
+
+fn told_route(
+    world: &World<'_>,
+    prefix: IpNet,
+    spec: &ViaSpec,
+    device: Option<u32>,
+) -> Result<Option<Route>, String> {
+    match spec {
+        ViaSpec::Node { node } => {
             let node = world.desired.nodes.get(node);
             Ok(node.and_then(|node| route_to_node(world, prefix, node, device)))
         }
-        (None, Some(ViaSpec::Gateway { address, interface })) => {
+        ViaSpec::Gateway { address, interface } => {
             match world.gateway_link(*address, interface.as_deref()) {
                 // A link that was told counts, whatever its prefixes are.
                 Some(link) if link.up => {
@@ -212,16 +246,30 @@ pub fn route(
                 )),
             }
         }
-        (None, None) => match import::route(world, index, prefix) {
-            Some(Imported {
-                tunnel: Some(node), ..
-            }) => Ok(route_to_node(world, prefix, node, device)),
-            Some(Imported { hop, .. }) if world.import.carries_out() => {
-                let gateway = Some(hop.gateway);
-                Ok(Some(route_by(prefix, gateway, hop.link, hop.onlink)))
-            }
-            _ => Ok(None),
-        },
+        ViaSpec::Multipath { members } => multipath(world, prefix, members, device),
+    }
+}
+
+/// By all that there can be a route by; others come when they can.
+fn multipath(
+    world: &World<'_>,
+    prefix: IpNet,
+    members: &[ViaSpec],
+    device: Option<u32>,
+) -> Result<Option<Route>, String> {
+    if routing::followed(world, members).is_some() {
+        return Ok(None);
+    }
+    let (mut hops, mut complaint) = (Vec::new(), None);
+    for member in members {
+        match told_route(world, prefix, member, device) {
+            Ok(route) => hops.extend(route.iter().flat_map(Route::hops)),
+            Err(text) => complaint = Some(text),
+        }
+    }
+    match (Route::by(prefix, hops), complaint) {
+        (None, Some(complaint)) => Err(complaint),
+        (route, _) => Ok(route),
     }
 }
 
@@ -253,6 +301,7 @@ fn route_by(prefix: IpNet, gateway: Option<IpAddr>, link: u32, onlink: bool) -> 
         gateway,
         link,
         onlink,
+        also: Vec::new(),
     }
 }
 
@@ -314,8 +363,13 @@ mod tests {
                 .gateway
                 .map(|gateway| format!(" via {gateway}"))
                 .unwrap_or_default();
-            let onlink = if route.onlink { " onlink" } else { "" };
-            format!("{}{via} dev {}{onlink}", route.prefix, route.link)
+            let onlink = |onlink: bool| if onlink { " onlink" } else { "" };
+            let also = route.also.iter().map(|hop| {
+                let onlink = onlink(hop.onlink);
+                format!(" via {} dev {}{onlink}", hop.gateway, hop.link)
+            });
+            let (onlink, also) = (onlink(route.onlink), also.collect::<String>());
+            format!("{}{via} dev {}{onlink}{also}", route.prefix, route.link)
         };
         let all = all_routes(fixture, device).into_iter();
         let all = all.filter_map(Result::unwrap);
@@ -436,6 +490,45 @@ mod tests {
     }
 
     #[test]
+    fn a_multipath_route_has_all_that_can_be() {
+        let mut fixture = Fixture::new();
+        let node = ViaSpec::Node { node: "b".into() };
+        let by = |last: u8, interface: &str| ViaSpec::Gateway {
+            address: IpAddr::from([192, 168, 1, last]),
+            interface: Some(interface.into()),
+        };
+        let members = vec![by(9, "eth0"), node, by(8, "veth-a")];
+        fixture.desired.routes.insert(
+            "10.9.0.0/16".parse().unwrap(),
+            ViaSpec::Multipath { members },
+        );
+        let told = |fixture: &Fixture| routes(fixture, Some(DEVICE))[2].clone();
+        assert_eq!(
+            told(&fixture),
+            "10.9.0.0/16 via 10.0.1.0 dev 9 onlink via 192.168.1.8 dev 3 onlink \
+             via 192.168.1.9 dev 2 onlink"
+        );
+        let want = want_of(&fixture, Some(DEVICE));
+        assert!(want.managed.contains(&(2, ip("192.168.1.9"))));
+        let mut down = link(3, "veth-a");
+        down.up = false;
+        fixture.observed.apply(Event::Link(down));
+        let all = routes(&fixture, Some(DEVICE));
+        assert_eq!(
+            all[1],
+            "10.9.0.0/16 via 10.0.1.0 dev 9 onlink via 192.168.1.9 dev 2 onlink"
+        );
+        // Natively without routes of ours, a part of it is the operator's, and so all.
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        assert_eq!(routes(&fixture, Some(DEVICE)), Vec::<String>::new());
+        fixture.settings.auto_direct_node_routes = true;
+        assert_eq!(
+            routes(&fixture, Some(DEVICE))[1],
+            "10.9.0.0/16 via 192.168.1.2 dev 2 via 192.168.1.9 dev 2 onlink"
+        );
+    }
+
+    #[test]
     fn an_imported_route_is_carried_out_unless_the_kernel_has_it() {
         let mut fixture = Fixture::new();
         let routes_of = |fixture: &Fixture| {
@@ -446,7 +539,7 @@ mod tests {
         let both = || {
             vec![
                 import::tests::route("10.0.8.0/24", 20, &["192.168.1.2"]),
-                import::tests::route("10.0.0.128/25", 20, &["192.168.1.9"]),
+                import::tests::route("10.0.0.128/25", 20, &["192.168.1.9", "192.168.1.8"]),
             ]
         };
         let told = [
@@ -456,7 +549,7 @@ mod tests {
         ];
         fixture.import = import::tests::import("100", both());
         let imported = [
-            "10.0.0.128/25 via 192.168.1.9 dev 2",
+            "10.0.0.128/25 via 192.168.1.8 dev 2 via 192.168.1.9 dev 2",
             "10.0.8.0/24 via 10.0.1.0 dev 9 onlink",
         ];
         assert_eq!(

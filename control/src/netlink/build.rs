@@ -15,12 +15,12 @@ use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop,
+    RouteNextHopFlags, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use podway_proto::types::MacAddr;
 
-use super::{Address, FdbEntry, PROTOCOL, Route, UNREACHABLE_METRIC, Vxlan};
+use super::{Address, FdbEntry, Hop, PROTOCOL, Route, UNREACHABLE_METRIC, Vxlan};
 
 pub(super) fn family(address: IpAddr) -> AddressFamily {
     match address {
@@ -198,18 +198,47 @@ pub(super) fn route(route: &Route) -> RouteMessage {
         Some(_) => RouteScope::Universe,
         None => RouteScope::Link,
     };
+    if !route.also.is_empty() {
+        let hops = route.hops().map(|hop| next_hop(destination, hop));
+        let hops = RouteAttribute::MultiPath(hops.collect());
+        message.attributes.push(hops);
+        return message;
+    }
     if route.onlink {
         message.header.flags = RouteFlags::Onlink;
     }
     message.attributes.push(RouteAttribute::Oif(route.link));
-    if let Some(gateway) = route.gateway {
-        message.attributes.push(match (destination, gateway) {
-            // An IPv4 route over an IPv6 router, RFC 5549.
-            (IpAddr::V4(_), IpAddr::V6(gateway)) => RouteAttribute::Via(RouteVia::Inet6(gateway)),
-            _ => RouteAttribute::Gateway(gateway.into()),
-        });
+    let gateway = route.gateway.map(|router| gateway(destination, router));
+    message.attributes.extend(gateway);
+    message
+}
+
+/// What is to be removed: with all routers, whatever they are. Naming them would have the kernel
+/// remove, and tell of, each alone (IPv6).
+pub(super) fn any_route(route: &Route) -> RouteMessage {
+    let mut message = self::route(route);
+    if !route.also.is_empty() {
+        message.attributes.truncate(1);
     }
     message
+}
+
+fn next_hop(destination: IpAddr, hop: Hop) -> RouteNextHop {
+    let mut next_hop = RouteNextHop::default();
+    next_hop.interface_index = hop.link;
+    if hop.onlink {
+        next_hop.flags = RouteNextHopFlags::Onlink;
+    }
+    next_hop.attributes = vec![gateway(destination, hop.gateway)];
+    next_hop
+}
+
+fn gateway(destination: IpAddr, router: IpAddr) -> RouteAttribute {
+    match (destination, router) {
+        // An IPv4 route over an IPv6 router, RFC 5549.
+        (IpAddr::V4(_), IpAddr::V6(router)) => RouteAttribute::Via(RouteVia::Inet6(router)),
+        _ => RouteAttribute::Gateway(router.into()),
+    }
 }
 
 /// Asks for the way to an address.

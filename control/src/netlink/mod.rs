@@ -121,7 +121,8 @@ pub struct FdbEntry {
     pub remote: IpAddr,
 }
 
-/// A unicast route of the main table.
+/// A unicast route of the main table. One with several routers has them in the order that
+/// [`Route::by`] gives them: the kernel gives IPv6 ones in another than it was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The destination.
@@ -132,6 +133,42 @@ pub struct Route {
     pub link: u32,
     /// Whether the router counts as on the link although no prefix of the link holds it.
     pub onlink: bool,
+    /// The other routers of a multipath route.
+    pub also: Vec<Hop>,
+}
+
+impl Route {
+    /// A route by these routers, each named once; `None` when there are none.
+    pub fn by(prefix: IpNet, mut hops: Vec<Hop>) -> Option<Self> {
+        hops.sort_unstable();
+        hops.dedup();
+        let also = hops.split_off(hops.len().min(1));
+        let first = hops.pop()?;
+        Some(Self {
+            prefix,
+            gateway: Some(first.gateway),
+            link: first.link,
+            onlink: first.onlink,
+            also,
+        })
+    }
+
+    /// Its routers; none when the destination is on the link itself.
+    pub fn hops(&self) -> impl Iterator<Item = Hop> + '_ {
+        let first = self.gateway.map(|gateway| Hop {
+            gateway,
+            link: self.link,
+            onlink: self.onlink,
+        });
+        first.into_iter().chain(self.also.iter().copied())
+    }
+
+    /// The links that packets leave by; one may come twice.
+    pub fn links(&self) -> impl Iterator<Item = u32> + '_ {
+        [self.link]
+            .into_iter()
+            .chain(self.also.iter().map(|hop| hop.link))
+    }
 }
 
 /// A route of somebody else, in any table.
@@ -165,7 +202,7 @@ impl ForeignRoute {
 }
 
 /// A router of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hop {
     /// The router.
     pub gateway: IpAddr,

@@ -88,7 +88,7 @@ impl Order {
                 (message, NLM_F_CREATE | NLM_F_EXCL)
             }
             Self::ReplaceRoute(route) => (Message::NewRoute(build::route(route)), set),
-            Self::DeleteRoute(route) => (Message::DelRoute(build::route(route)), 0),
+            Self::DeleteRoute(route) => (Message::DelRoute(build::any_route(route)), 0),
             Self::AddUnreachable(prefix) => {
                 let message = Message::NewRoute(build::unreachable(*prefix));
                 (message, NLM_F_CREATE | NLM_F_EXCL)

@@ -327,20 +327,28 @@ fn our_route(message: &RouteMessage) -> Option<Route> {
         return None;
     }
     let (mut destination, mut gateway, mut link) = (unspecified(header)?, None, None);
+    let mut several = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = route_address(address)?,
             RouteAttribute::Gateway(address) => gateway = route_address(address),
             RouteAttribute::Via(via) => gateway = via_address(via),
             RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::MultiPath(hops) => several = Some(hops),
             _ => {}
         }
     }
+    let prefix = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    if let Some(hops) = several {
+        // Those that are dead as well: the kernel uses them again when their link comes up.
+        return Route::by(prefix, hops.iter().filter_map(next_hop_of).collect());
+    }
     Some(Route {
-        prefix: IpNet::new(destination, header.destination_prefix_length).ok()?,
+        prefix,
         gateway,
         link: link?,
         onlink: header.flags.contains(RouteFlags::Onlink),
+        also: Vec::new(),
     })
 }
 
@@ -400,11 +408,7 @@ fn foreign_route(message: &RouteMessage) -> Option<ForeignRoute> {
             let alive = hops
                 .iter()
                 .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
-            let hop = |of: &RouteNextHop| {
-                let onlink = of.flags.contains(RouteNextHopFlags::Onlink);
-                hop(&of.attributes, Some(of.interface_index), onlink)
-            };
-            alive.filter_map(hop).collect()
+            alive.filter_map(next_hop_of).collect()
         }
         None if header.flags.contains(RouteFlags::Dead) => Vec::new(),
         None => {
@@ -419,6 +423,11 @@ fn foreign_route(message: &RouteMessage) -> Option<ForeignRoute> {
         hops,
         object,
     })
+}
+
+fn next_hop_of(of: &RouteNextHop) -> Option<Hop> {
+    let onlink = of.flags.contains(RouteNextHopFlags::Onlink);
+    hop(&of.attributes, Some(of.interface_index), onlink)
 }
 
 /// The router that attributes name, if they do and packets go to it as they are.

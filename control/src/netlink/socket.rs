@@ -557,6 +557,7 @@ mod tests {
             gateway: Some("192.0.2.1".parse().unwrap()),
             link: 1,
             onlink: true,
+            also: Vec::new(),
         };
         let count = 2 * BATCH;
         let orders: Vec<Order> = (1..)

@@ -190,11 +190,11 @@ fn fixed(settings: &Settings) -> Fixed<'_> {
 
 /// Whether the link that was told for a router exists, if one was.
 fn check_told_link(observed: &Observed, via: &ViaSpec) -> Result<(), ErrorBody> {
-    match via {
+    via.members().iter().try_for_each(|via| match via {
         ViaSpec::Gateway {
             interface: Some(interface),
             ..
         } => report::check_link(observed, interface),
         _ => Ok(()),
-    }
+    })
 }

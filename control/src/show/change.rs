@@ -87,13 +87,18 @@ fn node(node: &NodeSpec) -> String {
 }
 
 fn route(route: &RouteSpec) -> String {
-    let prefix = route.prefix;
-    match &route.via {
-        ViaSpec::Node { node } => format!("route {prefix} via {node}"),
+    let ways = route.via.members().iter().map(way);
+    format!("route {}{}", route.prefix, ways.collect::<String>())
+}
+
+fn way(via: &ViaSpec) -> String {
+    match via {
+        ViaSpec::Node { node } => format!(" via {node}"),
         ViaSpec::Gateway { address, interface } => {
             let dev = interface.iter().map(|name| format!(" dev {name}"));
-            format!("route {prefix} via {address}{}", dev.collect::<String>())
+            format!(" via {address}{}", dev.collect::<String>())
         }
+        ViaSpec::Multipath { members } => members.iter().map(way).collect(),
     }
 }
 
@@ -131,7 +136,8 @@ mod tests {
   ],
   "routes": [
     {"prefix":"10.8.0.0/16","via":{"kind":"node","node":"b"}},
-    {"prefix":"10.9.0.0/16","via":{"kind":"gateway","address":"192.168.1.9","interface":"eth0"}}
+    {"prefix":"10.9.0.0/16","via":{"kind":"gateway","address":"192.168.1.9","interface":"eth0"}},
+    {"prefix":"10.10.0.0/16","via":{"kind":"multipath","members":[{"kind":"node","node":"b"},{"kind":"gateway","address":"192.168.1.9","interface":"eth0"}]}}
   ],
   "ports": []
 }
@@ -160,6 +166,8 @@ mod tests {
         let mut before = some();
         before.routes.remove(0);
         after.routes.remove(0);
+        before.routes.swap(0, 1);
+        after.routes.remove(1);
         let difference = Difference {
             removed: before,
             added: after,
@@ -167,11 +175,12 @@ mod tests {
         assert_eq!(
             lines(&difference),
             "- node b --underlay 192.168.1.2 --pod-cidr 10.0.1.0/24,fd00:1::/64 --mode native\n\
+             - route 10.10.0.0/16 via b via 192.168.1.9 dev eth0\n\
              - route 10.9.0.0/16 via 192.168.1.9 dev eth0\n\
              + route 10.9.0.0/16 via 192.168.1.9\n\
              + port veth-a --pod-ip 10.0.0.2\n"
         );
-        assert_eq!(summary(&difference), "1 added, 1 changed, 1 removed\n");
+        assert_eq!(summary(&difference), "1 added, 1 changed, 2 removed\n");
         assert_eq!(summary(&Difference::default()), "nothing changes\n");
     }
 }

@@ -164,7 +164,9 @@ impl Gather {
             (NextHopKind::Pod | NextHopKind::Native, Some(size)) => {
                 self.push_super_frame(packet, send, ifindex, size)
             }
-            (NextHopKind::Unresolved, _) => Pushed::Drop(DropReason::NoNeighbor),
+            (NextHopKind::Unresolved | NextHopKind::Group(_), _) => {
+                Pushed::Drop(DropReason::NoNeighbor)
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podway_proto::types::{LocalNode, Neighbor, Node, PortRole, Route, Via};
+use podway_proto::types::{LocalNode, Neighbor, Node, PortRole, Route};
 
 use super::address::AddressSet;
 use super::facts::{self, FactError, Facts, Named, PortFacts};
@@ -250,10 +250,7 @@ impl Fib {
     /// If a value cannot be used, or the table is full.
     pub fn set_route(&mut self, route: Route) -> Result<(), FactError> {
         facts::check_route(&route)?;
-        let target = match route.via {
-            Via::Node { node } => Target::Node(node),
-            Via::Gateway { address, interface } => Target::Gateway { address, interface },
-        };
+        let target = Target::from(route.via);
         self.changed |= self.rib.set_route(route.prefix, &target, self.epoch)?;
         Ok(())
     }

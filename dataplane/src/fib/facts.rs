@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, PortRole, Route, Via};
+use podway_proto::types::{
+    BadMultipath, LocalNode, MacAddr, Mode, Neighbor, Node, PortRole, Route, Via, check_multipath,
+};
 use podway_proto::{ErrorBody, ErrorCode};
 
 use super::next_hop::PortId;
@@ -163,6 +165,9 @@ pub enum FactError {
         /// The least that is taken.
         least: u16,
     },
+    /// The next hops make no multipath route.
+    #[error(transparent)]
+    Multipath(#[from] BadMultipath),
     /// One more prefix would not fit.
     #[error("the table is full: it takes {MAX_PREFIXES} prefixes of a family")]
     TableFull,
@@ -229,10 +234,17 @@ pub(super) fn check_node(node: &Node) -> Result<(), FactError> {
 
 pub(super) fn check_route(route: &Route) -> Result<(), FactError> {
     check_prefix(route.prefix)?;
-    match &route.via {
+    if let Via::Multipath { members } = &route.via {
+        check_multipath(members, |member| matches!(member, Via::Multipath { .. }))?;
+    }
+    route.via.members().iter().try_for_each(check_via)
+}
+
+fn check_via(via: &Via) -> Result<(), FactError> {
+    match via {
         Via::Node { node } if node.is_empty() => Err(FactError::EmptyName),
         Via::Gateway { interface, .. } if interface.is_empty() => Err(FactError::EmptyName),
-        Via::Node { .. } => Ok(()),
+        Via::Node { .. } | Via::Multipath { .. } => Ok(()),
         Via::Gateway { address, .. } => check_unicast(*address, "a gateway"),
     }
 }

@@ -6,8 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use super::facts::Facts;
+use super::group::{Member, seed};
 use super::lpm::NextHopIndex;
-use super::resolve::{Dependency, Target, dependency, resolve, unresolved};
+use super::next_hop::NextHop;
+use super::resolve::{Dependency, Target, dependency, resolve, to_group, unresolved};
 use super::tables::NextHops;
 
 /// The next hops. A change of a fact marks those that depend on it; [`Hops::settle`] then makes
@@ -36,6 +38,10 @@ struct Slot {
     watched: Option<Dependency>,
     /// The MTU in `table`; 0 while it is not resolved.
     mtu: u16,
+    /// The members of a group, in the order of its target.
+    members: Vec<NextHopIndex>,
+    /// The groups that it is a member of.
+    groups: Vec<NextHopIndex>,
 }
 
 impl Hops {
@@ -61,25 +67,46 @@ impl Hops {
             }
             return Some(index);
         }
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                let index = NextHopIndex::new(self.slots.len())?;
-                self.slots.push(None);
-                index
+        let mut members = Vec::new();
+        for member in target.members() {
+            match self.acquire(member) {
+                Some(member) => members.push(member),
+                None => {
+                    members.into_iter().for_each(|member| self.release(member));
+                    return None;
+                }
             }
+        }
+        let Some(index) = self.free_index() else {
+            members.into_iter().for_each(|member| self.release(member));
+            return None;
         };
+        for member in &members {
+            if let Some(slot) = self.slot_mut(*member) {
+                slot.groups.push(index);
+            }
+        }
         *self.slots.get_mut(index.get())? = Some(Slot {
             target: target.clone(),
             users: 1,
             prefixes: Vec::new(),
             watched: None,
             mtu: 0,
+            members,
+            groups: Vec::new(),
         });
         self.by_target.insert(target.clone(), index);
         *self.table.get_mut(index.get()) = Some(unresolved());
         self.marked.insert(index);
         Some(index)
+    }
+
+    fn free_index(&mut self) -> Option<NextHopIndex> {
+        self.free.pop().or_else(|| {
+            let index = NextHopIndex::new(self.slots.len())?;
+            self.slots.push(None);
+            Some(index)
+        })
     }
 
     /// One user less; the last one ends the next hop.
@@ -95,6 +122,12 @@ impl Hops {
                     self.watch(slot.watched, None, index);
                     *self.table.get_mut(index.get()) = None;
                     self.free.push(index);
+                    for member in slot.members {
+                        if let Some(slot) = self.slot_mut(member) {
+                            slot.groups.retain(|group| *group != index);
+                        }
+                        self.release(member);
+                    }
                 }
             }
         }
@@ -162,22 +195,61 @@ impl Hops {
     /// Makes the marked next hops anew. Tells `changed` of each whose MTU or state is another
     /// one now: its prefixes, and the MTU it had, 0 if it was not resolved.
     pub(super) fn settle(&mut self, facts: &Facts, mut changed: impl FnMut(&[IpNet], u16)) {
-        for index in std::mem::take(&mut self.marked) {
+        // Groups come behind their members, which they follow.
+        let marked = std::mem::take(&mut self.marked);
+        let is_group = |index: &NextHopIndex| {
+            let slot = self.slot(*index);
+            slot.is_some_and(|slot| !slot.members.is_empty())
+        };
+        let (mut groups, others): (BTreeSet<_>, BTreeSet<_>) =
+            marked.into_iter().partition(is_group);
+        for index in others {
             let Some(Some(slot)) = self.slots.get_mut(index.get()) else {
                 continue;
             };
             let hop = resolve(facts, &slot.target).unwrap_or_else(unresolved);
             if hop.mtu != slot.mtu {
-                changed(&slot.prefixes, slot.mtu);
-                slot.mtu = hop.mtu;
+                groups.extend(&slot.groups);
             }
             let depends = dependency(facts, &slot.target);
             let watched = std::mem::replace(&mut slot.watched, depends.clone());
             self.watch(watched, depends, index);
-            if self.table.get(index.get()).and_then(Option::as_ref) != Some(&hop) {
-                *self.table.get_mut(index.get()) = Some(hop);
-            }
+            self.put(index, hop, &mut changed);
         }
+        for index in groups {
+            let members = self.resolved_members(index);
+            let hop = to_group(&members).unwrap_or_else(unresolved);
+            self.put(index, hop, &mut changed);
+        }
+    }
+
+    /// Writes a next hop that was made anew, if it is another one now.
+    fn put(&mut self, index: NextHopIndex, hop: NextHop, changed: &mut impl FnMut(&[IpNet], u16)) {
+        let Some(Some(slot)) = self.slots.get_mut(index.get()) else {
+            return;
+        };
+        if hop.mtu != slot.mtu {
+            changed(&slot.prefixes, slot.mtu);
+            slot.mtu = hop.mtu;
+        }
+        if self.table.get(index.get()).and_then(Option::as_ref) != Some(&hop) {
+            *self.table.get_mut(index.get()) = Some(hop);
+        }
+    }
+
+    /// The members of a group that are resolved.
+    fn resolved_members(&self, index: NextHopIndex) -> Vec<Member> {
+        let slot = self.slot(index);
+        let members = slot.map_or(&[][..], |slot| slot.members.as_slice());
+        let member = |index: &NextHopIndex| {
+            let slot = self.slot(*index)?;
+            (slot.mtu > 0).then(|| Member {
+                index: *index,
+                seed: seed(&slot.target),
+                mtu: slot.mtu,
+            })
+        };
+        members.iter().filter_map(member).collect()
     }
 
     fn watch(&mut self, old: Option<Dependency>, new: Option<Dependency>, index: NextHopIndex) {

@@ -1,6 +1,10 @@
 //! The resolved result of a lookup: all that the packet path needs, finished when it was built.
 
+use std::sync::Arc;
+
 use podway_proto::types::MacAddr;
+
+use super::group::Group;
 
 /// Index of an attached port, given by the API thread; small and dense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,10 +38,21 @@ pub struct NextHop {
     /// Rewrite of the packet's own Ethernet header: the link's for [`NextHopKind::Pod`] and
     /// [`NextHopKind::Native`], the VTEPs' (inner) for [`NextHopKind::Tunnel`].
     pub l2: L2Rewrite,
-    /// Largest L3 packet in bytes that may take this way; for a tunnel the largest inner one.
+    /// Largest L3 packet in bytes that may take this way; for a tunnel the largest inner one, for a
+    /// group the largest that any of its members takes.
     pub mtu: u16,
     /// What is at the other end.
     pub kind: NextHopKind,
+}
+
+impl NextHop {
+    /// Largest L3 packet in bytes that any flow may send this way.
+    pub fn widest(&self) -> u16 {
+        match &self.kind {
+            NextHopKind::Group(group) => group.widest(),
+            _ => self.mtu,
+        }
+    }
 }
 
 /// What is at the other end of a next hop.
@@ -49,6 +64,9 @@ pub enum NextHopKind {
     Native,
     /// A node behind a VXLAN tunnel; the finished outer header.
     Tunnel(Box<crate::tunnel::OuterHeader>),
+    /// Several of these, of which each flow has one: [`crate::fib::Tables::member`]. Port and
+    /// rewrite are the members'.
+    Group(Arc<Group>),
     /// The neighbour is not known: the XDP program leaves the prefix to the kernel, which asks.
     Unresolved,
 }

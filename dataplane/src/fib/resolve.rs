@@ -1,15 +1,17 @@
 //! From facts to a finished next hop.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use podway_proto::types::{Mode, Node, PortRole};
+use podway_proto::types::{Mode, Node, PortRole, Via};
 
 use super::facts::{Facts, MIN_MTU, PortFacts, overhead};
+use super::group::{Group, Member};
 use super::next_hop::{L2Rewrite, NextHop, NextHopKind, PortId};
 use crate::tunnel::OuterHeader;
 
 /// What a next hop leads to. Routes to one target share one next hop.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Target {
     /// The pod behind this interface.
     Pod(String),
@@ -22,6 +24,32 @@ pub(super) enum Target {
         /// The link.
         interface: String,
     },
+    /// Several of the others, sorted, each for its share of the flows.
+    Group(Vec<Target>),
+}
+
+impl Target {
+    /// The members of a group; none of another target.
+    pub(super) fn members(&self) -> &[Self] {
+        match self {
+            Self::Group(members) => members,
+            _ => &[],
+        }
+    }
+}
+
+impl From<Via> for Target {
+    fn from(via: Via) -> Self {
+        match via {
+            Via::Node { node } => Self::Node(node),
+            Via::Gateway { address, interface } => Self::Gateway { address, interface },
+            Via::Multipath { members } => {
+                let mut members: Vec<Self> = members.into_iter().map(Self::from).collect();
+                members.sort_unstable();
+                Self::Group(members)
+            }
+        }
+    }
 }
 
 /// A neighbour that a next hop depends on: its link, and its address there.
@@ -40,7 +68,8 @@ pub(super) fn unresolved() -> NextHop {
 /// The link and neighbour that `target` is reached by, whether or not they are known.
 pub(super) fn dependency(facts: &Facts, target: &Target) -> Option<Dependency> {
     match target {
-        Target::Pod(_) => None,
+        // A group follows its members.
+        Target::Pod(_) | Target::Group(_) => None,
         Target::Node(name) => {
             let path = facts.node(name)?.path.as_ref()?;
             Some((path.interface.clone(), path.next_hop))
@@ -49,14 +78,25 @@ pub(super) fn dependency(facts: &Facts, target: &Target) -> Option<Dependency> {
     }
 }
 
-/// The next hop to `target`; `None` while a fact is missing.
+/// The next hop to `target`, which is no group; `None` while a fact is missing.
 pub(super) fn resolve(facts: &Facts, target: &Target) -> Option<NextHop> {
     let hop = match target {
         Target::Pod(interface) => to_pod(facts, interface)?,
         Target::Node(name) => to_node(facts, facts.node(name)?)?,
         Target::Gateway { address, interface } => to_neighbor(facts, interface, *address)?,
+        Target::Group(_) => return None,
     };
     (hop.mtu >= MIN_MTU).then_some(hop)
+}
+
+/// The next hop of a group with these members that are resolved; `None` when there are none.
+pub(super) fn to_group(members: &[Member]) -> Option<NextHop> {
+    Some(NextHop {
+        port: PortId::NONE,
+        mtu: members.iter().map(|member| member.mtu).min()?,
+        kind: NextHopKind::Group(Arc::new(Group::of(members)?)),
+        ..unresolved()
+    })
 }
 
 fn to_pod(facts: &Facts, interface: &str) -> Option<NextHop> {

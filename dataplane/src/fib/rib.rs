@@ -114,7 +114,7 @@ impl Rib {
         let entry = self.prefixes.get(&IpNet::from(address))?;
         match self.hops.target(entry.pod?)? {
             Target::Pod(interface) => Some(interface),
-            Target::Node(_) | Target::Gateway { .. } => None,
+            Target::Node(_) | Target::Gateway { .. } | Target::Group(_) => None,
         }
     }
 

@@ -7,6 +7,7 @@ use podway_proto::types::{MacAddr, Vni};
 
 use super::address::AddressSet;
 use super::cow::CowVec;
+use super::group::Group;
 use super::lpm::{LpmV4, LpmV6, NextHopIndex};
 use super::next_hop::{NextHop, PortId};
 
@@ -55,6 +56,12 @@ impl Tables {
             IpAddr::V4(v4) => self.lookup_v4(v4.to_bits()),
             IpAddr::V6(v6) => self.lookup_v6(v6.to_bits()),
         }
+    }
+
+    /// The next hop of a group that takes the flows of that hash.
+    #[inline]
+    pub fn member(&self, group: &Group, hash: u32) -> Option<&NextHop> {
+        self.next_hop(group.member(hash)?)
     }
 
     #[inline]

@@ -32,7 +32,7 @@ fn ours(node: &mut Node, arrival: &Arrival) -> Outcome {
         NextHopKind::Pod => Target::Pod,
         NextHopKind::Native => Target::Native,
         NextHopKind::Tunnel(outer) => Target::Tunnel(outer.bytes().to_vec()),
-        NextHopKind::Unresolved => panic!("sent by no way"),
+        NextHopKind::Unresolved | NextHopKind::Group(_) => panic!("sent by no way"),
     };
     Ok(Departure {
         bytes,

@@ -11,8 +11,8 @@ use crate::testing::packets::{
     put16, sum16, verify,
 };
 use crate::testing::plan::{
-    BIG_POD, GATEWAY, Mtus, NARROW, NATIVE, POD, REAL_WIRE, UPLINK, VXLAN_V4, VXLAN_V6, pod,
-    pod_mac, port_mac, tables, tunnelled, uplink_mac, vtep_mac,
+    BIG_POD, GATEWAY, LOST, Mtus, NARROW, NATIVE, POD, REAL_WIRE, UPLINK, VXLAN_V4, VXLAN_V6,
+    facts, multipath, pod, pod_mac, port_mac, tables, tunnelled, uplink_mac, vtep_mac,
 };
 use crate::wire::parse::parse;
 
@@ -55,6 +55,7 @@ fn kind(next_hop: &NextHop) -> &'static str {
         NextHopKind::Native => "native",
         NextHopKind::Tunnel(outer) if outer.is_v4() => "tunnel over IPv4",
         NextHopKind::Tunnel(_) => "tunnel over IPv6",
+        NextHopKind::Group(_) => "group",
         NextHopKind::Unresolved => "unresolved",
     }
 }
@@ -113,6 +114,90 @@ fn a_pod_s_packet_takes_the_way_to_its_destination_s_node() {
                 assert_eq!(Ok(sent.send.headers), parsed, "{what}");
             }
         }
+    }
+}
+
+/// A node with a route by several next hops to 10.0.9.0/24 and fd00:0:0:9::/64.
+fn node_with(nodes: &[u8]) -> Node {
+    let mut fib = facts(ME, Mtus::default()).fib();
+    for v6 in [false, true] {
+        fib.set_route(multipath(v6, nodes)).unwrap();
+    }
+    Node::new(fib.build().tables)
+}
+
+#[test]
+fn a_flow_of_a_multipath_route_goes_by_one_member_and_all_members_are_used() {
+    let mut node = node_with(&[VXLAN_V4, NARROW, LOST]);
+    for v6 in [false, true] {
+        let mut ways = [0; 2];
+        for sport in 1000..1256 {
+            let spec = Spec {
+                sport,
+                ..tcp(v6, (ME, 1), (9, 1))
+            };
+            let way = |node: &mut Node, spec: &Spec| {
+                let sent = node.forward(POD, &spec.build()).unwrap().send;
+                (kind(sent.next_hop), sent.max_l3_len)
+            };
+            let first = way(&mut node, &spec);
+            match first {
+                ("tunnel over IPv4", 1450) => ways[0] += 1,
+                // Its own MTU, not that of the group.
+                ("native", 1400) => ways[1] += 1,
+                other => panic!("{other:?}"),
+            }
+            let later = Spec {
+                seq: 77,
+                payload: payload(1000),
+                ..spec
+            };
+            assert_eq!(way(&mut node, &later), first);
+        }
+        // Four standard deviations.
+        assert!(
+            ways.iter().all(|flows| (96..=160).contains(flows)),
+            "{ways:?}"
+        );
+    }
+}
+
+#[test]
+fn fragments_of_a_multipath_route_go_by_one_member() {
+    let mut node = node_with(&[VXLAN_V4, NATIVE]);
+    let mut ways = std::collections::BTreeMap::new();
+    for host in 1..33 {
+        for sport in 1000..1008 {
+            let whole = Spec {
+                sport,
+                payload: payload(1000),
+                ..udp(false, (ME, 1), (9, host))
+            };
+            for (offset, more) in [(0, true), (512, false)] {
+                let part = fragment(whole.build(), offset, more);
+                let sent = node.forward(POD, &part).unwrap().send;
+                assert!(sent.headers.fragment);
+                let known = ways.entry(host).or_insert(kind(sent.next_hop));
+                assert_eq!(*known, kind(sent.next_hop), "{host} {sport}");
+            }
+        }
+    }
+    assert!(ways.values().any(|kind| *kind == "native"));
+    assert!(ways.values().any(|kind| *kind == "tunnel over IPv4"));
+}
+
+#[test]
+fn a_multipath_route_without_a_resolved_member_is_the_kernel_s() {
+    let fails = |node: &mut Node, port, v6, from: (u8, u8)| {
+        let frame = tcp(v6, from, (9, 1)).build();
+        node.forward(port, &frame).unwrap_err()
+    };
+    for v6 in [false, true] {
+        let mut lost = node_with(&[LOST, 99]);
+        assert_eq!(fails(&mut lost, POD, v6, (ME, 1)), DropReason::NoNeighbor);
+        let mut node = node_with(&[VXLAN_V4, NATIVE]);
+        let from_outside = fails(&mut node, UPLINK, v6, (NATIVE, 1));
+        assert_eq!(from_outside, DropReason::NotLocal, "no loops");
     }
 }
 

@@ -175,10 +175,11 @@ impl Limits {
 }
 
 /// The largest packet in bytes that the tables let the pod, to which `send` goes, send to
-/// `destination`; `None` where they know no route: those packets are the kernel's.
+/// `destination`, by any next hop of a group; `None` where they know no route: those packets are
+/// the kernel's.
 fn known_limit(send: &Send<'_>, destination: IpAddr, tables: &Tables) -> Option<u16> {
     let pod = tables.port(send.next_hop.port)?;
-    Some(pod.mtu.min(tables.lookup(destination)?.mtu))
+    Some(pod.mtu.min(tables.lookup(destination)?.widest()))
 }
 
 #[inline]

@@ -11,8 +11,8 @@ use crate::testing::packets::{
     ACK, Offsets, SYN, Spec, finish, fold, fragment, icmp, payload, pseudo, put16, verify,
 };
 use crate::testing::plan::{
-    BIG_POD, Mtus, NARROW, NATIVE, POD, UPLINK, VXLAN_V4, VXLAN_V6, pod, tables, tunnelled,
-    underlay,
+    BIG_POD, Mtus, NARROW, NATIVE, POD, UPLINK, VXLAN_V4, VXLAN_V6, facts, multipath, pod, tables,
+    tunnelled, underlay,
 };
 
 const ME: u8 = 1;
@@ -142,6 +142,38 @@ fn finish_icmp(frame: &mut [u8]) {
     };
     put16(frame, at.l4 + 2, seed);
     finish(frame, at.l4, at.l4 + 2);
+}
+
+/// The flow may go by the wider one of the members.
+#[test]
+fn what_is_announced_over_a_multipath_route_counts() {
+    for v6 in [false, true] {
+        let mut fib = facts(ME, Mtus::default()).fib();
+        fib.set_route(multipath(v6, &[NATIVE, NARROW])).unwrap();
+        let mut rig = Rig {
+            node: Node::new(fib.build().tables),
+            other: 9,
+            v6,
+        };
+        rig.node.limits = Some(Limits::default());
+        let in_front = if v6 { 60 } else { 40 };
+        for mss in [1420 - in_front, 1300] {
+            for port in 40000..40032 {
+                let syn = Spec {
+                    dport: port,
+                    ..rig.syn(&announce(mss))
+                };
+                rig.hear(&syn.build());
+                let sent = Spec {
+                    sport: port,
+                    ..bulk()
+                };
+                let cut_to = rig.longest(sent);
+                let narrow = (mss + in_front).min(1400);
+                assert!([mss + in_front, narrow].contains(&cut_to), "{cut_to}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -114,6 +114,19 @@ pub(crate) fn tunnelled(node: u8, tos: u8, inner: &[u8]) -> Vec<u8> {
     )
 }
 
+/// A route by several next hops to the pods of node 9, and to those of no node.
+pub(crate) fn multipath(v6: bool, nodes: &[u8]) -> Route {
+    let by_node = |other: &u8| Via::Node {
+        node: format!("node-{other}"),
+    };
+    Route {
+        prefix: ipnet::IpNet::new(pod(v6, 9, 0), if v6 { 64 } else { 24 }).unwrap(),
+        via: Via::Multipath {
+            members: nodes.iter().map(by_node).collect(),
+        },
+    }
+}
+
 /// What control tells a node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
@@ -127,6 +140,11 @@ pub(crate) struct Facts {
 impl Facts {
     /// The tables that follow.
     pub(crate) fn tables(&self) -> Tables {
+        self.fib().build().tables
+    }
+
+    /// A table that was told all of it.
+    pub(crate) fn fib(&self) -> Fib {
         let mut fib = Fib::new();
         if let Some(local) = &self.local {
             fib.set_local(local.clone()).unwrap();
@@ -143,12 +161,17 @@ impl Facts {
         for neighbor in &self.neighbors {
             fib.set_neighbor(neighbor.clone()).unwrap();
         }
-        fib.build().tables
+        fib
     }
 }
 
 /// The tables of node `me`.
 pub(crate) fn tables(me: u8, mtus: Mtus) -> Tables {
+    facts(me, mtus).tables()
+}
+
+/// What control tells node `me`.
+pub(crate) fn facts(me: u8, mtus: Mtus) -> Facts {
     let others = (1..=LOST).filter(|other| *other != me);
     let destinations = (1..=GATEWAY).filter(|other| *other != me);
     let neighbors = (1..=LOST).chain([254]).flat_map(|node| {
@@ -158,7 +181,7 @@ pub(crate) fn tables(me: u8, mtus: Mtus) -> Tables {
             mac: uplink_mac(node),
         })
     });
-    let facts = Facts {
+    Facts {
         local: Some(LocalNode {
             vni: VNI.try_into().unwrap(),
             vxlan_port: 4789,
@@ -171,8 +194,7 @@ pub(crate) fn tables(me: u8, mtus: Mtus) -> Tables {
         nodes: others.map(|other| remote_node(me, other, mtus)).collect(),
         routes: destinations.flat_map(routes).collect(),
         neighbors: neighbors.collect(),
-    };
-    facts.tables()
+    }
 }
 
 /// The ports of node `me`.

@@ -191,6 +191,8 @@ impl Router {
             Way::Route(Via::Gateway { address, interface }) => {
                 self.to_neighbor(interface, *address)
             }
+            // Which member a flow has is a matter of hashes, which are tested where they are made.
+            Way::Route(Via::Multipath { .. }) => panic!("no world has several next hops"),
         };
         let of_use = hop.filter(|hop| hop.mtu >= MIN_MTU);
         of_use.ok_or(DropReason::NoNeighbor)

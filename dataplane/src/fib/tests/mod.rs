@@ -5,7 +5,7 @@ mod support;
 mod sync;
 
 use podway_proto::ErrorCode;
-use podway_proto::types::{Mode, Neighbor, Node, PortRole};
+use podway_proto::types::{MacAddr, Mode, Neighbor, Node, PortRole, Route};
 
 use super::facts::FactError;
 use super::*;
@@ -424,6 +424,147 @@ fn a_refused_change_says_why_and_changes_nothing() {
     assert!(fib.build().xdp.is_empty());
     assert_eq!(fib.prefixes().collect::<Vec<_>>(), prefixes);
     assert_eq!(fib.counts(), counts);
+}
+
+/// The MACs of the neighbours that the flows to `address` go by, one for each bucket.
+fn dealt(tables: &Tables, address: &str) -> Vec<MacAddr> {
+    let (_, hops) = ways(tables, ip(address)).unwrap();
+    let mac = |hop: &NextHop| match &hop.kind {
+        NextHopKind::Tunnel(outer) => outer.bytes()[..6].try_into().map(MacAddr).unwrap(),
+        NextHopKind::Native => hop.l2.0[..6].try_into().map(MacAddr).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    hops.into_iter().map(mac).collect()
+}
+
+/// Nodes n2 (VXLAN) and n3 (native), and a router; a route by all three.
+fn three_ways() -> Fib {
+    let mut fib = two_nodes();
+    fib.set_node(node("n3", "192.0.2.3", Mode::Native)).unwrap();
+    for last in [3_u8, 4] {
+        fib.set_neighbor(neighbor("eth0", &format!("192.0.2.{last}"), 0x11 * last))
+            .unwrap();
+    }
+    fib.set_route(by_all("10.0.9.0/24", &members("10.0.9.0/24")))
+        .unwrap();
+    fib
+}
+
+fn members(prefix: &str) -> [Route; 3] {
+    [
+        by_node(prefix, "n2"),
+        by_node(prefix, "n3"),
+        by_gateway(prefix, "192.0.2.4", "eth0"),
+    ]
+}
+
+#[test]
+fn a_lost_member_s_flows_move_and_move_back() {
+    let mut fib = three_ways();
+    let Build { tables, xdp } = fib.build();
+    assert_eq!(xdp.after.set, [(net("10.0.9.0/24"), 1450)], "the least");
+    assert_eq!(tables.lookup(ip("10.0.9.1")).unwrap().widest(), 9000);
+    let whole = dealt(&tables, "10.0.9.1");
+    let share = |of: &[MacAddr], last| of.iter().filter(|to| **to == mac(last)).count();
+    assert_eq!(
+        [0x22, 0x33, 0x44].map(|last| share(&whole, last)),
+        [1342, 1417, 1337]
+    );
+
+    fib.del_neighbor("eth0", ip("192.0.2.3")).unwrap();
+    let Build { tables, xdp } = fib.build();
+    assert!(xdp.is_empty(), "the MTU is the same");
+    let without = dealt(&tables, "10.0.9.1");
+    for (before, after) in whole.iter().zip(&without) {
+        match *before == mac(0x33) {
+            true => assert_ne!(after, before),
+            false => assert_eq!(after, before),
+        }
+    }
+    // A changed MAC is no other member.
+    fib.set_neighbor(neighbor("eth0", "192.0.2.4", 0x55))
+        .unwrap();
+    let changed = dealt(&fib.build().tables, "10.0.9.1");
+    assert_eq!(share(&changed, 0x55), share(&without, 0x44));
+    fib.set_neighbor(neighbor("eth0", "192.0.2.4", 0x44))
+        .unwrap();
+    fib.set_neighbor(neighbor("eth0", "192.0.2.3", 0x33))
+        .unwrap();
+    assert_eq!(dealt(&fib.build().tables, "10.0.9.1"), whole);
+
+    // The narrowest is lost, and then all.
+    fib.del_neighbor("eth0", ip("192.0.2.2")).unwrap();
+    assert_eq!(fib.build().xdp.after.set, [(net("10.0.9.0/24"), 1500)]);
+    fib.detach_port("eth0").unwrap();
+    let Build { tables, xdp } = fib.build();
+    assert_eq!(xdp.before.set, [(net("10.0.9.0/24"), 0)]);
+    let hop = tables.lookup(ip("10.0.9.1")).unwrap();
+    assert_eq!((&hop.kind, hop.widest()), (&NextHopKind::Unresolved, 0));
+    assert_eq!(fib.counts().unresolved, 1);
+}
+
+#[test]
+fn a_told_member_moves_its_share_only() {
+    let mut fib = three_ways();
+    let three = dealt(&fib.build().tables, "10.0.9.1");
+    // In any order it is the same route.
+    let mut turned = members("10.0.9.0/24");
+    turned.reverse();
+    fib.set_route(by_all("10.0.9.0/24", &turned)).unwrap();
+    assert!(!fib.changed());
+    fib.set_route(by_all("10.0.9.0/24", &turned[..2])).unwrap();
+    let two = dealt(&fib.build().tables, "10.0.9.1");
+    for (three, two) in three.iter().zip(&two) {
+        assert!(three == two || *three == mac(0x22), "{three} {two}");
+    }
+    fib.set_route(by_all("10.0.9.0/24", &turned)).unwrap();
+    assert_eq!(dealt(&fib.build().tables, "10.0.9.1"), three);
+    // One that shares the members, and members' own routes, have next hops of their own.
+    fib.set_route(by_all("10.0.8.0/24", &turned)).unwrap();
+    fib.set_route(by_node("10.0.7.0/24", "n2")).unwrap();
+    assert_eq!(dealt(&fib.build().tables, "10.0.8.1"), three);
+    for prefix in ["10.0.9.0/24", "10.0.8.0/24"].map(net) {
+        fib.del_route(prefix).unwrap();
+    }
+    let tables = fib.build().tables;
+    assert_eq!(tables.lookup(ip("10.0.9.1")), None);
+    assert_eq!(dealt(&tables, "10.0.7.1"), [mac(0x22)]);
+    fib.del_node("n3").unwrap();
+    fib.set_route(by_all("10.0.9.0/24", &turned)).unwrap();
+    let gone = dealt(&fib.build().tables, "10.0.9.1");
+    assert!(gone.iter().all(|to| [mac(0x22), mac(0x44)].contains(to)));
+}
+
+#[test]
+fn next_hops_that_make_no_multipath_route_are_refused() {
+    let mut fib = three_ways();
+    let _ = fib.build();
+    let all = members("10.0.9.0/24");
+    let nested = by_all("10.0.9.0/24", &all);
+    let many: Vec<Route> = (0..17)
+        .map(|n| by_node("10.0.9.0/24", &format!("n{n}")))
+        .collect();
+    for (members, complaint) in [
+        (&all[..1], "a multipath route has 2 to 16 next hops, not 1"),
+        (&many, "a multipath route has 2 to 16 next hops, not 17"),
+        (
+            &[all[0].clone(), all[0].clone()],
+            "a multipath route names a next hop once; for a greater share there is no word",
+        ),
+        (
+            &[all[0].clone(), nested],
+            "a next hop of a multipath route is a node or a router",
+        ),
+        (
+            &[all[0].clone(), by_gateway("10.0.9.0/24", "0.0.0.0", "eth0")],
+            "0.0.0.0 cannot be a gateway: it is not a unicast address",
+        ),
+    ] {
+        let refused = fib.set_route(by_all("10.0.9.0/24", members)).unwrap_err();
+        assert_eq!(refused.to_string(), complaint);
+        assert_eq!(refused.code(), ErrorCode::Invalid);
+    }
+    assert!(!fib.changed());
 }
 
 #[test]

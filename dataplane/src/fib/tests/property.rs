@@ -86,6 +86,17 @@ const PROBES: [&str; 10] = [
     "fd00:1::6",
 ];
 
+/// A route by the last `nodes` of the nodes and the first `gateways` of the routers, by both links.
+fn group(prefix: &str, nodes: usize, gateways: usize) -> Route {
+    let nodes = NODES.iter().rev().take(nodes.max(2));
+    let gateways = UNDERLAYS.iter().take(gateways).zip(["eth0", "eth1"]);
+    let members: Vec<Route> = nodes
+        .map(|name| by_node(prefix, name))
+        .chain(gateways.map(|(address, link)| by_gateway(prefix, address, link)))
+        .collect();
+    by_all(prefix, &members)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let name = || select(&NODES[..]);
     let prefix = || select(&PREFIXES[..]).prop_map(net);
@@ -140,6 +151,9 @@ fn step() -> impl Strategy<Value = Step> {
             (prefix(), name()).prop_map(|(prefix, name)| by_node(&prefix.to_string(), name)),
             (prefix(), underlay(), link()).prop_map(|(prefix, underlay, link)| {
                 by_gateway(&prefix.to_string(), underlay, link)
+            }),
+            (prefix(), 0..4_usize, 0..3_usize).prop_map(|(prefix, nodes, gateways)| {
+                group(&prefix.to_string(), nodes, gateways)
             }),
         ].prop_map(Step::Route),
         3 => prefix().prop_map(Step::DelRoute),
@@ -269,8 +283,8 @@ impl Xdp {
         }) {
             let found = self.map.get_lpm(&probe.into());
             if found.is_some_and(|(_, mtu)| *mtu > 0) {
-                let hop = tables.lookup(probe);
-                prop_assert!(hop.is_some_and(|hop| hop.kind != NextHopKind::Unresolved));
+                let (_, hops) = ways(tables, probe).unwrap();
+                prop_assert!(hops.iter().all(|hop| hop.kind != NextHopKind::Unresolved));
             }
         }
         Ok(())
@@ -304,7 +318,7 @@ proptest! {
             let fresh = fresh_fib.build().tables;
 
             for probe in PROBES.map(ip) {
-                prop_assert_eq!(tables.lookup(probe), fresh.lookup(probe), "{}", probe);
+                prop_assert_eq!(ways(&tables, probe), ways(&fresh, probe), "{}", probe);
             }
             for address in UNDERLAYS.map(ip) {
                 prop_assert_eq!(tables.is_vtep(address), fresh.is_vtep(address));

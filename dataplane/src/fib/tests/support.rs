@@ -7,7 +7,8 @@ use podway_proto::types::{
     LocalNode, MacAddr, Mode, Neighbor, Node, Path, PortRole, Route, Via, Vni,
 };
 
-use super::super::{Fib, PortFacts, PortId};
+use super::super::group::BUCKETS;
+use super::super::{Fib, NextHop, NextHopKind, PortFacts, PortId, Tables};
 
 pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -107,6 +108,28 @@ pub(super) fn by_gateway(prefix: &str, address: &str, interface: &str) -> Route 
             interface: interface.to_owned(),
         },
     }
+}
+
+/// A route by each of these ways.
+pub(super) fn by_all(prefix: &str, routes: &[Route]) -> Route {
+    Route {
+        prefix: net(prefix),
+        via: Via::Multipath {
+            members: routes.iter().map(|route| route.via.clone()).collect(),
+        },
+    }
+}
+
+/// What packets to `address` may get: the next hop, or of a group that of each bucket, with the
+/// MTU that holds for all of them.
+pub(super) fn ways(tables: &Tables, address: IpAddr) -> Option<(u16, Vec<&NextHop>)> {
+    let hop = tables.lookup(address)?;
+    let NextHopKind::Group(group) = &hop.kind else {
+        return Some((hop.mtu, vec![hop]));
+    };
+    let hashes = 0..u32::try_from(BUCKETS).unwrap();
+    let member = |hash| tables.member(group, hash).unwrap();
+    Some((hop.mtu, hashes.map(member).collect()))
 }
 
 /// This node, its uplink, and the node n2 at 192.0.2.2 with its neighbour; no routes.
