@@ -11,8 +11,8 @@ use podway_proto::types::Mode;
 use crate::support::{Delta, Network, options, spec};
 
 /// An address that a pod of node 2 and one of node 3 have, and the route of node 1 to it.
-const ANYCAST: &str = "10.99.0.1";
-const PREFIX: &str = "10.99.0.0/24";
+const ANYCAST: &str = "10.0.99.1";
+const PREFIX: &str = "10.0.99.0/24";
 const PORT: u16 = 7000;
 const FLOWS: u16 = 256;
 const FIRST_PORT: u16 = 20_000;
