@@ -29,9 +29,14 @@ pub const OWNED_CORE: usize = 1;
 /// Pods of a full node: what the kubelet allows unless it is told otherwise.
 pub const FULL_NODE: u8 = 110;
 
-/// The MTU of pods' routes that an underlay of `uplink_mtu` allows, in bytes.
-pub fn pod_mtu(uplink_mtu: u16, mode: Mode) -> u16 {
+/// Bytes that a tunnel over IPv6 adds beyond one over IPv4.
+const IPV6_LONGER: u16 = 20;
+
+/// The MTU of pods' routes that an underlay of `uplink_mtu` allows, in bytes; `underlay6`: nodes
+/// know each other by IPv6 addresses.
+pub fn pod_mtu(uplink_mtu: u16, mode: Mode, underlay6: bool) -> u16 {
     match mode {
+        Mode::Vxlan if underlay6 => uplink_mtu - VXLAN_OVERHEAD - IPV6_LONGER,
         Mode::Vxlan => uplink_mtu - VXLAN_OVERHEAD,
         Mode::Native => uplink_mtu,
     }
@@ -260,7 +265,8 @@ impl InCharge {
     pub fn put_on(contender: Contender, cluster: &Cluster, nodes: &[Node]) -> Result<Self> {
         // A switch gives the pods routes of its own.
         if contender.has_pods() && !contender.is_switch() {
-            cluster.set_pod_mtu(pod_mtu(cluster.spec().uplink_mtu, contender.mode()))?;
+            let mtu = pod_mtu(cluster.spec().uplink_mtu, contender.mode(), false);
+            cluster.set_pod_mtu(mtu)?;
         }
         let carrier = contender.carrier(cluster, nodes)?;
         Ok(Self { contender, carrier })
@@ -463,9 +469,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tunnel_takes_fifty_bytes() {
-        assert_eq!(pod_mtu(1500, Mode::Vxlan), 1450);
-        assert_eq!(pod_mtu(1500, Mode::Native), 1500);
+    fn the_tunnel_takes_fifty_bytes_or_seventy() {
+        assert_eq!(pod_mtu(1500, Mode::Vxlan, false), 1450);
+        assert_eq!(pod_mtu(1500, Mode::Vxlan, true), 1430);
+        for underlay6 in [false, true] {
+            assert_eq!(pod_mtu(1500, Mode::Native, underlay6), 1500);
+        }
     }
 
     #[test]

@@ -5,9 +5,13 @@
 //! device's MAC and parameters are Podway's defaults, so that a node that runs only this is a
 //! full peer of a Podway node.
 
-use podway_proto::config::Config;
+use std::net::IpAddr;
 
-use crate::contender::Carrier;
+use podway_proto::config::Config;
+use podway_proto::control::derived_vtep_mac;
+use podway_proto::types::Mode;
+
+use crate::contender::{Carrier, pod_mtu};
 use crate::topology::{Cluster, Node, UPLINK};
 use crate::{Result, link};
 
@@ -112,24 +116,39 @@ pub fn add_pod_routes(node: &Node) -> Result<()> {
 /// # Errors
 /// When `ip` or `bridge` fails.
 pub fn add_vxlan(cluster: &Cluster, node: &Node) -> Result<()> {
+    add_vxlan_over(cluster, node, false)
+}
+
+/// The same over an IPv4 or, `underlay6`, an IPv6 underlay.
+///
+/// # Errors
+/// As [`add_vxlan`].
+pub fn add_vxlan_over(cluster: &Cluster, node: &Node, underlay6: bool) -> Result<()> {
     let defaults = Config::default();
-    let mtu = cluster.spec().uplink_mtu - crate::contender::VXLAN_OVERHEAD;
+    let mtu = pod_mtu(cluster.spec().uplink_mtu, Mode::Vxlan, underlay6);
+    let underlay = |node: &Node| -> IpAddr {
+        if underlay6 {
+            node.underlay6.into()
+        } else {
+            node.underlay.into()
+        }
+    };
+    let own = underlay(node);
     add_pod_routes(node)?;
     let mut lines = vec![
         format!(
-            "link add name {DEVICE} address {} mtu {mtu} type vxlan id {} dstport {} local {} \
+            "link add name {DEVICE} address {} mtu {mtu} type vxlan id {} dstport {} local {own} \
              dev {UPLINK} nolearning",
-            node.vtep_mac(),
+            derived_vtep_mac(own),
             defaults.vni,
             defaults.vxlan_port,
-            node.underlay
         ),
         format!("link set dev {DEVICE} up"),
         format!("addr add {}/32 dev {DEVICE}", node.pod_network()),
         format!("addr add {}/128 dev {DEVICE} nodad", node.pod_network6()),
     ];
     for peer in peers(cluster, node) {
-        let mac = peer.vtep_mac();
+        let mac = derived_vtep_mac(underlay(peer));
         for gateway in [
             peer.pod_network().to_string(),
             peer.pod_network6().to_string(),
@@ -151,11 +170,9 @@ pub fn add_vxlan(cluster: &Cluster, node: &Node) -> Result<()> {
     }
     node.netns.ip(&lines)?;
     let fdb = peers(cluster, node).map(|peer| {
-        format!(
-            "fdb append {} dev {DEVICE} dst {}",
-            peer.vtep_mac(),
-            peer.underlay
-        )
+        let to = underlay(peer);
+        let mac = derived_vtep_mac(to);
+        format!("fdb append {mac} dev {DEVICE} dst {to}")
     });
     node.netns.bridge(&fdb.collect::<Vec<_>>())
 }

@@ -25,7 +25,7 @@ const SUBNETS: [&str; 2] = ["10.0.0.0/16", "fd00:10::/48"];
 /// # Errors
 /// When `ip` or `ethtool` fails.
 pub(crate) fn join_pods(cluster: &Cluster) -> Result<()> {
-    let mtu = pod_mtu(cluster.spec().uplink_mtu, Mode::Vxlan);
+    let mtu = pod_mtu(cluster.spec().uplink_mtu, Mode::Vxlan, false);
     let routes = SUBNETS.map(|net| format!("route add {net} dev {POD_INTERFACE} mtu {mtu}"));
     each_pod(cluster, "off", &routes)
 }

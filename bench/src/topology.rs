@@ -10,19 +10,23 @@
 //!
 //! Two nodes are joined by one veth, or by two routers with a narrow link between them, about
 //! whose MTU neither node knows. With three, the node ends of three veths lead to a bridge in a
-//! namespace of its own, the wire.
+//! namespace of its own, the wire. Or one router joins them, each in a subnet of its own
+//! ([`ClusterSpec::routed`]); node `i` is 192.168.(100+i).1 and fd00:100:0:i::1 then.
 //! Node `i` (from 1) has the PodCIDRs `10.0.(i-1).0/24` and `fd00:10:0:(i-1)::/64`; pods count
 //! from `.10` (`::10`), the gateway `.1` (`::1`) is on every pod veth of the node.
 //! A pod has a /32 and everything else through its gateway, so that pods of one node are routed
 //! as well. Its MTU is the interface's; what the tunnel takes is on the route
 //! ([`Cluster::set_pod_mtu`]).
 
+mod underlay;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use podway_proto::control::derived_vtep_mac;
 use podway_proto::types::MacAddr;
 
-use crate::link::{set_gro, set_tx_checksum, set_wire_true};
+use crate::link::set_gro;
 use crate::netns::Netns;
 use crate::{Error, Result, cleanup};
 
@@ -30,9 +34,6 @@ use crate::{Error, Result, cleanup};
 pub const UPLINK: &str = "eth1";
 /// Name of a pod's interface.
 pub const POD_INTERFACE: &str = "eth0";
-
-/// What each router calls itself towards its node.
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 254);
 
 /// What to build.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub struct ClusterSpec {
     /// MTU in bytes of a link in the middle of the underlay, between two routers; none by default.
     /// It takes two nodes.
     pub narrow_middle: Option<u16>,
+    /// Whether each node is in a subnet of its own, with one router that knows the pods of all.
+    pub routed: bool,
     /// Maximum segment size in bytes that pods announce to their peers; by their MTU by default.
     pub announced_mss: Option<u16>,
     /// Whether senders leave L4 checksums unfinished on the uplinks (`ethtool -K tx`). A real
@@ -71,6 +74,7 @@ impl ClusterSpec {
             queues: 1,
             uplink_mtu: 1500,
             narrow_middle: None,
+            routed: false,
             announced_mss: None,
             uplink_tx_checksum: true,
             wire_true: true,
@@ -137,10 +141,9 @@ impl Node {
         format!("{}/64", self.pod_network6())
     }
 
-    /// MAC of its VTEP: 02:50 and the underlay address, as `podway-control` makes it.
+    /// MAC of its VTEP, as `podway-control` makes it of its IPv4 underlay address.
     pub fn vtep_mac(&self) -> MacAddr {
-        let [a, b, c, d] = self.underlay.octets();
-        MacAddr([0x02, 0x50, a, b, c, d])
+        derived_vtep_mac(self.underlay.into())
     }
 }
 
@@ -164,9 +167,9 @@ impl Cluster {
                 spec.nodes, spec.pods_per_node
             )));
         }
-        if spec.narrow_middle.is_some() && spec.nodes != 2 {
+        if spec.narrow_middle.is_some() && (spec.nodes != 2 || spec.routed) {
             return Err(Error::Unexpected(format!(
-                "a narrow link is in the middle of 2 nodes, not of {}",
+                "a narrow link is in the middle of 2 nodes with a router each, not of {}",
                 spec.nodes
             )));
         }
@@ -179,10 +182,9 @@ impl Cluster {
         let name = unused_name(&spec.prefix);
         cleanup::own(&name)?;
         // From here on dropping `cluster` removes what is there, complete or not.
-        let router = spec.narrow_middle.map(|_| ROUTER);
-        let nodes = (1..=spec.nodes).map(|n| Node {
-            router,
-            ..describe_node(&name, n, spec.pods_per_node)
+        let nodes = (1..=spec.nodes).map(|n| {
+            let node = describe_node(&name, n, spec.pods_per_node);
+            underlay::place(node, &spec)
         });
         let cluster = Self {
             nodes: nodes.collect(),
@@ -266,19 +268,8 @@ impl Cluster {
                 self.join_pod(node, pod)?;
             }
         }
-        match (self.nodes.as_slice(), self.spec.narrow_middle) {
-            ([one, two], None) => self.join_directly(one, two)?,
-            ([one, two], Some(mtu)) => self.join_by_routers([one, two], mtu)?,
-            (nodes, _) => self.join_by_bridge(nodes)?,
-        }
+        self.join_nodes()?;
         self.set_pod_mtu(self.spec.uplink_mtu)
-    }
-
-    fn put_on_link(node: &Node) -> Result<()> {
-        node.netns.ip(&[
-            format!("addr add {}/24 dev {UPLINK}", node.underlay),
-            format!("addr add {}/64 dev {UPLINK} nodad", node.underlay6),
-        ])
     }
 
     fn join_pod(&self, node: &Node, pod: &Pod) -> Result<()> {
@@ -303,110 +294,6 @@ impl Cluster {
             format!("route add {gateway}/32 dev {POD_INTERFACE} scope link"),
             format!("route add {gateway6}/128 dev {POD_INTERFACE}"),
         ])
-    }
-
-    fn join_directly(&self, one: &Node, two: &Node) -> Result<()> {
-        let (queues, mtu) = (self.queues(), self.spec.uplink_mtu);
-        one.netns.ip(&[format!(
-            "link add name {UPLINK} mtu {mtu} {queues} type veth peer name {UPLINK} mtu {mtu} \
-             netns {} {queues}",
-            two.netns.name()
-        )])?;
-        for node in [one, two] {
-            self.set_uplink(&node.netns, UPLINK)?;
-            self.set_gro(&node.netns)?;
-            Self::put_on_link(node)?;
-        }
-        Ok(())
-    }
-
-    /// Each node has a router of its own as its only neighbour; the routers share the link, and know
-    /// the pods of both.
-    fn join_by_routers(&self, nodes: [&Node; 2], middle_mtu: u16) -> Result<()> {
-        let (queues, mtu) = (self.queues(), self.spec.uplink_mtu);
-        let routers = [1, 2].map(|n| Netns::named(format!("{}-r{n}", self.name)));
-        for (router, node) in routers.iter().zip(nodes) {
-            make_namespace(router, true)?;
-            node.netns.ip(&[format!(
-                "link add name {UPLINK} mtu {mtu} {queues} type veth peer name node mtu {mtu} \
-                 netns {} {queues}",
-                router.name()
-            )])?;
-        }
-        let [one, two] = &routers;
-        one.ip(&[format!(
-            "link add name middle mtu {middle_mtu} type veth peer name middle mtu {middle_mtu} \
-             netns {}",
-            two.name()
-        )])?;
-        for (number, router) in (1..).zip(&routers) {
-            self.set_uplink(router, "middle")?;
-            router.ip(&[format!("addr add {}/24 dev middle", middle_ipv4(number))])?;
-        }
-        let others = [nodes[1], nodes[0]];
-        for (number, ((router, node), other)) in (1..).zip(routers.iter().zip(nodes).zip(others)) {
-            self.set_uplink(router, "node")?;
-            self.set_uplink(&node.netns, UPLINK)?;
-            self.set_gro(&node.netns)?;
-            router.ip(&[
-                format!("addr add {ROUTER} peer {} dev node", node.underlay),
-                format!("route add {} via {}", node.pod_cidr(), node.underlay),
-                format!(
-                    "route add {} via {}",
-                    other.underlay,
-                    middle_ipv4(3 - number)
-                ),
-                format!(
-                    "route add {} via {}",
-                    other.pod_cidr(),
-                    middle_ipv4(3 - number)
-                ),
-            ])?;
-            node.netns.ip(&[
-                format!("addr add {} peer {ROUTER} dev {UPLINK}", node.underlay),
-                format!(
-                    "route add default via {ROUTER} dev {UPLINK} src {}",
-                    node.underlay
-                ),
-            ])?;
-        }
-        Ok(())
-    }
-
-    fn join_by_bridge(&self, nodes: &[Node]) -> Result<()> {
-        let (queues, mtu) = (self.queues(), self.spec.uplink_mtu);
-        let wire = Netns::named(format!("{}-wire", self.name));
-        make_namespace(&wire, false)?;
-        wire.ip(&[
-            format!("link add name br0 mtu {mtu} type bridge stp_state 0 forward_delay 0"),
-            "link set dev br0 up".to_owned(),
-        ])?;
-        for node in nodes {
-            let port = &node.name;
-            wire.ip(&[
-                format!(
-                    "link add name {port} mtu {mtu} {queues} type veth peer name {UPLINK} \
-                     mtu {mtu} netns {} {queues}",
-                    node.netns.name()
-                ),
-                format!("link set dev {port} master br0"),
-            ])?;
-            self.set_uplink(&wire, port)?;
-            self.set_uplink(&node.netns, UPLINK)?;
-            self.set_gro(&node.netns)?;
-            Self::put_on_link(node)?;
-        }
-        Ok(())
-    }
-
-    fn set_uplink(&self, netns: &Netns, interface: &str) -> Result<()> {
-        if !self.spec.uplink_tx_checksum {
-            set_tx_checksum(netns, interface, false)?;
-        }
-        if self.spec.wire_true {
-            set_wire_true(netns, interface)?;
-        }
-        netns.ip(&[format!("link set dev {interface} up")])
     }
 
     /// Sets receive segment joining on a node's uplink as the specification wants it.
@@ -462,11 +349,6 @@ fn describe_pod(cluster: &str, node: u8, pod: u8) -> Pod {
         ipv6: pod_ipv6(node, 0x10 + u16::from(pod)),
         mac: MacAddr([0x0a, 0x58, 10, 0, node - 1, 10 + pod]),
     }
-}
-
-/// A router's address on the link between the routers, counted from 1.
-fn middle_ipv4(router: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 168, 101, router)
 }
 
 fn pod_ipv4(node: u8, host: u8) -> Ipv4Addr {

@@ -14,6 +14,7 @@ use podway_proto::types::Mode;
 
 pub use agent::Agent;
 
+use crate::contender::pod_mtu;
 use crate::netns::wait_until;
 use crate::topology::{Cluster, Node, UPLINK};
 use crate::{Error, Result, link};
@@ -23,8 +24,6 @@ pub const BIN_DIR_VARIABLE: &str = "PODWAY_BIN_DIR";
 /// Start-up includes binds that retry for a second and sockets of an earlier process that the
 /// kernel is still closing.
 const READY_DEADLINE: Duration = Duration::from_secs(15);
-/// Bytes that a tunnel over IPv6 adds beyond one over IPv4.
-const IPV6_LONGER: u16 = 20;
 
 /// How the daemons of a cluster are run.
 #[derive(Debug, Clone)]
@@ -169,10 +168,9 @@ impl Podway {
     /// As [`Podway::start`].
     pub fn set_mode(&mut self, cluster: &Cluster, mode: Mode) -> Result<()> {
         self.tell_mode(cluster, mode)?;
-        let tunnelled = mode == Mode::Vxlan && self.agents.iter().any(|a| a.options().underlay6);
-        let longer = if tunnelled { IPV6_LONGER } else { 0 };
-        let mtu = crate::contender::pod_mtu(cluster.spec().uplink_mtu, mode);
-        cluster.set_pod_mtu(mtu - longer)?;
+        let underlay6 = self.agents.iter().any(|a| a.options().underlay6);
+        let mtu = pod_mtu(cluster.spec().uplink_mtu, mode, underlay6);
+        cluster.set_pod_mtu(mtu)?;
         self.wait_ready()
     }
 
