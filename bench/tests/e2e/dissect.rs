@@ -1,28 +1,27 @@
 //! tshark agrees: what leaves the uplinks is well formed and has right checksums, to somebody who
 //! knows nothing of Podway.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use etherparse::checksum::Sum16BitWords;
-use podway_bench::Error;
 use podway_bench::capture::{Capture, Frame, write_pcap};
 use podway_bench::frames::Numbered;
 use podway_bench::link::LinkCounters;
-use podway_bench::netns::{join, run};
+use podway_bench::netns::run;
 use podway_bench::podway::Options;
 use podway_bench::topology::{ClusterSpec, Pod, UPLINK};
 use podway_proto::types::Mode;
 
+use crate::sockets;
 use crate::support::{Network, af_xdp, options, ping_all, spec};
 
 const PINGS: u16 = 5;
 const DATAGRAMS: u32 = 60;
-/// Bytes of a TCP connection.
+/// Bytes of a TCP connection each way.
 const TRANSFER: usize = 1 << 20;
 /// No TCP segment here has more payload than this.
 const MOST_PER_SEGMENT: usize = 1460;
@@ -205,30 +204,10 @@ fn exchange(from: &Pod, to: &Pod, v6: bool) -> u64 {
     let arrived = datagrams.run(&from.netns, &to.netns, target).unwrap();
     assert_eq!(arrived.numbers.len(), DATAGRAMS as usize, "{target}");
     assert_eq!(arrived.damaged, 0, "{target}");
-    transfer(from, to, target);
-    let segments = TRANSFER.div_ceil(MOST_PER_SEGMENT);
+    let arrived = sockets::tcp(&from.netns, &to.netns, target, TRANSFER);
+    assert_eq!(arrived, (TRANSFER, TRANSFER), "{target}");
+    let segments = 2 * TRANSFER.div_ceil(MOST_PER_SEGMENT);
     sent + u64::from(DATAGRAMS) + segments as u64
-}
-
-/// A connection that carries [`TRANSFER`] bytes.
-fn transfer(from: &Pod, to: &Pod, target: IpAddr) {
-    let failed = |error: io::Error| Error::Unexpected(error.to_string());
-    let target = SocketAddr::new(target, 7000);
-    let (listening, wait) = std::sync::mpsc::channel();
-    let receiver = to.netns.thread(move || {
-        let listener = TcpListener::bind(target).map_err(failed)?;
-        listening.send(()).unwrap();
-        let (mut stream, _) = listener.accept().map_err(failed)?;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).map_err(failed)
-    });
-    wait.recv().unwrap();
-    let sender = from.netns.thread(move || {
-        let mut stream = TcpStream::connect(target).map_err(failed)?;
-        stream.write_all(&[0x5a; TRANSFER]).map_err(failed)
-    });
-    join(sender).unwrap();
-    assert_eq!(join(receiver).unwrap(), TRANSFER);
 }
 
 /// A frame of TCP or UDP, and the same in a tunnel.

@@ -29,6 +29,7 @@ mod refusals;
 mod restart;
 mod segments;
 mod services;
+mod sockets;
 mod spoof;
 mod support;
 mod traffic;
