@@ -20,6 +20,7 @@ mod kernel;
 mod kills;
 mod links;
 mod malformed;
+mod matrix;
 mod mtu;
 mod native;
 mod neighbors;
