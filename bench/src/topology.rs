@@ -8,10 +8,10 @@
 //!   node 1: 192.168.100.1 eth1 ----------------- eth1 192.168.100.2 :node 2
 //! ```
 //!
-//! Two nodes are joined by one veth, or by two routers with a narrow link between them, about
-//! whose MTU neither node knows. With three, the node ends of three veths lead to a bridge in a
-//! namespace of its own, the wire. Or one router joins them, each in a subnet of its own
-//! ([`ClusterSpec::routed`]); node `i` is 192.168.(100+i).1 and fd00:100:0:i::1 then.
+//! Two nodes are joined by one veth. With three, the node ends of three veths lead to a bridge in a
+//! namespace of its own, the wire. Or each is in a subnet of its own, as 192.168.(100+i).1 and
+//! fd00:100:0:i::1, with one router for all ([`ClusterSpec::routed`]), or each of two behind its own
+//! with a narrow link between the routers, about whose MTU neither node knows.
 //! Node `i` (from 1) has the PodCIDRs `10.0.(i-1).0/24` and `fd00:10:0:(i-1)::/64`; pods count
 //! from `.10` (`::10`), the gateway `.1` (`::1`) is on every pod veth of the node.
 //! A pod has a /32 and everything else through its gateway, so that pods of one node are routed

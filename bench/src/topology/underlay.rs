@@ -7,23 +7,16 @@ use crate::Result;
 use crate::link::{set_tx_checksum, set_wire_true};
 use crate::netns::Netns;
 
-/// What each of two routers calls itself towards its node.
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 100, 254);
-
 /// Gives a node the addresses of its place in such a cluster.
 pub(super) fn place(node: Node, spec: &ClusterSpec) -> Node {
-    let number = node.number;
-    if spec.routed {
-        let (underlay, underlay6) = subnet_host(number, 1);
-        return Node {
-            underlay,
-            underlay6,
-            router: Some(subnet_router(number).0),
-            ..node
-        };
+    if !spec.routed && spec.narrow_middle.is_none() {
+        return node;
     }
+    let (underlay, underlay6) = subnet_host(node.number, 1);
     Node {
-        router: spec.narrow_middle.map(|_| ROUTER),
+        underlay,
+        underlay6,
+        router: Some(subnet_router(node.number).0),
         ..node
     }
 }
@@ -40,9 +33,12 @@ fn subnet_router(node: u8) -> (Ipv4Addr, Ipv6Addr) {
     subnet_host(node, 254)
 }
 
-/// A router's address on the link between the routers, counted from 1.
-fn middle_ipv4(router: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 168, 101, router)
+/// A router's addresses on the link between the routers, counted from 1.
+fn middle(router: u8) -> (Ipv4Addr, Ipv6Addr) {
+    (
+        Ipv4Addr::new(192, 168, 200, router),
+        Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, router.into()),
+    )
 }
 
 impl Cluster {
@@ -77,18 +73,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Each node has a router of its own as its only neighbour; the routers share the link, and know
-    /// the pods of both.
+    /// Each node has a router of its own as its only neighbour; the routers share the link.
     fn join_by_routers(&self, nodes: [&Node; 2], middle_mtu: u16) -> Result<()> {
-        let (queues, mtu) = (self.queues(), self.spec.uplink_mtu);
         let routers = [1, 2].map(|n| Netns::named(format!("{}-r{n}", self.name)));
         for (router, node) in routers.iter().zip(nodes) {
             make_namespace(router, true)?;
-            node.netns.ip(&[format!(
-                "link add name {UPLINK} mtu {mtu} {queues} type veth peer name node mtu {mtu} \
-                 netns {} {queues}",
-                router.name()
-            )])?;
+            self.put_behind(node, router)?;
         }
         let [one, two] = &routers;
         one.ip(&[format!(
@@ -96,35 +86,21 @@ impl Cluster {
              netns {}",
             two.name()
         )])?;
-        for (number, router) in (1..).zip(&routers) {
+        for (router, number) in [(one, 1), (two, 2)] {
             self.set_uplink(router, "middle")?;
-            router.ip(&[format!("addr add {}/24 dev middle", middle_ipv4(number))])?;
-        }
-        let others = [nodes[1], nodes[0]];
-        for (number, ((router, node), other)) in (1..).zip(routers.iter().zip(nodes).zip(others)) {
-            self.set_uplink(router, "node")?;
-            self.set_uplink(&node.netns, UPLINK)?;
-            self.set_gro(&node.netns)?;
+            let (ipv4, ipv6) = middle(number);
             router.ip(&[
-                format!("addr add {ROUTER} peer {} dev node", node.underlay),
-                format!("route add {} via {}", node.pod_cidr(), node.underlay),
-                format!(
-                    "route add {} via {}",
-                    other.underlay,
-                    middle_ipv4(3 - number)
-                ),
-                format!(
-                    "route add {} via {}",
-                    other.pod_cidr(),
-                    middle_ipv4(3 - number)
-                ),
+                format!("addr add {ipv4}/24 dev middle"),
+                format!("addr add {ipv6}/64 dev middle nodad"),
             ])?;
-            node.netns.ip(&[
-                format!("addr add {} peer {ROUTER} dev {UPLINK}", node.underlay),
-                format!(
-                    "route add default via {ROUTER} dev {UPLINK} src {}",
-                    node.underlay
-                ),
+        }
+        for (router, number, beyond) in [(one, 2, nodes[1]), (two, 1, nodes[0])] {
+            let (ipv4, ipv6) = middle(number);
+            router.ip(&[
+                format!("route add {} via {ipv4}", beyond.underlay),
+                format!("route add {} via {ipv4}", beyond.pod_cidr()),
+                format!("route add {} via {ipv6}", beyond.underlay6),
+                format!("route add {} via {ipv6}", beyond.pod_cidr6()),
             ])?;
         }
         Ok(())
@@ -132,33 +108,36 @@ impl Cluster {
 
     /// The router is every node's neighbour, and routes between them.
     fn join_by_router(&self, nodes: &[Node]) -> Result<()> {
-        let (queues, mtu) = (self.queues(), self.spec.uplink_mtu);
         let router = Netns::named(format!("{}-r1", self.name));
         make_namespace(&router, true)?;
-        for node in nodes {
-            let port = &node.name;
-            node.netns.ip(&[format!(
-                "link add name {UPLINK} mtu {mtu} {queues} type veth peer name {port} mtu {mtu} \
-                 netns {} {queues}",
-                router.name()
-            )])?;
-            self.set_uplink(&router, port)?;
-            self.set_uplink(&node.netns, UPLINK)?;
-            self.set_gro(&node.netns)?;
-            Self::put_on_link(node)?;
-            let (ipv4, ipv6) = subnet_router(node.number);
-            router.ip(&[
-                format!("addr add {ipv4}/24 dev {port}"),
-                format!("addr add {ipv6}/64 dev {port} nodad"),
-                format!("route add {} via {}", node.pod_cidr(), node.underlay),
-                format!("route add {} via {}", node.pod_cidr6(), node.underlay6),
-            ])?;
-            node.netns.ip(&[
-                format!("route add default via {ipv4} dev {UPLINK}"),
-                format!("route add ::/0 via {ipv6} dev {UPLINK}"),
-            ])?;
-        }
-        Ok(())
+        nodes
+            .iter()
+            .try_for_each(|node| self.put_behind(node, &router))
+    }
+
+    /// Makes a router the only neighbour of a node, and the way to its pods.
+    fn put_behind(&self, node: &Node, router: &Netns) -> Result<()> {
+        let (queues, mtu, port) = (self.queues(), self.spec.uplink_mtu, &node.name);
+        node.netns.ip(&[format!(
+            "link add name {UPLINK} mtu {mtu} {queues} type veth peer name {port} mtu {mtu} \
+             netns {} {queues}",
+            router.name()
+        )])?;
+        self.set_uplink(router, port)?;
+        self.set_uplink(&node.netns, UPLINK)?;
+        self.set_gro(&node.netns)?;
+        Self::put_on_link(node)?;
+        let (ipv4, ipv6) = subnet_router(node.number);
+        router.ip(&[
+            format!("addr add {ipv4}/24 dev {port}"),
+            format!("addr add {ipv6}/64 dev {port} nodad"),
+            format!("route add {} via {}", node.pod_cidr(), node.underlay),
+            format!("route add {} via {}", node.pod_cidr6(), node.underlay6),
+        ])?;
+        node.netns.ip(&[
+            format!("route add default via {ipv4} dev {UPLINK}"),
+            format!("route add ::/0 via {ipv6} dev {UPLINK}"),
+        ])
     }
 
     fn join_by_bridge(&self, nodes: &[Node]) -> Result<()> {
