@@ -194,7 +194,8 @@ impl Dirt {
             let node = index.node_at(*address);
             if let Some(node) = node.and_then(|name| world.desired.nodes.get(name)) {
                 self.nodes.insert(node.name.clone());
-                if world.mode(node) == Mode::Native {
+                // The kernel's routes through tunnels over IPv6 tell what the path carries.
+                if world.mode(node) == Mode::Native || address.is_ipv6() {
                     self.node(node, world, index);
                 }
             }
@@ -251,7 +252,10 @@ mod tests {
     }
 
     fn underlay(number: u8) -> IpAddr {
-        IpAddr::from([192, 168, 1, 1 + number % 6])
+        match number % 8 {
+            6 | 7 => IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, u16::from(number % 8)]),
+            last => IpAddr::from([192, 168, 1, 1 + last]),
+        }
     }
 
     fn prefix(number: u8) -> IpNet {
@@ -407,6 +411,7 @@ mod tests {
                         link: index,
                         onlink: flag,
                         also: Vec::new(),
+                        mtu: None,
                     };
                     if come {
                         Event::OurRoute(found)
@@ -435,7 +440,7 @@ mod tests {
                     link: interface(two).0,
                     gateway: routed.then(|| underlay(two)),
                     source: None,
-                    mtu: None,
+                    mtu: (one % 3 == 0).then_some(1400),
                     expires: None,
                 });
                 Step::Way(address, way)
@@ -453,8 +458,11 @@ mod tests {
     }
 
     impl Bench {
-        fn new(auto_direct: bool) -> Self {
+        fn new(auto_direct: bool, by_ipv6: bool) -> Self {
             let mut fixture = Fixture::new();
+            if by_ipv6 {
+                fixture.settings.underlay = Some(underlay(6));
+            }
             fixture.settings.auto_direct_node_routes = auto_direct;
             fixture.observed.apply(Event::Link(link(9, DEVICE)));
             let mut bench = Self {
@@ -563,9 +571,10 @@ mod tests {
         #[test]
         fn what_is_named_is_enough(
             auto_direct in any::<bool>(),
+            by_ipv6 in any::<bool>(),
             steps in prop::collection::vec(step(), 1..60),
         ) {
-            let mut bench = Bench::new(auto_direct);
+            let mut bench = Bench::new(auto_direct, by_ipv6);
             for step in steps {
                 let dirt = bench.take(step.clone());
                 bench.bring_in_line(&dirt);

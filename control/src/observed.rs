@@ -356,6 +356,7 @@ pub(crate) mod tests {
             link: 1,
             onlink: false,
             also: Vec::new(),
+            mtu: None,
         };
         let mut observed = Observed::from_dump(vec![
             Event::Link(link(1, "eth0")),
@@ -381,6 +382,7 @@ pub(crate) mod tests {
             link: 1,
             onlink: false,
             also: Vec::new(),
+            mtu: None,
         };
         let foreign = |prefix: &str, table, metric, replaces| Event::ForeignRoute {
             route: ForeignRoute {

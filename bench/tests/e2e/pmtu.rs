@@ -2,16 +2,25 @@
 //! answers, in both modes.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use podway_bench::contender::pod_mtu;
 use podway_bench::iperf::Iperf;
 use podway_bench::netns::Netns;
+use podway_bench::podway::Options;
+use podway_bench::topology::{ClusterSpec, Pod};
 use podway_proto::types::Mode;
 
-use crate::mtu::narrow;
-use crate::support::{Delta, Network, options, ping_all, spec};
+use crate::mtu::{NARROW, narrow};
+use crate::sockets::{self, Datagrams};
+use crate::support::{Delta, Network, options, ping_all, spec, wait_for_answer};
 
 /// A path on which segments are lost for their size is orders of magnitude below this.
 const TCP_FLOOR: f64 = 1e8;
+/// Bytes of a connection each way, enough to learn what a path carries.
+const TRANSFER: usize = 1_000_000;
+/// How long the first packet may take, for which everyone on the way asks for a neighbour.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `ping` says of one echo that must not be fragmented.
 fn unfragmented(from: &Netns, to: IpAddr, payload: u16) -> String {
@@ -20,6 +29,15 @@ fn unfragmented(from: &Netns, to: IpAddr, payload: u16) -> String {
     let output = from.command("ping").args(args).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Sends two echoes that need not arrive; the kernel tells of the second that it was too large where it
+/// has learned by the first.
+fn too_large(from: &Netns, to: IpAddr, payload: u16) {
+    let (payload, to) = (payload.to_string(), to.to_string());
+    let how = ["-n", "-c", "2", "-i", "0.05", "-W", "0.2", "-M", "do", "-s"];
+    let mut command = from.command("ping");
+    command.args(how).args([&payload, &to]).output().unwrap();
 }
 
 /// The MTU of the pod's route to `to`, once it has learned one.
@@ -121,5 +139,84 @@ fn tracepath_shows_what_the_path_carries() {
         let wanted = format!("Resume: pmtu {mtu} hops 3 back 3");
         assert!(text.contains(&wanted), "{mode}: {text}");
         network.finish();
+    }
+}
+
+/// Behind a link that carries less than their routes say, pods are told so, or what they send is cut on
+/// its way: both IP versions, in tunnels over both and natively.
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn nothing_is_lost_on_a_narrow_link_that_is_known() {
+    for (mode, underlay6) in [
+        (Mode::Vxlan, false),
+        (Mode::Vxlan, true),
+        (Mode::Native, false),
+        (Mode::Native, true),
+    ] {
+        let spec = ClusterSpec {
+            pods_per_node: 1,
+            uplink_tx_checksum: false,
+            ..narrow()
+        };
+        let options = Options {
+            underlay6,
+            ..options(mode)
+        };
+        let network = Network::up(spec, &options);
+        let before = network.counters();
+        for inside6 in [false, true] {
+            if mode == Mode::Vxlan || inside6 == underlay6 {
+                fits_or_is_told(&network, mode, underlay6, inside6);
+            }
+        }
+        for (before, after) in before.iter().zip(&network.counters()) {
+            assert_eq!(Delta { before, after }.drops().len(), 0, "{after:?}");
+        }
+        network.finish();
+    }
+}
+
+fn fits_or_is_told(network: &Network, mode: Mode, underlay6: bool, inside6: bool) {
+    let what = format!("{mode}, IPv6 outside {underlay6}, inside {inside6}");
+    let (one, two) = (network.pod(0, 0), network.pod(1, 0));
+    let address = |pod: &Pod| -> IpAddr {
+        if inside6 {
+            pod.ipv6.into()
+        } else {
+            pod.ipv4.into()
+        }
+    };
+    let header = if inside6 { 48 } else { 28 };
+    let told = pod_mtu(1500, mode, underlay6);
+    let carried = pod_mtu(NARROW, mode, underlay6);
+    let ways = [(one, two), (two, one)];
+    wait_for_answer(&one.netns, address(two), PATIENCE);
+    for (from, to) in ways {
+        let arrived = sockets::tcp(&from.netns, &to.netns, address(to), TRANSFER);
+        assert_eq!(arrived, (TRANSFER, TRANSFER), "{what}");
+    }
+    for (from, to) in ways {
+        if mode == Mode::Vxlan && !underlay6 && !inside6 {
+            // Tunnels over IPv4 are cut by whoever cannot forward them.
+            let said = unfragmented(&from.netns, address(to), told - header);
+            assert!(said.contains("1 received"), "{what}: {said}");
+        } else {
+            too_large(&from.netns, address(to), told - header);
+            let route = learned(&from.netns, address(to));
+            assert!(route.contains(&format!("mtu {carried}")), "{what}: {route}");
+        }
+        let said = unfragmented(&from.netns, address(to), carried - header);
+        assert!(said.contains("1 received"), "{what}: {said}");
+    }
+    for size in [usize::from(told - header), 8_000, 20_000, 65_000] {
+        for (from, to) in ways {
+            let datagrams = Datagrams {
+                size,
+                count: 5,
+                window: 1,
+            };
+            let arrived = datagrams.arriving(&from.netns, &to.netns, address(to));
+            assert_eq!(arrived, 5, "{what}: of {size} bytes from {}", address(from));
+        }
     }
 }

@@ -275,6 +275,7 @@ mod tests {
             link,
             onlink: gateway.is_some(),
             also: Vec::new(),
+            mtu: None,
         }
     }
 

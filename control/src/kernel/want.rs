@@ -18,7 +18,7 @@ use podway_proto::types::{MacAddr, Mode};
 
 use crate::import::{self, Imported};
 use crate::index::Index;
-use crate::netlink::{Route, Vxlan};
+use crate::netlink::{Hop, Route, Vxlan};
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
 
@@ -208,18 +208,19 @@ fn imported_route(
     imported: &Imported<'_>,
     device: Option<u32>,
 ) -> Option<Route> {
-    let mut hops = Vec::new();
+    let (mut hops, mut mtus) = (Vec::new(), Vec::new());
     for router in &imported.routers {
         match router.tunnel {
             Some(node) => {
                 let route = route_to_node(world, imported.prefix, node, device);
                 hops.extend(route.iter().flat_map(Route::hops));
+                mtus.extend(route.and_then(|route| route.mtu));
             }
             None if world.import.carries_out() => hops.push(router.hop),
             None => {}
         }
     }
-    Route::by(imported.prefix, hops)
+    route_by_all(imported.prefix, hops, mtus)
 }
 
 fn told_route(
@@ -260,14 +261,17 @@ fn multipath(
     if routing::followed(world, members).is_some() {
         return Ok(None);
     }
-    let (mut hops, mut complaint) = (Vec::new(), None);
+    let (mut hops, mut mtus, mut complaint) = (Vec::new(), Vec::new(), None);
     for member in members {
         match told_route(world, prefix, member, device) {
-            Ok(route) => hops.extend(route.iter().flat_map(Route::hops)),
+            Ok(route) => {
+                hops.extend(route.iter().flat_map(Route::hops));
+                mtus.extend(route.and_then(|route| route.mtu));
+            }
             Err(text) => complaint = Some(text),
         }
     }
-    match (Route::by(prefix, hops), complaint) {
+    match (route_by_all(prefix, hops, mtus), complaint) {
         (None, Some(complaint)) => Err(complaint),
         (route, _) => Ok(route),
     }
@@ -283,7 +287,10 @@ fn route_to_node(
         Mode::Vxlan if is_of_other_version(world, node) => None,
         Mode::Vxlan => device.map(|device| {
             let gateway = tunnel_gateway(node, prefix);
-            route_by(prefix, Some(gateway), device, true)
+            Route {
+                mtu: tunnel_mtu(world, node),
+                ..route_by(prefix, Some(gateway), device, true)
+            }
         }),
         Mode::Native if world.settings.auto_direct_node_routes => {
             // Why there is none is told by the hints.
@@ -302,7 +309,28 @@ fn route_by(prefix: IpNet, gateway: Option<IpAddr>, link: u32, onlink: bool) -> 
         link,
         onlink,
         also: Vec::new(),
+        mtu: None,
     }
+}
+
+/// By several routers, with the least of what some of them carry.
+fn route_by_all(prefix: IpNet, hops: Vec<Hop>, mtus: Vec<u32>) -> Option<Route> {
+    let route = Route::by(prefix, hops)?;
+    let mtu = mtus.into_iter().min();
+    Some(Route { mtu, ..route })
+}
+
+/// What a tunnel over a path that carries less than the uplink carries itself, in bytes; `None` where
+/// the device's own MTU does. The kernel makes what it forwards as large as route or device allow,
+/// whatever it has learned of the path (`ip_dst_mtu_maybe_forward`, include/net/ip.h). Over IPv4 the
+/// outer packets are cut on their way; no router cuts those of IPv6, and all that is large was lost.
+fn tunnel_mtu(world: &World<'_>, node: &NodeSpec) -> Option<u32> {
+    if node.underlay.is_ipv4() {
+        return None;
+    }
+    let path = world.way(node.underlay)?.mtu?;
+    let narrower = path < world.uplink()?.mtu;
+    narrower.then(|| path.saturating_sub(world.overhead()))
 }
 
 /// Whether no tunnel from here can end at a node.
@@ -427,6 +455,44 @@ mod tests {
         let want = DeviceWant::of(&fixture.world()).unwrap();
         assert!(want.vxlan.zero_checksum_v6);
         assert_eq!(want.mtu, 1430);
+    }
+
+    #[test]
+    fn routes_through_a_tunnel_over_ipv6_tell_what_a_narrow_path_carries() {
+        let mut fixture = Fixture::new();
+        fixture.settings.underlay = Some(ip("fd77::1"));
+        let far = ip("fd77::2");
+        let node = fixture.desired.nodes.get_mut("b").unwrap();
+        node.underlay = far;
+        let several = ViaSpec::Multipath {
+            members: vec![
+                ViaSpec::Gateway {
+                    address: ip("192.168.1.9"),
+                    interface: Some("eth0".into()),
+                },
+                ViaSpec::Node { node: "b".into() },
+            ],
+        };
+        let routes_told = &mut fixture.desired.routes;
+        routes_told.insert("10.9.0.0/16".parse().unwrap(), several);
+        let mut mtus = |mtu| {
+            let way = Lookup {
+                link: 2,
+                gateway: None,
+                source: None,
+                mtu,
+                expires: None,
+            };
+            fixture.ways.insert(far, Some(way));
+            let all = all_routes(&fixture, Some(DEVICE)).into_iter();
+            let tunnels = all
+                .filter_map(Result::unwrap)
+                .filter(|route| route.links().any(|link| link == DEVICE));
+            tunnels.map(|route| route.mtu).collect::<Vec<_>>()
+        };
+        assert_eq!(mtus(None), [None; 3]);
+        assert_eq!(mtus(Some(1400)), [Some(1330); 3]);
+        assert_eq!(mtus(Some(1500)), [None; 3], "as much as the uplink");
     }
 
     #[test]

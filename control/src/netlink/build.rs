@@ -15,7 +15,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
     RouteNextHopFlags, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use podway_proto::types::MacAddr;
@@ -35,7 +35,8 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
 /// large as the device's MTU allows, whatever it has learned of the path (`ip_dst_mtu_maybe_forward`,
 /// include/net/ip.h; unless `net.ipv4.ip_forward_use_pmtu` is set). Behind a narrow link all that is
 /// large would be lost with DF (`IFLA_VXLAN_DF`), each time; without, it is the outer packets that are
-/// cut to fragments.
+/// cut to fragments. Those over IPv6 nobody cuts: there the routes tell the size (`tunnel_mtu`,
+/// control/src/kernel/want.rs).
 pub(super) fn vxlan_device(name: &str, mac: MacAddr, mtu: u32, vxlan: &Vxlan) -> LinkMessage {
     let mut data = vec![
         InfoVxlan::Id(vxlan.vni),
@@ -198,6 +199,10 @@ pub(super) fn route(route: &Route) -> RouteMessage {
         Some(_) => RouteScope::Universe,
         None => RouteScope::Link,
     };
+    if let Some(mtu) = route.mtu {
+        let metrics = RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
+        message.attributes.push(metrics);
+    }
     if !route.also.is_empty() {
         let hops = route.hops().map(|hop| next_hop(destination, hop));
         let hops = RouteAttribute::MultiPath(hops.collect());
@@ -216,7 +221,11 @@ pub(super) fn route(route: &Route) -> RouteMessage {
 /// What is to be removed: with all routers, whatever they are. Naming them would have the kernel
 /// remove, and tell of, each alone (IPv6).
 pub(super) fn any_route(route: &Route) -> RouteMessage {
-    let mut message = self::route(route);
+    let whatever_size = Route {
+        mtu: None,
+        ..route.clone()
+    };
+    let mut message = self::route(&whatever_size);
     if !route.also.is_empty() {
         message.attributes.truncate(1);
     }

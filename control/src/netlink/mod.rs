@@ -135,6 +135,9 @@ pub struct Route {
     pub onlink: bool,
     /// The other routers of a multipath route.
     pub also: Vec<Hop>,
+    /// Size in bytes that packets are made to fit which are forwarded by it; what the links carry by
+    /// default.
+    pub mtu: Option<u32>,
 }
 
 impl Route {
@@ -150,6 +153,7 @@ impl Route {
             link: first.link,
             onlink: first.onlink,
             also,
+            mtu: None,
         })
     }
 

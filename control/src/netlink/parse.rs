@@ -327,7 +327,7 @@ fn our_route(message: &RouteMessage) -> Option<Route> {
         return None;
     }
     let (mut destination, mut gateway, mut link) = (unspecified(header)?, None, None);
-    let mut several = None;
+    let (mut several, mut mtu) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = route_address(address)?,
@@ -335,13 +335,15 @@ fn our_route(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Via(via) => gateway = via_address(via),
             RouteAttribute::Oif(index) => link = Some(*index),
             RouteAttribute::MultiPath(hops) => several = Some(hops),
+            RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
             _ => {}
         }
     }
     let prefix = IpNet::new(destination, header.destination_prefix_length).ok()?;
     if let Some(hops) = several {
         // Those that are dead as well: the kernel uses them again when their link comes up.
-        return Route::by(prefix, hops.iter().filter_map(next_hop_of).collect());
+        let route = Route::by(prefix, hops.iter().filter_map(next_hop_of).collect())?;
+        return Some(Route { mtu, ..route });
     }
     Some(Route {
         prefix,
@@ -349,6 +351,14 @@ fn our_route(message: &RouteMessage) -> Option<Route> {
         link: link?,
         onlink: header.flags.contains(RouteFlags::Onlink),
         also: Vec::new(),
+        mtu,
+    })
+}
+
+fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
     })
 }
 
@@ -480,13 +490,7 @@ pub(super) fn lookup(message: &RouteMessage) -> Option<Lookup> {
                 found.expires = Some(CLOCK_TICK * ticks);
             }
             RouteAttribute::PrefSource(address) => found.source = route_address(address),
-            RouteAttribute::Metrics(metrics) => {
-                for metric in metrics {
-                    if let RouteMetric::Mtu(mtu) = metric {
-                        found.mtu = Some(*mtu);
-                    }
-                }
-            }
+            RouteAttribute::Metrics(metrics) => found.mtu = mtu_of(metrics),
             _ => {}
         }
     }
@@ -497,6 +501,31 @@ pub(super) fn lookup(message: &RouteMessage) -> Option<Lookup> {
 mod tests {
     use super::super::build;
     use super::*;
+
+    #[test]
+    fn a_route_of_ours_is_read_as_it_was_made() {
+        use RouteNetlinkMessage::NewRoute;
+        let hop = |gateway: &str| Hop {
+            gateway: gateway.parse().unwrap(),
+            link: 9,
+            onlink: true,
+        };
+        for mtu in [None, Some(1330)] {
+            for hops in [
+                vec![hop("10.0.1.0")],
+                vec![hop("10.0.1.0"), hop("10.0.2.0")],
+            ] {
+                let route = Route::by("10.9.0.0/16".parse().unwrap(), hops).unwrap();
+                let route = Route { mtu, ..route };
+                let read = event(NewRoute(build::route(&route)), 0);
+                assert_eq!(read, Some(Event::OurRoute(route.clone())));
+                // Removed it is whatever its size is.
+                let removed = build::any_route(&route).attributes;
+                let sized = |a: &RouteAttribute| matches!(a, RouteAttribute::Metrics(_));
+                assert!(!removed.iter().any(sized), "{removed:?}");
+            }
+        }
+    }
 
     #[test]
     fn an_unreachable_route_of_ours_is_no_way_and_nobody_elses() {

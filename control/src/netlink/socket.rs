@@ -558,6 +558,7 @@ mod tests {
             link: 1,
             onlink: true,
             also: Vec::new(),
+            mtu: None,
         };
         let count = 2 * BATCH;
         let orders: Vec<Order> = (1..)
