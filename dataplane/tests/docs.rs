@@ -83,17 +83,28 @@ fn last_cells(text: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn tests_that_the_table_of_vxlan_names_exist() {
+fn tests_that_the_documents_name_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut tests = BTreeSet::new();
-    for directory in ["dataplane", "xdp-redirect", "bench/src", "bench/tests"] {
+    for directory in [
+        "dataplane",
+        "xdp-redirect",
+        "control",
+        "bench/src",
+        "bench/tests",
+    ] {
         tests_below(&root.join(directory), &mut tests);
     }
-    let rows = last_cells(include_str!("../../docs/vxlan.md"));
-    assert!(rows.len() > 20, "{}", rows.len());
-    for row in &rows {
-        assert!(!row.is_empty(), "a row without a test");
-        let missing: Vec<_> = row.iter().filter(|name| !tests.contains(**name)).collect();
-        assert!(missing.is_empty(), "{missing:?}");
+    for document in [
+        include_str!("../../docs/vxlan.md"),
+        include_str!("../../docs/conformance.md"),
+    ] {
+        let rows = last_cells(document);
+        assert!(rows.len() > 20, "{}", rows.len());
+        for row in &rows {
+            assert!(!row.is_empty(), "a row without a test");
+            let missing: Vec<_> = row.iter().filter(|name| !tests.contains(**name)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
     }
 }

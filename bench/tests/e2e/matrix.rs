@@ -155,11 +155,6 @@ impl Lab {
         self.underlay == Family::V6
     }
 
-    /// What the pods' routes carry, in bytes.
-    fn mtu(self) -> usize {
-        pod_mtu(spec().uplink_mtu, self.mode, self.underlay6()).into()
-    }
-
     /// The IP versions of the pods' packets that are Podway's. The kernel has no native routes to
     /// prefixes of one version by a router of the other.
     fn inner(self) -> Vec<Family> {
@@ -181,8 +176,9 @@ impl Lab {
         }
     }
 
-    fn build(self) -> Network {
+    fn build(self, uplink_mtu: u16) -> Network {
         let spec = ClusterSpec {
+            uplink_mtu,
             nodes: if self.shape == Shape::ThreeNodes {
                 3
             } else {
@@ -214,9 +210,9 @@ impl Lab {
         network
     }
 
-    /// Everything that its pods have to say; what arrived of it.
-    fn run(self) -> Vec<Row> {
-        let network = self.build();
+    /// Everything that its pods have to say by uplinks of such an MTU; what arrived of it.
+    fn run(self, uplink_mtu: u16) -> Vec<Row> {
+        let network = self.build(uplink_mtu);
         let mut rows = Vec::new();
         for pods in self.pods() {
             for family in self.inner() {
@@ -224,7 +220,7 @@ impl Lab {
                     network: &network,
                     pods,
                     family,
-                    mtu: self.mtu(),
+                    mtu: pod_mtu(uplink_mtu, self.mode, self.underlay6()).into(),
                 };
                 flow.begin();
                 rows.extend(Traffic::ALL.map(|traffic| flow.carries(traffic)));
@@ -256,14 +252,36 @@ const COVERING: [Lab; 8] = {
     ]
 };
 
+/// What was asked for by `PODWAY_TEST_MATRIX`.
+fn asked() -> String {
+    std::env::var("PODWAY_TEST_MATRIX").unwrap_or_default()
+}
+
 fn chosen() -> Vec<Lab> {
     let all = Lab::all();
-    match std::env::var("PODWAY_TEST_MATRIX").as_deref() {
-        Err(_) | Ok("") => COVERING.to_vec(),
-        Ok("all") => all,
-        Ok(word) => {
+    match asked().as_str() {
+        "" => COVERING.to_vec(),
+        "all" => all,
+        word => {
             let named = all.into_iter().filter(|lab| lab.to_string().contains(word));
             named.collect()
+        }
+    }
+}
+
+/// Builds networks one after another and prints what arrived.
+fn run(labs: &[Lab], uplink_mtu: u16) {
+    // Written past the harness, which keeps what a test prints to itself.
+    let mut log = std::io::stdout();
+    let mut say = |line: String| writeln!(log, "{line}").unwrap();
+    say(format!("\n{}", Row::HEAD));
+    for lab in labs {
+        let begin = Instant::now();
+        let rows = lab.run(uplink_mtu);
+        let seconds = begin.elapsed().as_secs_f32();
+        say(format!("{lab}, MTU {uplink_mtu} ({seconds:.1} s)"));
+        for row in rows {
+            say(row.to_string());
         }
     }
 }
@@ -273,17 +291,20 @@ fn chosen() -> Vec<Lab> {
 fn every_cell_arrives_whole_and_once() {
     let labs = chosen();
     assert!(!labs.is_empty(), "PODWAY_TEST_MATRIX names no network");
-    // Written past the harness, which keeps what a test prints to itself.
-    let mut log = std::io::stdout();
-    let mut say = |line: String| writeln!(log, "{line}").unwrap();
-    say(format!("\n{}", Row::HEAD));
-    for lab in labs {
-        let begin = Instant::now();
-        let rows = lab.run();
-        say(format!("{lab} ({:.1} s)", begin.elapsed().as_secs_f32()));
-        for row in rows {
-            say(row.to_string());
-        }
+    run(&labs, spec().uplink_mtu);
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn other_mtus_carry_whole_and_once() {
+    let mtus = match asked().as_str() {
+        "all" => &[2048, 2049, 9000, 9001][..],
+        _ => &[9000],
+    };
+    let two_nodes = |lab: &&Lab| lab.shape == Shape::TwoNodes;
+    let labs: Vec<_> = COVERING.iter().filter(two_nodes).copied().collect();
+    for mtu in mtus {
+        run(&labs, *mtu);
     }
 }
 
