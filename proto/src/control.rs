@@ -597,17 +597,17 @@ pub struct PortEntry {
 
 /// MAC of the VTEP of a node whose underlay address is `underlay` and that was not told another:
 /// `02:50` (locally administered, unicast) and four bytes. These are the IPv4 address itself, or
-/// the four 32-bit words of the IPv6 address XORed, in network byte order; an IPv4 address
+/// the 32-bit FNV-1a hash of the IPv6 address, in network byte order; an IPv4 address
 /// written as an IPv6 one counts as IPv4. Both ends of a tunnel compute the same without talking.
 pub fn derived_vtep_mac(underlay: IpAddr) -> MacAddr {
+    const OFFSET: u32 = 0x811c_9dc5;
+    const PRIME: u32 = 0x0100_0193;
     let [a, b, c, d] = match underlay.to_canonical() {
         IpAddr::V4(address) => address.octets(),
         IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            let folded = (bits >> 96) ^ (bits >> 64) ^ (bits >> 32) ^ bits;
-            u32::try_from(folded & 0xffff_ffff)
-                .unwrap_or_else(|_| unreachable!("masked to 32 bits"))
-                .to_be_bytes()
+            let absorb = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(PRIME);
+            let octets = address.octets().into_iter();
+            octets.fold(OFFSET, absorb).to_be_bytes()
         }
     };
     MacAddr([0x02, 0x50, a, b, c, d])
@@ -638,12 +638,21 @@ mod tests {
         for (underlay, mac) in [
             ("192.168.1.7", "02:50:c0:a8:01:07"),
             ("::ffff:192.168.1.7", "02:50:c0:a8:01:07"),
-            ("2001:db8::1", "02:50:20:01:0d:b9"),
-            ("fd00:0:1:2:3:4:5:6", "02:50:fd:07:00:00"),
+            ("2001:db8::1", "02:50:6e:5b:04:f4"),
+            ("fd00:0:1:2:3:4:5:6", "02:50:83:2d:c6:75"),
         ] {
             let derived = derived_vtep_mac(underlay.parse().unwrap());
             assert_eq!(derived.to_string(), mac, "{underlay}");
             assert!(!derived.is_multicast());
         }
+    }
+
+    /// Words that are XORed cancel out when a node's number is in two of them.
+    #[test]
+    fn plans_of_addresses_give_each_node_its_own_mac() {
+        let addresses = (0..5000_u16).map(|node| [0xfd00, 0x100, 0, node, 0, 0, 0, node]);
+        let macs = addresses.map(|address| derived_vtep_mac(IpAddr::from(address)).0);
+        let different: std::collections::BTreeSet<[u8; 6]> = macs.collect();
+        assert_eq!(different.len(), 5000);
     }
 }
