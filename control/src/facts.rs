@@ -8,7 +8,9 @@ use std::ops::Bound;
 use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, PortRoleSpec, PortSpec};
 use podway_proto::dataplane::Change;
+use podway_proto::digest::{Digest, Digests};
 use podway_proto::types::{Link, LocalNode, Neighbor, Node, Port, PortRole, Route};
+use serde::Serialize;
 
 use crate::dirt::Dirt;
 use crate::index::Index;
@@ -24,18 +26,29 @@ pub struct Facts {
     nodes: BTreeMap<String, Node>,
     routes: BTreeMap<IpNet, Route>,
     neighbors: BTreeMap<(String, IpAddr), Neighbor>,
+    /// Of all of them, kept beside them: a million are not gone through each time that it is wanted.
+    digests: Digests,
 }
 
 impl Facts {
     /// The facts as they should be now.
     pub fn of(world: &World<'_>, index: &Index) -> Self {
-        Self {
+        let mut facts = Self {
             local: local(world),
             ports: ports(world),
             nodes: nodes(world),
             routes: routes(world, index),
             neighbors: neighbors(world),
-        }
+            digests: Digests::default(),
+        };
+        facts.digests = Digests {
+            local: Digest::of(&facts.local),
+            ports: Digest::of(facts.ports.values()),
+            neighbors: Digest::of(facts.neighbors.values()),
+            nodes: Digest::of(facts.nodes.values()),
+            routes: Digest::of(facts.routes.values()),
+        };
+        facts
     }
 
     /// Brings the facts up to date with what `dirt` names. Gives those that changed, each with what
@@ -46,12 +59,18 @@ impl Facts {
             let local = local(world);
             if self.local != local {
                 changed.push((Key::Local, Before::of(self.local.as_ref())));
+                self.digests.local = Digest::of(&local);
                 self.local = local;
             }
         }
         if dirt.all || dirt.ports {
             let begin = changed.len();
-            let before = replace(&mut self.ports, ports(world), Key::Port, &mut changed);
+            let before = replace(
+                (&mut self.ports, &mut self.digests.ports),
+                ports(world),
+                Key::Port,
+                &mut changed,
+            );
             for (key, held) in &mut changed[begin..] {
                 if let Key::Port(interface) = key
                     && lets_go(before.get(interface), self.ports.get(interface))
@@ -62,10 +81,20 @@ impl Facts {
         }
         if dirt.all {
             let key = |(interface, address)| Key::Neighbor(interface, address);
-            replace(&mut self.neighbors, neighbors(world), key, &mut changed);
-            replace(&mut self.nodes, nodes(world), Key::Node, &mut changed);
             replace(
-                &mut self.routes,
+                (&mut self.neighbors, &mut self.digests.neighbors),
+                neighbors(world),
+                key,
+                &mut changed,
+            );
+            replace(
+                (&mut self.nodes, &mut self.digests.nodes),
+                nodes(world),
+                Key::Node,
+                &mut changed,
+            );
+            replace(
+                (&mut self.routes, &mut self.digests.routes),
                 routes(world, index),
                 Key::Route,
                 &mut changed,
@@ -80,7 +109,11 @@ impl Facts {
             let found = world.observed.neighbor(link.index, *address);
             let fact = found.and_then(|found| neighbor(world, found));
             let key = (link.name.clone(), *address);
-            if let Some(held) = set(&mut self.neighbors, key, fact) {
+            if let Some(held) = set(
+                (&mut self.neighbors, &mut self.digests.neighbors),
+                key,
+                fact,
+            ) {
                 changed.push((Key::Neighbor(link.name.clone(), *address), held));
             }
         }
@@ -88,13 +121,17 @@ impl Facts {
             let told = world.desired.nodes.get(name);
             let remote = told.filter(|_| *name != world.settings.node_name);
             let fact = remote.map(|spec| node(world, spec));
-            if let Some(held) = set(&mut self.nodes, name.clone(), fact) {
+            if let Some(held) = set(
+                (&mut self.nodes, &mut self.digests.nodes),
+                name.clone(),
+                fact,
+            ) {
                 changed.push((Key::Node(name.clone()), held));
             }
         }
         for prefix in &dirt.routes {
             let fact = routing::decision(world, index, *prefix).and_then(route);
-            if let Some(held) = set(&mut self.routes, *prefix, fact) {
+            if let Some(held) = set((&mut self.routes, &mut self.digests.routes), *prefix, fact) {
                 changed.push((Key::Route(*prefix), held));
             }
         }
@@ -163,6 +200,11 @@ impl Facts {
             .chain(neighbors)
             .chain(nodes.cloned().map(Key::Node))
             .chain(routes.copied().map(Key::Route))
+    }
+
+    /// What the dataplane is to answer when it is asked what it holds.
+    pub fn digests(&self) -> Digests {
+        self.digests
     }
 
     /// How many routes, nodes and neighbours there are.
@@ -255,8 +297,8 @@ fn rest<K: Ord, V>(
 }
 
 /// Puts `fact` in the place of `key`. `None` when that changed nothing, else what was there before.
-fn set<K: Ord, V: PartialEq>(
-    facts: &mut BTreeMap<K, V>,
+fn set<K: Ord, V: PartialEq + Serialize>(
+    (facts, digest): (&mut BTreeMap<K, V>, &mut Digest),
     key: K,
     fact: Option<V>,
 ) -> Option<Before> {
@@ -264,15 +306,19 @@ fn set<K: Ord, V: PartialEq>(
         return None;
     }
     let before = match fact {
-        Some(fact) => facts.insert(key, fact),
+        Some(fact) => {
+            digest.add(&fact);
+            facts.insert(key, fact)
+        }
         None => facts.remove(&key),
     };
+    before.iter().for_each(|before| digest.remove(before));
     Some(Before::of(before.as_ref()))
 }
 
 /// Puts `want` in the place of all of `facts` and notes what that changed. Gives what was there.
-fn replace<K: Ord + Clone, V: PartialEq>(
-    facts: &mut BTreeMap<K, V>,
+fn replace<K: Ord + Clone, V: PartialEq + Serialize>(
+    (facts, digest): (&mut BTreeMap<K, V>, &mut Digest),
     want: BTreeMap<K, V>,
     name: impl Fn(K) -> Key,
     changed: &mut Vec<(Key, Before)>,
@@ -281,11 +327,15 @@ fn replace<K: Ord + Clone, V: PartialEq>(
     for (key, fact) in &*facts {
         let before = have.get(key);
         if before != Some(fact) {
+            digest.add(fact);
+            before.iter().for_each(|before| digest.remove(before));
             changed.push((name(key.clone()), Before::of(before)));
         }
     }
-    let gone = have.keys().filter(|key| !facts.contains_key(key));
-    changed.extend(gone.map(|key| (name(key.clone()), Before::Other)));
+    for (key, before) in have.iter().filter(|(key, _)| !facts.contains_key(key)) {
+        digest.remove(before);
+        changed.push((name(key.clone()), Before::Other));
+    }
     have
 }
 
@@ -404,7 +454,8 @@ fn routes(world: &World<'_>, index: &Index) -> BTreeMap<IpNet, Route> {
 
 fn route(decision: Decision<'_>) -> Option<Route> {
     let prefix = decision.prefix;
-    let via = decision.via.ok()?;
+    // In whatever order they came, it is the same fact.
+    let via = decision.via.ok()?.sorted();
     Some(Route { prefix, via })
 }
 

@@ -722,6 +722,7 @@ impl Node {
             &self.world(),
             &self.index,
             dataplane,
+            self.session.drift(),
             errors.into_iter().collect(),
             self.health.as_ref().map(Health::status),
         );

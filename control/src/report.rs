@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podway_proto::control::{
-    DataplaneLink, HealthStatus, KernelStatus, NodeEntry, PortEntry, PortRoleSpec, RouteAnswer,
-    RouteEntry, RouteOrigin, RouteTarget, Status, ViaSpec,
+    DataplaneLink, DriftStatus, HealthStatus, KernelStatus, NodeEntry, PortEntry, PortRoleSpec,
+    RouteAnswer, RouteEntry, RouteOrigin, RouteTarget, Status, ViaSpec,
 };
 use podway_proto::types::Mode;
 use podway_proto::{ErrorBody, ErrorCode};
@@ -19,11 +19,12 @@ use crate::observed::Observed;
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
 
-/// How this node is; `dataplane` is what the link to it says.
+/// How this node is; `dataplane` and `drift` are what the link to it says.
 pub fn status(
     world: &World<'_>,
     index: &Index,
     dataplane: DataplaneLink,
+    drift: DriftStatus,
     kernel_errors: Vec<String>,
     health: Option<HealthStatus>,
 ) -> Status {
@@ -47,6 +48,7 @@ pub fn status(
         pod_mtu,
         pod_mtu_by: pod_mtu_by.flatten(),
         dataplane,
+        drift,
         kernel: KernelStatus {
             device: DEVICE.to_owned(),
             in_sync: kernel_errors.is_empty() && world.observed.link_named(DEVICE).is_some(),

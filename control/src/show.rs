@@ -9,8 +9,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use podway_proto::control::{
-    DataplaneLink, NodeEntry, PortEntry, Response, RouteAnswer, RouteEntry, RouteOrigin,
-    RouteTarget, Status,
+    DataplaneLink, DriftStatus, NodeEntry, PortEntry, Response, RouteAnswer, RouteEntry,
+    RouteOrigin, RouteTarget, Status,
 };
 use podway_proto::dataplane::{self, Counters};
 
@@ -122,6 +122,7 @@ fn show_status(status: &Status) -> String {
             }
         ),
     );
+    let drift = &status.drift;
     match &status.dataplane {
         // It may be busy, or speak another version: whether it forwards is not known.
         DataplaneLink::Disconnected { reason } => {
@@ -147,6 +148,9 @@ fn show_status(status: &Status) -> String {
             );
             for refusal in refused {
                 line("", format!("refused: {refusal}"));
+            }
+            for row in drift_rows(drift) {
+                line("", row);
             }
             if let Some(status) = status {
                 for row in ports::got(&status.ports).lines() {
@@ -183,6 +187,19 @@ fn show_status(status: &Status) -> String {
         line("missing", hint.clone());
     }
     text
+}
+
+/// Whether the dataplane holds what it was told.
+fn drift_rows(drift: &DriftStatus) -> Vec<String> {
+    let mut rows: Vec<String> = drift.found.iter().map(|e| format!("drift: {e}")).collect();
+    if let (Some(ago), true) = (drift.compared_seconds_ago, rows.is_empty()) {
+        rows.push(format!("holds what it was told, compared {ago} s ago"));
+    }
+    if drift.mended > 0 {
+        let (times, last) = (drift.mended, drift.last_mended.join("; "));
+        rows.push(format!("drift mended so far: {times}, last: {last}"));
+    }
+    rows
 }
 
 fn dataplane_summary(status: &dataplane::Status) -> String {
@@ -490,6 +507,7 @@ mod tests {
             pod_mtu: None,
             pod_mtu_by: None,
             dataplane,
+            drift: DriftStatus::default(),
             kernel,
             translates: false,
             defragments: false,
@@ -553,6 +571,22 @@ mod tests {
             let refusal = "\n            refused: port eth0: the queue is taken\n";
             assert!(shown.contains(refusal), "{shown}");
         }
+    }
+
+    #[test]
+    fn drift_is_told_as_long_as_it_is_there_and_that_it_was() {
+        let mut drift = DriftStatus::default();
+        assert_eq!(drift_rows(&drift), Vec::<String>::new());
+        drift.compared_seconds_ago = Some(4);
+        let whole = "holds what it was told, compared 4 s ago";
+        assert_eq!(drift_rows(&drift), [whole]);
+        drift.found = vec!["routes: the dataplane holds 1 and was told 2".into()];
+        let row = "drift: routes: the dataplane holds 1 and was told 2";
+        assert_eq!(drift_rows(&drift), [row]);
+        drift.last_mended = std::mem::take(&mut drift.found);
+        drift.mended = 2;
+        let mended = "drift mended so far: 2, last: routes: the dataplane holds 1 and was told 2";
+        assert_eq!(drift_rows(&drift), [whole, mended]);
     }
 
     #[test]

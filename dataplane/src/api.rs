@@ -100,6 +100,7 @@ fn answer(
         Request::SyncEnd => supervisor.sync_end()?,
         Request::Status => return Ok(Response::Status(supervisor.status())),
         Request::Counters => return Ok(Response::Counters(supervisor.counters()?)),
+        Request::Digest => return Ok(Response::Digest(supervisor.digests())),
     }
     Ok(Response::Done)
 }

@@ -298,6 +298,9 @@ pub struct Status {
     pub pod_mtu_by: Option<String>,
     /// The link to the dataplane.
     pub dataplane: DataplaneLink,
+    /// Whether the dataplane holds what it was told.
+    #[serde(default)]
+    pub drift: DriftStatus,
     /// The kernel underneath.
     pub kernel: KernelStatus,
     /// Whether rules of this node translate addresses (NAT), as for services, so that the dataplane
@@ -324,7 +327,7 @@ pub enum DataplaneLink {
         reason: String,
     },
     /// Connected, and not yet told everything: of a new connection all, of an old one what has
-    /// changed.
+    /// changed, or all because it holds something else ([`DriftStatus::found`]).
     Syncing {
         /// As when it is synced.
         #[serde(default)]
@@ -350,6 +353,21 @@ impl DataplaneLink {
             Self::Syncing { status, .. } | Self::Synced { status, .. } => status.as_deref(),
         }
     }
+}
+
+/// What the dataplane holds, compared with what it was told. That is done every ten seconds while
+/// nothing changes, and when somebody asks for the status; what differs is told anew at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftStatus {
+    /// Seconds since it was compared last; `None`: not since the dataplane was connected.
+    pub compared_seconds_ago: Option<u64>,
+    /// What differed then, one sentence for each kind of facts; empty when nothing did. While there
+    /// is anything, the link is not synced.
+    pub found: Vec<String>,
+    /// How often drift was mended since control was started.
+    pub mended: u64,
+    /// What differed the last time that it was.
+    pub last_mended: Vec<String>,
 }
 
 /// The kernel underneath (design section 7).

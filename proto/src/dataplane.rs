@@ -2,8 +2,9 @@
 //!
 //! After `hello`, a control process that wants the dataplane to hold exactly its facts sends
 //! `sync-begin`, any number of `apply`, and `sync-end`: what was there before and was not named
-//! in between is then removed. Afterwards it sends `apply` for each change. The facts stay when
-//! the connection closes: a restart of control costs no packet.
+//! in between is then removed. Afterwards it sends `apply` for each change, and `digest` now and
+//! then, to see that what it told is what is held. The facts stay when the connection closes: a
+//! restart of control costs no packet.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::ErrorBody;
+use crate::digest::Digests;
 use crate::types::{LocalNode, Neighbor, Node, Port, Route};
 
 /// What a client may ask of the dataplane.
@@ -36,13 +38,18 @@ pub enum Request {
     Status,
     /// What it has counted. Answer: [`Response::Counters`].
     Counters,
+    /// Which facts it holds, in short. Answer: [`Response::Digest`].
+    Digest,
 }
 
 impl Request {
     /// Whether it leaves everything as it is, so that whoever can connect may ask it. What is not
     /// named here is a change.
     pub fn only_asks(&self) -> bool {
-        matches!(self, Self::Hello { .. } | Self::Status | Self::Counters)
+        matches!(
+            self,
+            Self::Hello { .. } | Self::Status | Self::Counters | Self::Digest
+        )
     }
 }
 
@@ -106,6 +113,8 @@ pub enum Response {
     Status(Status),
     /// To [`Request::Counters`].
     Counters(Counters),
+    /// To [`Request::Digest`].
+    Digest(Digests),
     /// The request was refused as a whole; nothing has changed.
     Error(ErrorBody),
 }

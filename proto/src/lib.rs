@@ -7,6 +7,7 @@
 //! - [`dataplane`]: what `podway-control` says to `podway-dataplane` over `dataplane.sock`.
 //! - [`control`]: what `podway` (or any other client) says to `podway-control` over `control.sock`.
 //! - [`types`]: the facts that both share: ports, nodes, routes, neighbours.
+//! - [`digest`]: whether both ends hold the same facts.
 //! - [`entries`]: all that was told as one document, and differences between two of them.
 //! - [`config`]: the configuration file that both daemons read.
 //! - [`codec`]: lines in and out, with the length limit.
@@ -18,6 +19,7 @@ pub mod codec;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod digest;
 pub mod entries;
 mod error;
 pub mod server;

@@ -250,7 +250,7 @@ pub struct Route {
 }
 
 /// Who takes the packets of a route.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Via {
     /// A remote node, in its mode.
@@ -279,6 +279,14 @@ impl Via {
             Self::Multipath { members } => members,
             one => std::slice::from_ref(one),
         }
+    }
+
+    /// The same with its next hops in their order: two that mean the same are then equal.
+    pub fn sorted(mut self) -> Self {
+        if let Self::Multipath { members } = &mut self {
+            members.sort_unstable();
+        }
+        self
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use podway_proto::control::{self, PortRoleSpec, ViaSpec};
 use podway_proto::dataplane::{self, Change};
+use podway_proto::digest::{Digest, Digests};
 use podway_proto::entries::{Difference, Entries, EntryKey, RefusedEntry};
 use podway_proto::types::{
     Link, LocalNode, MacAddr, Mode, Neighbor, Node, Path as NodePath, Port, PortRole, Route, Via,
@@ -212,6 +213,12 @@ fn control_responses() {
             pod_mtu: Some(1450),
             pod_mtu_by: None,
             dataplane,
+            drift: control::DriftStatus {
+                compared_seconds_ago: Some(4),
+                found: vec!["routes: the dataplane holds 1 and was told 2".into()],
+                mended: 1,
+                last_mended: vec!["nodes: the dataplane holds 0 and was told 1".into()],
+            },
             kernel: control::KernelStatus {
                 device: "podway.vx".into(),
                 in_sync: false,
@@ -441,6 +448,7 @@ fn dataplane_requests() {
             Request::SyncEnd,
             Request::Status,
             Request::Counters,
+            Request::Digest,
         ],
     );
 }
@@ -560,6 +568,11 @@ fn dataplane_responses() {
             },
             Response::Status(dataplane_status()),
             Response::Counters(counters()),
+            Response::Digest(Digests {
+                local: Digest { count: 1, sum: 7 },
+                routes: Digest::of(["a", "b"]),
+                ..Digests::default()
+            }),
             Response::Error(error),
         ],
     );

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use podway_bench::netns::run;
+use podway_bench::netns::{run, wait_until};
 use podway_bench::ping::Ping;
 use podway_bench::podway::{Agent, Options, Podway};
 use podway_bench::topology::{Cluster, ClusterSpec, Node, Pod};
@@ -18,12 +18,17 @@ use podway_proto::types::Mode;
 /// First part of the names of all networks of the tests.
 pub(crate) const PREFIX: &str = "podway-e2e";
 
+/// How long it may take until no change is under way.
+const COMPARED: Duration = Duration::from_secs(10);
+
 /// A cluster and who runs Podway on it.
 pub(crate) struct Network {
     pub(crate) cluster: Cluster,
     pub(crate) podway: Podway,
     /// XDP programs that were seen; none may outlive the network.
     programs: BTreeSet<u32>,
+    /// How often node 1's dataplane has held something else than it was told, by the test's doing.
+    pub(crate) mended: u64,
 }
 
 /// Workers of each dataplane and queues of each interface that the tests use which do not choose
@@ -83,6 +88,7 @@ impl Network {
             cluster,
             podway,
             programs: BTreeSet::new(),
+            mended: 0,
         };
         for agent in network.podway.agents() {
             let programs = link::programs(&agent.node().netns).unwrap();
@@ -128,9 +134,27 @@ impl Network {
         after.iter().map(lost).sum::<u64>() - before.iter().map(lost).sum::<u64>()
     }
 
+    /// Insists that the dataplanes hold what control has told, and that they always have.
+    fn assert_in_step(&self) {
+        for (number, agent) in self.podway.agents().iter().enumerate() {
+            let compared = || {
+                let status = agent.status().map_err(|error| error.to_string())?;
+                match status.drift.compared_seconds_ago {
+                    Some(0) => Ok(status.drift),
+                    _ => Err(format!("{:?}, {:?}", status.drift, status.dataplane)),
+                }
+            };
+            let drift = wait_until("what is held is compared", COMPARED, compared);
+            let drift = drift.unwrap_or_else(|error| panic!("{error}\n{}", agent.logs()));
+            let mended = if number == 0 { self.mended } else { 0 };
+            assert_eq!((&drift.found, drift.mended), (&vec![], mended), "{drift:?}");
+        }
+    }
+
     /// The end of every test.
     pub(crate) fn finish(self) {
         self.counters();
+        self.assert_in_step();
         let name = self.cluster.name().to_owned();
         self.podway.stop().unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(self.cluster.remove(), Vec::<String>::new());

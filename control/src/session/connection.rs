@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use podway_proto::codec::{self, LineBuffer};
 use podway_proto::dataplane::{Request, Response};
+use podway_proto::digest::Digests;
 
 use super::untold::{Batch, Told};
 use super::{ANSWER, CHANGES, RECONNECT, RECONNECT_AFTER_FAULT, Ticket};
@@ -19,6 +20,8 @@ pub(super) enum Purpose {
     SyncBegin,
     Apply(Vec<Told>),
     SyncEnd,
+    /// With what was told by then.
+    Compare(Digests),
     /// And since when it is asked.
     Question(Ticket, Instant),
 }
@@ -28,7 +31,7 @@ impl Purpose {
     pub(super) fn limit(&self) -> Duration {
         match self {
             Self::Apply(_) | Self::SyncEnd => CHANGES,
-            Self::Hello | Self::SyncBegin | Self::Question(..) => ANSWER,
+            Self::Hello | Self::SyncBegin | Self::Compare(_) | Self::Question(..) => ANSWER,
         }
     }
 }
@@ -128,11 +131,19 @@ impl Connection {
         self.waiting.iter().any(is_apply)
     }
 
-    /// Whether no changes are waiting or under way.
+    /// Whether it was told everything, and no changes are waiting or under way.
     pub(super) fn has_told_all(&self) -> bool {
         let under_way = self.under_way.as_ref();
         let applies = under_way.is_some_and(|(purpose, _)| matches!(purpose, Purpose::Apply(_)));
-        !applies && !self.has_changes()
+        self.synced && !applies && !self.has_changes()
+    }
+
+    /// Whether it is being asked what it holds.
+    pub(super) fn compares(&self) -> bool {
+        let under_way = self.under_way.iter().map(|(purpose, _)| purpose);
+        let waiting = self.waiting.iter().map(|(purpose, _)| purpose);
+        let mut all = under_way.chain(waiting);
+        all.any(|purpose| matches!(purpose, Purpose::Compare(_)))
     }
 
     pub(super) fn send_next(&mut self, now: Instant) {

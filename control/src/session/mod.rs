@@ -4,9 +4,11 @@
 //! socket is ready and when [`Session::deadline`] has passed. A question that waits behind changes for
 //! too long is answered without the dataplane. After a connection breaks, by either
 //! side's restart, all facts are told anew between `sync-begin` and `sync-end`; the dataplane
-//! forwards by the old ones meanwhile.
+//! forwards by the old ones meanwhile. So they are when the dataplane turns out to hold something
+//! else than it was told: it is asked for a digest now and then, while nothing changes.
 
 mod connection;
+mod drift;
 mod untold;
 
 use std::collections::BTreeMap;
@@ -15,10 +17,13 @@ use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
+use podway_proto::control::DriftStatus;
 use podway_proto::dataplane::{Refused, Request, Response};
+use podway_proto::digest::Digests;
 use podway_proto::{ErrorBody, ErrorCode, VERSION, mismatch};
 
 use self::connection::{Connection, Fault, Purpose};
+use self::drift::{Drift, Outcome};
 use self::untold::{Batch, Told, Untold};
 use crate::dirt::Dirt;
 use crate::facts::{Before, Facts, Key};
@@ -51,7 +56,8 @@ pub type Answer = (Ticket, Result<Response, ErrorBody>);
 pub enum LinkState<'a> {
     /// No connection; what the last attempt said.
     Disconnected(&'a str),
-    /// Connected, and there is something that the dataplane has not answered yet or was not told.
+    /// Connected, and there is something that the dataplane has not answered yet or was not told, or
+    /// that it is known to hold otherwise.
     Syncing,
     /// The dataplane holds our facts, but for those that it refused.
     Synced,
@@ -72,6 +78,7 @@ pub struct Session {
     /// Why the dataplane leaves all packets to the kernel, facts or not.
     closed: Option<String>,
     retry_refused: Option<Instant>,
+    drift: Drift,
     next_ticket: Ticket,
     answers: Vec<Answer>,
 }
@@ -90,6 +97,7 @@ impl Session {
             refused: BTreeMap::new(),
             closed: None,
             retry_refused: None,
+            drift: Drift::default(),
             next_ticket: 0,
             answers: Vec::new(),
         }
@@ -99,13 +107,20 @@ impl Session {
     pub fn state(&self) -> LinkState<'_> {
         match &self.connection {
             None => LinkState::Disconnected(&self.reason),
-            Some(connection)
-                if connection.synced && connection.has_told_all() && self.untold.is_empty() =>
-            {
-                LinkState::Synced
-            }
+            Some(_) if self.has_told_all() && !self.drift.is_known() => LinkState::Synced,
             Some(_) => LinkState::Syncing,
         }
+    }
+
+    /// Whether the dataplane was told everything and has answered to it.
+    fn has_told_all(&self) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(Connection::has_told_all) && self.untold.is_empty()
+    }
+
+    /// Whether the dataplane holds what it was told.
+    pub fn drift(&self) -> DriftStatus {
+        self.drift.status(Instant::now())
     }
 
     /// What the dataplane refused, one sentence each: the fast path as a whole, and facts.
@@ -135,6 +150,11 @@ impl Session {
     /// # Errors
     /// `Unavailable` when there is no connection, `Busy` when too many questions wait.
     pub fn ask(&mut self, request: Request) -> Result<Ticket, ErrorBody> {
+        if request == Request::Status {
+            let now = Instant::now();
+            self.drift.hurry(now);
+            self.queue_comparison(now);
+        }
         let Some(connection) = &mut self.connection else {
             return Err(ErrorBody::new(
                 ErrorCode::Unavailable,
@@ -167,8 +187,9 @@ impl Session {
                 let under_way = connection.under_way.as_ref();
                 let answer = under_way.map(|(purpose, since)| *since + purpose.limit());
                 let question = connection.questions().map(|(_, asked)| asked + ANSWER);
+                let compare = self.drift.due().filter(|_| self.may_compare());
                 let all = answer.into_iter().chain(self.retry_refused);
-                all.chain(question.min()).min()
+                all.chain(question.min()).chain(compare).min()
             }
         }
     }
@@ -229,6 +250,7 @@ impl Session {
         self.refused.clear();
         self.closed = None;
         self.retry_refused = None;
+        self.drift.forget();
         let under_way = connection.under_way.map(|(purpose, _)| purpose);
         let waiting = connection.waiting.into_iter().map(|(purpose, _)| purpose);
         for purpose in under_way.into_iter().chain(waiting) {
@@ -244,6 +266,7 @@ impl Session {
     fn exchange(&mut self, now: Instant) -> Result<(), Fault> {
         loop {
             self.queue_changes(now);
+            self.queue_comparison(now);
             let Some(connection) = &mut self.connection else {
                 return Ok(());
             };
@@ -309,6 +332,32 @@ impl Session {
         }
     }
 
+    /// Whether the dataplane may be asked what it holds: not while that changes, nor twice.
+    fn may_compare(&self) -> bool {
+        let connection = self.connection.as_ref();
+        self.has_told_all() && connection.is_some_and(|connection| !connection.compares())
+    }
+
+    /// Queues the question what the dataplane holds, if it is time for it. What changes from now on
+    /// is told after it has answered.
+    fn queue_comparison(&mut self, now: Instant) {
+        if self.drift.due().is_none_or(|due| now < due) || !self.may_compare() {
+            return;
+        }
+        let told = self.facts.digests();
+        self.drift.ask(now);
+        if let Some(connection) = &mut self.connection {
+            connection.queue((Purpose::Compare(told), Request::Digest));
+        }
+    }
+
+    fn compare(&mut self, told: Digests, held: &Digests, now: Instant) {
+        let outcome = self.drift.compare(told, held, &self.refused, now);
+        if outcome == Outcome::TellAnew {
+            self.queue_full_sync();
+        }
+    }
+
     fn handle(&mut self, purpose: Purpose, response: Response, now: Instant) -> Result<(), Fault> {
         match (purpose, response) {
             (Purpose::Question(ticket, _), response) => self.answers.push((ticket, Ok(response))),
@@ -333,7 +382,14 @@ impl Session {
                 if let Some(connection) = &mut self.connection {
                     connection.synced = true;
                 }
+                self.drift.told_all(now);
                 tracing::info!("the dataplane holds this node's facts");
+            }
+            (Purpose::Compare(told), Response::Digest(held)) => self.compare(told, &held, now),
+            (Purpose::Compare(_), Response::Error(error))
+                if error.code == ErrorCode::BadRequest =>
+            {
+                self.drift.cannot_be_asked();
             }
             (_, Response::Error(error)) => return Err(Fault::slow(&error.message)),
             (purpose, response) => {
@@ -351,6 +407,7 @@ impl Session {
         };
         connection.queue((Purpose::SyncBegin, Request::SyncBegin));
         connection.syncing = Some(None);
+        connection.synced = false;
         self.untold = Untold::default();
     }
 
@@ -454,6 +511,12 @@ mod tests {
             self.session.update(&world, &index, &Dirt::all());
         }
 
+        /// The next that is due by itself is a comparison.
+        fn assert_nothing_to_tell(&self) {
+            let due = self.session.drift.due();
+            assert!(due.is_some() && self.session.deadline() == due, "{due:?}");
+        }
+
         fn sync(&mut self, peer: &mut Peer) -> Vec<Change> {
             let hello = Response::Hello {
                 version: VERSION,
@@ -463,17 +526,25 @@ mod tests {
                 self.answer(peer, &hello),
                 Request::Hello { version: VERSION }
             );
+            let changes = self.sync_again(peer);
+            assert_eq!(self.session.state(), LinkState::Synced);
+            changes
+        }
+
+        fn sync_again(&mut self, peer: &mut Peer) -> Vec<Change> {
             assert_eq!(self.answer(peer, &Response::Done), Request::SyncBegin);
-            let applied = Response::Applied {
-                refused: Vec::new(),
-            };
-            let Request::Apply { changes } = self.answer(peer, &applied) else {
+            let Request::Apply { changes } = self.answer(peer, &none_refused()) else {
                 panic!()
             };
             assert_eq!(self.session.state(), LinkState::Syncing);
             assert_eq!(self.answer(peer, &Response::Done), Request::SyncEnd);
-            assert_eq!(self.session.state(), LinkState::Synced);
             changes
+        }
+    }
+
+    fn none_refused() -> Response {
+        Response::Applied {
+            refused: Vec::new(),
         }
     }
 
@@ -629,7 +700,7 @@ mod tests {
         let eth0 = facts.tell(&Key::Port("eth0".into()));
         assert_eq!(changes, eth0.into_iter().collect::<Vec<_>>());
         assert!(bench.session.refused().is_empty());
-        assert_eq!(bench.session.deadline(), None);
+        bench.assert_nothing_to_tell();
     }
 
     #[test]
@@ -659,11 +730,87 @@ mod tests {
             bench.answer(&mut peer, &Response::Applied { refused });
             assert_eq!(bench.session.refused(), expected, "{name}");
         }
-        assert_eq!(
-            bench.session.deadline(),
-            None,
-            "there is nothing to tell again"
-        );
+        bench.assert_nothing_to_tell();
+    }
+
+    #[test]
+    fn a_dataplane_that_holds_something_else_is_told_everything_anew() {
+        let fixture = Fixture::new();
+        let mut bench = Bench::new();
+        bench.update(&fixture);
+        let mut peer = bench.accept();
+        bench.sync(&mut peer);
+        let due = bench.session.deadline().unwrap();
+        bench.advance_at(due - Duration::from_millis(1));
+        assert!(!bench.session.connection.as_ref().unwrap().compares());
+        bench.advance_at(due);
+        let told = bench.session.facts.digests();
+        let mut held = told;
+        held.routes.count -= 1;
+        let digest = bench.answer(&mut peer, &Response::Digest(held));
+        assert_eq!(digest, Request::Digest);
+        assert_eq!(bench.session.state(), LinkState::Syncing);
+        let lost = ["routes: the dataplane holds 1 and was told 2"];
+        assert_eq!(bench.session.drift().found, lost);
+        assert_eq!(bench.sync_again(&mut peer), all_changes(&fixture));
+        assert_eq!(bench.session.state(), LinkState::Syncing, "not seen yet");
+        let digest = bench.answer(&mut peer, &Response::Digest(told));
+        assert_eq!(digest, Request::Digest);
+        assert_eq!(bench.session.state(), LinkState::Synced);
+        let drift = bench.session.drift();
+        assert_eq!((drift.found, drift.mended), (Vec::new(), 1));
+        assert_eq!(drift.last_mended, lost);
+        assert!(bench.session.deadline().unwrap() >= due);
+    }
+
+    #[test]
+    fn what_changes_is_not_compared() {
+        let mut fixture = Fixture::new();
+        let mut bench = Bench::new();
+        bench.update(&fixture);
+        let mut peer = bench.accept();
+        bench.sync(&mut peer);
+        let late = Instant::now() + 2 * drift::PERIOD;
+        fixture.desired.nodes.remove("b");
+        bench.update(&fixture);
+        bench.session.drift.hurry(late);
+        bench.advance_at(late);
+        let question = bench.session.ask(Request::Status).unwrap();
+        let request = bench.answer(&mut peer, &none_refused());
+        assert!(matches!(request, Request::Apply { .. }), "{request:?}");
+        // The question was there first; then it is compared as it is now, though it changes again.
+        let status = ErrorBody::new(ErrorCode::System, "busy");
+        let asked = bench.answer(&mut peer, &Response::Error(status.clone()));
+        assert_eq!(asked, Request::Status);
+        let told = bench.session.facts.digests();
+        fixture.settings.uplink = None;
+        bench.update(&fixture);
+        bench.advance();
+        let asked = bench.answer(&mut peer, &Response::Digest(told));
+        assert_eq!(asked, Request::Digest);
+        let request = bench.answer(&mut peer, &none_refused());
+        assert!(matches!(request, Request::Apply { .. }), "{request:?}");
+        assert_eq!(bench.session.state(), LinkState::Synced);
+        let answers = bench.session.take_answers();
+        assert_eq!(answers, [(question, Ok(Response::Error(status)))]);
+    }
+
+    #[test]
+    fn a_dataplane_that_does_not_know_the_question_is_asked_once() {
+        let mut bench = Bench::new();
+        bench.update(&Fixture::new());
+        let mut peer = bench.accept();
+        bench.sync(&mut peer);
+        bench.session.ask(Request::Status).unwrap();
+        bench.advance();
+        let error = ErrorBody::new(ErrorCode::BadRequest, "unknown variant `digest`");
+        let asked = bench.answer(&mut peer, &Response::Error(error.clone()));
+        assert_eq!(asked, Request::Digest);
+        let asked = bench.answer(&mut peer, &Response::Error(error));
+        assert_eq!(asked, Request::Status);
+        assert_eq!(bench.session.state(), LinkState::Synced);
+        assert_eq!(bench.session.drift(), DriftStatus::default());
+        assert_eq!(bench.session.deadline(), None);
     }
 
     #[test]
@@ -708,7 +855,7 @@ mod tests {
         fixture.desired.nodes.remove("b");
         bench.update(&fixture);
         bench.advance();
-        let ticket = bench.session.ask(Request::Status).unwrap();
+        let ticket = bench.session.ask(Request::Counters).unwrap();
         let begin = Instant::now();
         assert!(bench.session.deadline().unwrap() <= begin + ANSWER);
         bench.advance_at(begin + ANSWER - Duration::from_millis(100));
@@ -725,7 +872,7 @@ mod tests {
         let refused = Vec::new();
         bench.answer(&mut peer, &Response::Applied { refused });
         assert_eq!(bench.session.state(), LinkState::Synced);
-        assert_eq!(bench.session.deadline(), None);
+        bench.assert_nothing_to_tell();
 
         fixture.settings.uplink = None;
         bench.update(&fixture);

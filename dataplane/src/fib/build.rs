@@ -355,6 +355,11 @@ impl Fib {
         ports
     }
 
+    /// What it was told.
+    pub(super) fn parts(&self) -> (&Facts, &Rib) {
+        (&self.facts, &self.rib)
+    }
+
     /// Whether anything has changed since the last [`Fib::build`].
     pub fn changed(&self) -> bool {
         self.changed

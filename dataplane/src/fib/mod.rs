@@ -16,6 +16,7 @@
 mod address;
 mod build;
 mod cow;
+mod digest;
 mod facts;
 mod group;
 mod hops;

@@ -109,6 +109,14 @@ impl Rib {
             .collect()
     }
 
+    /// Every route, those included that wait behind the address of a pod.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (IpNet, &Target)> {
+        self.prefixes.iter().filter_map(|(prefix, entry)| {
+            let (index, _) = entry.route?;
+            Some((prefix, self.hops.target(index)?))
+        })
+    }
+
     /// The interface of the pod that has `address`.
     pub(super) fn pod(&self, address: IpAddr) -> Option<&str> {
         let entry = self.prefixes.get(&IpNet::from(address))?;

@@ -6,6 +6,7 @@ use podway_proto::ErrorBody;
 use podway_proto::dataplane::{
     Books, Counters, PortCounters, PortStatus, Status, TableStatus, WorkerCounters, WorkerStatus,
 };
+use podway_proto::digest::Digests;
 
 use super::devices::WorkerDevices;
 use super::ports::{AttachedPort, Program, is_pod};
@@ -49,6 +50,11 @@ impl Supervisor {
                 neighbors: counts.neighbors as u64,
             },
         }
+    }
+
+    /// Which facts the tables are made from.
+    pub fn digests(&self) -> Digests {
+        self.fib.digests()
     }
 
     /// What was counted.

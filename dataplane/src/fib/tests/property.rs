@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use podway_proto::types::{LocalNode, Mode, Neighbor, Node, Route};
+use podway_proto::digest::{Digest, Digests};
+use podway_proto::types::{Link, LocalNode, Mode, Neighbor, Node, Port, Route};
 use prefix_trie::joint::map::JointPrefixMap;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -41,6 +42,29 @@ impl Model {
             fib.attach_port(port.clone()).unwrap();
         }
         fib
+    }
+
+    /// As control makes them of what it tells.
+    fn digests(&self) -> Digests {
+        let ports = self.ports.values().map(|port| Port {
+            interface: port.interface.clone(),
+            role: port.role.clone(),
+            link: Some(Link {
+                ifindex: port.ifindex,
+                mtu: port.mtu.into(),
+                mac: port.mac,
+            }),
+        });
+        Digests {
+            local: Digest::of(&self.local),
+            ports: Digest::of(ports),
+            neighbors: Digest::of(self.neighbors.values()),
+            nodes: Digest::of(self.nodes.values()),
+            routes: Digest::of(self.routes.values().map(|route| Route {
+                prefix: route.prefix,
+                via: route.via.clone().sorted(),
+            })),
+        }
     }
 }
 
@@ -328,6 +352,7 @@ proptest! {
             }
             prop_assert_eq!(tables.local(), fresh.local());
             prop_assert_eq!(fib.counts(), fresh_fib.counts());
+            prop_assert_eq!(fib.digests(), model.digests());
 
             xdp.follow(next, adopted)?;
             if adopted {
