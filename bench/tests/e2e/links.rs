@@ -1,21 +1,22 @@
 //! Interfaces live: they go down and up, change, are renamed, move away and come back, and pods come
 //! and go by the hundred. Ports follow, and no other port notices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use podway_bench::cpu;
 use podway_bench::netns::wait_until;
 use podway_bench::ping::{Ping, Running};
 use podway_bench::podway::Agent;
-use podway_bench::topology::{ClusterSpec, POD_INTERFACE, Pod};
+use podway_bench::topology::{ClusterSpec, POD_INTERFACE, Pod, UPLINK};
+use podway_bench::{cpu, link};
 use podway_proto::control::{DataplaneLink, PortRoleSpec};
 use podway_proto::dataplane::{Counters, PortStatus};
 use podway_proto::entries::Entries;
 use podway_proto::types::Mode;
 
-use crate::support::{Network, options, ping_all, spec, wait_for_answer};
+use crate::neighbors::is_fast;
+use crate::support::{Network, entries, options, ping_all, spec, wait_for_answer};
 
 /// How long a port may take to follow, on a machine that others load.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -113,6 +114,135 @@ fn a_port_follows_its_link() {
     ip(format!("link set dev {link} up"));
     is_served("it is back", &|_| true);
     all_answered(others);
+    network.finish();
+}
+
+/// Waits until the entries of the maps and of the kernel are what they were.
+fn are_again(agent: &Agent, before: &BTreeMap<&'static str, BTreeSet<String>>) {
+    wait_until("all entries are as before", PATIENCE, || {
+        let now = entries(agent);
+        let differ = now.iter().filter(|(name, lines)| before[*name] != **lines);
+        let differ: Vec<_> = differ
+            .map(|(name, now)| (name, &before[name], now))
+            .collect();
+        match differ.as_slice() {
+            [] => Ok(()),
+            differ => Err(format!("{differ:#?}")),
+        }
+    })
+    .unwrap();
+}
+
+/// Lets two pods of node 1 ping each other, and one of them a pod of node 2, while something happens.
+/// The first two notice nothing of it.
+fn beside_flows(network: &Network, work: impl FnOnce()) {
+    let ping = Ping {
+        count: 500,
+        interval: Duration::from_millis(1),
+        ..Ping::default()
+    };
+    let (one, two) = (network.pod(0, 0), network.pod(0, 1));
+    let within = ping.start(&one.netns, two.ipv4.into());
+    let across = ping.start(&two.netns, network.pod(1, 1).ipv4.into());
+    work();
+    all_answered(within);
+    assert_eq!(across.finish().unwrap().duplicates, 0);
+}
+
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn an_uplink_follows_its_link() {
+    let network = Network::up(two_pods(), &options(Mode::Vxlan));
+    let (agent, node) = (network.agent(0), &network.node(0).netns);
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let ip = |words: &str| node.ip(&[words.to_owned()]).unwrap();
+    // The kernel forgets them with each time that the link goes down.
+    let addresses = format!(
+        "addr replace {}/64 dev {UPLINK} nodad",
+        network.node(0).underlay6
+    );
+    let both_ways = || {
+        wait_for_answer(&pod.netns, peer.ipv4.into(), PATIENCE);
+        ping_all(&pod.netns, peer.ipv4.into(), 56, 10);
+        ping_all(&peer.netns, pod.ipv6.into(), 56, 10);
+    };
+    let is_served = |what: &str, wanted: &dyn Fn(&PortStatus) -> bool| {
+        wait_until(what, PATIENCE, || match served(agent, UPLINK) {
+            Some(port) if wanted(&port) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .unwrap();
+        both_ways();
+    };
+    is_served("the uplink is served", &|_| true);
+    is_fast(&network);
+    let first = served(agent, UPLINK).unwrap();
+    let before = entries(agent);
+
+    beside_flows(&network, || {
+        ip(&format!("link set dev {UPLINK} down"));
+        ip(&format!("link set dev {UPLINK} up"));
+        is_served("it is after down and up", &|port| *port == first);
+    });
+    is_fast(&network);
+
+    // By another name it is no port: the kernel has the packets, and status says why.
+    beside_flows(&network, || {
+        ip(&format!("link set dev {UPLINK} down"));
+        ip(&format!("link set dev {UPLINK} name away0"));
+        ip("link set dev away0 up");
+        wait_until("a renamed uplink is no port", PATIENCE, || {
+            served(agent, UPLINK).map_or(Ok(()), |port| Err(format!("{port:?}")))
+        })
+        .unwrap();
+        both_ways();
+        let hints = agent.status().unwrap().hints;
+        let missing = format!("the uplink {UPLINK} does not exist");
+        assert!(
+            hints.iter().any(|hint| hint.contains(&missing)),
+            "{hints:?}"
+        );
+    });
+    beside_flows(&network, || {
+        ip("link set dev away0 down");
+        ip(&format!("link set dev away0 name {UPLINK}"));
+        ip(&format!("link set dev {UPLINK} up"));
+        is_served("it has its name again", &|port| *port == first);
+    });
+    is_fast(&network);
+
+    let device_mtu = || {
+        let shown = node
+            .run("ip", &["-j", "link", "show", "podway.vx"])
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        shown[0]["mtu"].as_u64().unwrap()
+    };
+    for mtu in [1400, 1500] {
+        beside_flows(&network, || {
+            ip(&format!("link set dev {UPLINK} mtu {mtu}"));
+            is_served("its MTU is followed", &|port| port.mtu == mtu);
+        });
+        is_fast(&network);
+        let inside = u32::from(mtu) - 50;
+        assert_eq!(agent.status().unwrap().pod_mtu, Some(inside));
+        assert_eq!(device_mtu(), u64::from(inside));
+    }
+
+    // The other node hears of a new MAC by gratuitous ARP.
+    let notify = format!("net.ipv4.conf.{UPLINK}.arp_notify=1");
+    node.sysctl(&[&notify]).unwrap();
+    let own = link::mac(node, UPLINK).unwrap();
+    for mac in ["02:00:00:00:99:03", &own.to_string()] {
+        beside_flows(&network, || {
+            ip(&format!("link set dev {UPLINK} address {mac}"));
+            is_served("it has another MAC", &|_| true);
+        });
+        is_fast(&network);
+    }
+
+    ip(&addresses);
+    are_again(agent, &before);
     network.finish();
 }
 
@@ -236,6 +366,7 @@ fn pods_come_and_go_and_leave_nothing() {
             .unwrap();
     }
     let before = holdings(agent);
+    let entries_before = entries(agent);
     let frames = network.counters()[0].books.frames_made;
 
     let others = bystanders(&network, 20);
@@ -290,6 +421,7 @@ fn pods_come_and_go_and_leave_nothing() {
         assert!(after < before + (8 << 20), "{before} bytes, then {after}");
     }
     assert_eq!(network.counters()[0].books.frames_made, frames);
+    are_again(agent, &entries_before);
     let now = served(agent, &network.pod(0, 0).host_interface);
     assert_eq!(first, now);
     let ports: BTreeSet<_> = network.counters()[0].ports.keys().cloned().collect();
@@ -298,9 +430,7 @@ fn pods_come_and_go_and_leave_nothing() {
         .pods
         .iter()
         .map(|pod| pod.host_interface.clone());
-    let own: BTreeSet<_> = own
-        .chain([podway_bench::topology::UPLINK.to_owned()])
-        .collect();
+    let own: BTreeSet<_> = own.chain([UPLINK.to_owned()]).collect();
     assert_eq!(ports, own);
     network.finish();
 }

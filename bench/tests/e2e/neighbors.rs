@@ -78,7 +78,7 @@ fn a_lost_neighbour_is_passed_and_recovers() {
 }
 
 /// Pings are all on the fast path of both nodes.
-fn is_fast(network: &Network) {
+pub(crate) fn is_fast(network: &Network) {
     let (from, to) = (&network.pod(0, 0).netns, network.pod(1, 0).ipv4.into());
     wait_until("pings take the fast path", PATIENCE, || {
         let before = network.counters();

@@ -230,6 +230,44 @@ pub(crate) fn map_id(agent: &Agent, name: &str) -> String {
     ours.unwrap()["id"].to_string()
 }
 
+/// What goes by ports, routes and neighbours in the kernel: the entries of the programs' maps, and what
+/// belongs to the VXLAN device.
+pub(crate) fn entries(agent: &Agent) -> BTreeMap<&'static str, BTreeSet<String>> {
+    let maps = [
+        "ports",
+        "vnis",
+        "prefixes4",
+        "prefixes6",
+        "local4",
+        "local6",
+        "pods4",
+        "pods6",
+    ];
+    let of_map = |name| {
+        let id = map_id(agent, name);
+        let dump = run(Command::new("bpftool").args(["-j", "map", "dump", "id", &id])).unwrap();
+        let dump: Vec<serde_json::Value> = serde_json::from_str(&dump).unwrap();
+        let bytes = |value: &serde_json::Value| value.to_string();
+        let entry = |entry: &serde_json::Value| bytes(&entry["key"]) + &bytes(&entry["value"]);
+        dump.iter().map(entry).collect()
+    };
+    let lines = |program, words: &str| -> BTreeSet<String> {
+        let words: Vec<&str> = words.split(' ').collect();
+        let text = agent.node().netns.run(program, &words).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    };
+    let mut all: BTreeMap<_, _> = maps.into_iter().map(|name| (name, of_map(name))).collect();
+    for (name, words) in [
+        ("routes", "route show proto 80"),
+        ("routes6", "-6 route show proto 80"),
+        ("neighbors", "neigh show nud permanent dev podway.vx"),
+    ] {
+        all.insert(name, lines("ip", words));
+    }
+    all.insert("fdb", lines("bridge", "fdb show dev podway.vx"));
+    all
+}
+
 /// What the programs on the ports redirect: the IPv4 prefixes of the dataplane's published tables.
 pub(crate) fn redirected(agent: &Agent) -> BTreeSet<String> {
     let id = map_id(agent, "prefixes4");
