@@ -19,6 +19,7 @@ mod health;
 mod interop;
 mod kernel;
 mod kills;
+mod kube_proxy;
 mod links;
 mod malformed;
 mod matrix;

@@ -1,175 +1,281 @@
-//! Pods reach services: addresses that are nobody's, which rules like kube-proxy's translate to a
-//! pod's. What is between pods by their own addresses stays on the fast path.
+//! Pods and nodes reach services: addresses that are nobody's, which the kernel translates to a pod's
+//! by kube-proxy's rules. What is between pods by their own addresses stays on the fast path.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use podway_bench::netns::{Netns, join, wait_until};
-use podway_bench::topology::{ClusterSpec, Pod, UPLINK};
+use podway_bench::netns::{Netns, wait_until};
+use podway_bench::ping::Ping;
+use podway_bench::topology::{ClusterSpec, Node, Pod, UPLINK};
+use podway_proto::dataplane::Counters;
 use podway_proto::types::Mode;
 
-use crate::support::{Delta, Network, options, spec};
+use crate::kube_proxy::{
+    NETWORKS, Server, Service, TARGET_PORT, address_of, by_tcp, by_udp, delete_rules, write_rules,
+};
+use crate::support::{Delta, Network, options, ping_all, spec};
 
-/// The services' addresses, of which no route but the default one tells, and their port.
-const SERVICE: &str = "10.96.0.10";
-const SERVICE_PORT: u16 = 80;
-/// Where the pods behind them listen.
-const PORT: u16 = 8080;
-/// Longer than an exchange takes on a machine that others load.
+/// How long control may take to see rules, on a machine that others load.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of each answer: some segments.
-const ANSWER: usize = 100_000;
-
-fn io(error: std::io::Error) -> podway_bench::Error {
-    podway_bench::Error::Unexpected(error.to_string())
-}
-
-/// Rules as kube-proxy writes them: what is for the service is for one of its pods.
-fn translate(node: &Netns, backend: &Pod) {
-    let rules = format!(
-        "add table ip kube-proxy; \
-         add chain ip kube-proxy prerouting {{ type nat hook prerouting priority dstnat; }}; \
-         flush chain ip kube-proxy prerouting; \
-         add rule ip kube-proxy prerouting ip daddr {SERVICE} meta l4proto {{ tcp, udp }} \
-         th dport {SERVICE_PORT} dnat to {}:{PORT}",
-        backend.ipv4
-    );
-    node.run("nft", &[&rules]).unwrap();
-}
-
-/// A request by TCP to an address, and the whole of the answer.
-fn by_tcp(client: &Netns, server: &Pod, to: SocketAddr) {
-    let own = SocketAddr::new(server.ipv4.into(), PORT);
-    let (ready, wait) = std::sync::mpsc::channel();
-    let answering = server.netns.thread(move || {
-        let listener = TcpListener::bind(own).map_err(io)?;
-        ready.send(()).unwrap();
-        let (mut stream, _) = listener.accept().map_err(io)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        let mut request = [0; 4];
-        stream.read_exact(&mut request).map_err(io)?;
-        stream.write_all(&[0x5a; ANSWER]).map_err(io)
-    });
-    wait.recv().unwrap();
-    let asking = client.thread(move || {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(io)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        stream.write_all(b"give").map_err(io)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).map_err(io)?;
-        Ok(answer)
-    });
-    let answer = join(asking).unwrap();
-    join(answering).unwrap();
-    assert!(answer == [0x5a; ANSWER], "{} bytes from {to}", answer.len());
-}
-
-/// A datagram to an address and its answer, which comes from that address.
-fn by_udp(client: &Netns, server: &Pod, to: SocketAddr) {
-    let own = SocketAddr::new(server.ipv4.into(), PORT);
-    let (ready, wait) = std::sync::mpsc::channel();
-    let answering = server.netns.thread(move || {
-        let socket = UdpSocket::bind(own).map_err(io)?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        ready.send(()).unwrap();
-        let (length, from) = socket.recv_from(&mut [0; 16]).map_err(io)?;
-        socket.send_to(b"here", from).map_err(io)?;
-        Ok(length)
-    });
-    wait.recv().unwrap();
-    let asking = client.thread(move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").map_err(io)?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        // Answers from any other address are not given to the socket.
-        socket.connect(to).map_err(io)?;
-        socket.send(b"who").map_err(io)?;
-        let mut answer = [0; 16];
-        let length = socket.recv(&mut answer).map_err(io)?;
-        Ok(answer[..length].to_vec())
-    });
-    assert_eq!(join(asking).unwrap(), b"here", "from {to}");
-    assert_eq!(join(answering).unwrap(), 3);
-}
+/// Pings between two pods that have nothing to do with the services, by the fast path.
+const PINGS: u16 = 50;
+/// Ports of the client's node: its own, that of the pod beside it, and that of the one that pings.
+const CLIENT: &str = "lx0";
+const LOCAL: &str = "lx1";
+const BYSTANDER: &str = "lx2";
+const NODE_PORT: u16 = 30080;
 
 #[test]
 #[ignore = "needs root; scripts/test runs it"]
 fn pods_reach_services_by_vxlan() {
-    reaches_services(Mode::Vxlan);
+    reaches_services(Mode::Vxlan, &[false, true]);
 }
 
 #[test]
 #[ignore = "needs root; scripts/test runs it"]
 fn pods_reach_services_natively() {
-    reaches_services(Mode::Native);
+    // Pods' IPv6 addresses are reached natively by IPv6 underlay addresses only.
+    reaches_services(Mode::Native, &[false]);
 }
 
-fn reaches_services(mode: Mode) {
+/// What both dataplanes have counted while something was done.
+struct Counted([(Counters, Counters); 2]);
+
+impl Counted {
+    fn node(&self, number: usize) -> Delta<'_> {
+        let (before, after) = &self.0[number];
+        Delta { before, after }
+    }
+
+    /// Nothing that the client's node has seen was the fast path's, but for the pings.
+    fn assert_all_by_the_kernel(&self, what: &str) {
+        let delta = self.node(0);
+        let pings = (PINGS.into(), PINGS.into());
+        for (port, packets) in [
+            (CLIENT, (0, 0)),
+            (LOCAL, (0, 0)),
+            (BYSTANDER, pings),
+            (UPLINK, pings),
+        ] {
+            assert_eq!(delta.packets(port), packets, "{what}: {port}");
+        }
+        for node in 0..2 {
+            let drops = self.node(node).drops();
+            assert!(drops.is_empty(), "{what}: {drops:?}");
+        }
+        // The other node sees the addresses of pods and nodes only.
+        let passed = self.node(1).passed(UPLINK);
+        assert_eq!(passed.get("translated"), None, "{what}");
+    }
+}
+
+/// Does something while two pods ping each other, each of whose packets is counted.
+fn beside_pings(network: &Network, work: impl FnOnce()) -> Counted {
+    let before = network.counters();
+    let ping = Ping {
+        count: PINGS,
+        interval: Duration::from_millis(1),
+        ..Ping::default()
+    };
+    let (from, to) = (network.pod(0, 2), network.pod(1, 2));
+    let pings = ping.start(&from.netns, to.ipv4.into());
+    work();
+    let replies = pings.finish().unwrap();
+    assert_eq!((replies.received, replies.duplicates), (PINGS, 0));
+    let after = network.counters();
+    let mut pairs = before.into_iter().zip(after);
+    Counted([pairs.next().unwrap(), pairs.next().unwrap()])
+}
+
+fn wait_for_translation(network: &Network, wanted: bool) {
+    for number in 0..2 {
+        wait_until("control has seen the rules", PATIENCE, || {
+            let status = network.agent(number).status().map_err(|e| e.to_string())?;
+            let seen = status.translates == wanted;
+            seen.then_some(()).ok_or_else(|| "not yet".to_owned())
+        })
+        .unwrap();
+    }
+}
+
+/// Asks once by each protocol.
+fn by_both(client: &Netns, to: SocketAddr) {
+    assert_eq!(by_tcp(client, to), Ok(()), "{to} by TCP");
+    assert_eq!(by_udp(client, to), Ok(()), "{to} by UDP");
+}
+
+/// The address of a node that it takes towards its own pods: their gateway's.
+fn gateway(node: &Node, v6: bool) -> IpAddr {
+    let network = if v6 {
+        node.pod_network6().into()
+    } else {
+        node.pod_network().into()
+    };
+    match network {
+        IpAddr::V4(v4) => IpAddr::from((u32::from(v4) + 1).to_be_bytes()),
+        IpAddr::V6(v6) => IpAddr::from((u128::from(v6) + 1).to_be_bytes()),
+    }
+}
+
+fn reaches_services(mode: Mode, families: &[bool]) {
     let spec = ClusterSpec {
-        pods_per_node: 2,
+        pods_per_node: 3,
         ..spec()
     };
     let network = Network::up(spec, &options(mode));
-    let node = &network.node(0).netns;
-    let client = &network.pod(0, 0).netns;
-    let service = SocketAddr::new(SERVICE.parse().unwrap(), SERVICE_PORT);
-    for (what, backend) in [
-        ("a pod of another node", network.pod(1, 0)),
-        ("a pod of this node", network.pod(0, 1)),
-    ] {
-        translate(node, backend);
-        // Control sees the rules on its own time.
-        wait_until("the programs ask conntrack", PATIENCE, || {
-            let status = network.agent(0).status().map_err(|e| e.to_string())?;
-            match status.translates {
-                true => Ok(()),
-                false => Err("control has not seen the rules".to_owned()),
-            }
-        })
-        .unwrap();
-        let before = network.counters();
-        by_tcp(client, backend, service);
-        by_udp(client, backend, service);
-        let after = network.counters();
-        let delta = Delta {
-            before: &before[0],
-            after: &after[0],
-        };
-        // The answers are the kernel's on the client's node, wherever they come by.
-        let port = match backend.netns.name() == network.pod(0, 1).netns.name() {
-            true => backend.host_interface.clone(),
-            false => UPLINK.to_owned(),
-        };
-        let passed = delta.passed(&port);
-        assert!(passed.contains_key("translated"), "{what}: {passed:?}");
-        assert_eq!(delta.packets(&port), (0, 0), "{what}");
-        assert_eq!(delta.drops().len(), 0, "{what}");
+    let (client, local, remote) = (network.pod(0, 0), network.pod(0, 1), network.pod(1, 0));
+    let service = |name, number, endpoints: &[_]| Service {
+        name,
+        number,
+        endpoints: endpoints.to_vec(),
+        node_port: (name == "local").then_some(NODE_PORT),
+    };
+    let services = [
+        service("remote", 10, &[remote]),
+        service("local", 11, &[local]),
+        service("own", 12, &[client]),
+        service("both", 13, &[remote, local]),
+        service("none", 14, &[]),
+    ];
+    for (node, other) in [(0, 1), (1, 0)] {
+        let (node, other) = (network.node(node), network.node(other));
+        // A node asks only where it has a route to; in a cluster it has a default one.
+        let [v4, v6] = NETWORKS;
+        let lines = [
+            format!("route add {v4} via {} dev {UPLINK}", other.underlay),
+            format!("route add {v6} via {} dev {UPLINK}", other.underlay6),
+        ];
+        node.netns.ip(&lines).unwrap();
+        // Or a pod is told of an error once a second, and once after it was told of a better way.
+        let limits = ["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"];
+        node.netns.sysctl(&limits).unwrap();
+        write_rules(node, &services);
     }
-
-    // Pod to pod by their own addresses: not a packet of it is the kernel's.
-    let other = network.pod(1, 0);
-    let before = network.counters();
-    by_tcp(client, other, SocketAddr::new(other.ipv4.into(), PORT));
-    by_udp(client, other, SocketAddr::new(other.ipv4.into(), PORT));
-    let after = network.counters();
-    for (before, after) in before.iter().zip(&after) {
-        let delta = Delta { before, after };
-        assert_eq!(delta.passed(UPLINK).get("translated"), None);
-        let (received, sent) = delta.packets(UPLINK);
-        assert!(received > 0 && sent > 0, "{received}, {sent}");
+    // Control sees the rules on its own time.
+    wait_for_translation(&network, true);
+    for v6 in families {
+        reaches_all(&network, mode, *v6, &services);
     }
 
     // Without the rules nothing is asked any more.
-    node.run("nft", &["delete table ip kube-proxy"]).unwrap();
-    wait_until("conntrack is let alone", PATIENCE, || {
-        let status = network.agent(0).status().map_err(|e| e.to_string())?;
-        match status.translates {
-            false => Ok(()),
-            true => Err("control has not seen that the rules are gone".to_owned()),
-        }
-    })
-    .unwrap();
-    let address: IpAddr = other.ipv4.into();
-    crate::support::ping_all(client, address, 56, 10);
+    for number in 0..2 {
+        delete_rules(&network.node(number).netns);
+    }
+    wait_for_translation(&network, false);
+    ping_all(&client.netns, remote.ipv4.into(), 56, 10);
     network.finish();
+}
+
+fn reaches_all(network: &Network, mode: Mode, v6: bool, services: &[Service<'_>; 5]) {
+    let [to_remote, to_local, to_own, to_both, to_none] =
+        services.each_ref().map(|s| s.address(v6));
+    let pods = [network.pod(1, 0), network.pod(0, 1), network.pod(0, 0)];
+    let [remote, local, own] = pods;
+    let servers = pods.map(Server::start);
+    let [at_remote, at_local, at_own] = &servers;
+    let asked_by = |server: &Server, address: IpAddr, what: &str| {
+        let expected = [("tcp", address), ("udp", address)];
+        assert_eq!(server.take_asked(), expected, "{what}");
+    };
+    let address = |pod: &Pod| address_of(pod, v6);
+    let (client, node) = (&own.netns, network.node(0));
+
+    // From a pod, which the pod behind the service sees as it is.
+    for (what, to, server, answers_by) in [
+        ("a pod of another node", to_remote, at_remote, UPLINK),
+        ("a pod of this node", to_local, at_local, LOCAL),
+    ] {
+        let counted = beside_pings(network, || by_both(client, to));
+        asked_by(server, address(own), what);
+        counted.assert_all_by_the_kernel(what);
+        let passed = counted.node(0).passed(answers_by);
+        assert!(passed.contains_key("translated"), "{what}: {passed:?}");
+    }
+    // On the other node the connection is one between pods: its fast path has it.
+    let counted = beside_pings(network, || assert_eq!(by_udp(client, to_remote), Ok(())));
+    assert_eq!(at_remote.take_asked(), [("udp", address(own))]);
+    assert_eq!(counted.node(1).packets("lx0"), (1, 1));
+    counted.assert_all_by_the_kernel("one datagram");
+
+    // A pod that reaches itself by its service sees its node.
+    let counted = beside_pings(network, || by_both(client, to_own));
+    asked_by(at_own, gateway(node, v6), "a pod by itself");
+    counted.assert_all_by_the_kernel("a pod by itself");
+
+    // From the node, by its address on the way to the pod.
+    let on_the_way: IpAddr = match (mode, v6) {
+        (Mode::Vxlan, false) => node.pod_network().into(),
+        (Mode::Vxlan, true) => node.pod_network6().into(),
+        (Mode::Native, false) => node.underlay.into(),
+        (Mode::Native, true) => node.underlay6.into(),
+    };
+    for (what, to, server, source) in [
+        ("node to remote", to_remote, at_remote, on_the_way),
+        ("node to local", to_local, at_local, gateway(node, v6)),
+    ] {
+        let counted = beside_pings(network, || by_both(&node.netns, to));
+        asked_by(server, source, what);
+        counted.assert_all_by_the_kernel(what);
+    }
+
+    // From outside of the cluster, by an address of the node.
+    let outside = &network.node(1).netns;
+    let own_address: IpAddr = if v6 {
+        node.underlay6.into()
+    } else {
+        node.underlay.into()
+    };
+    let to_port = SocketAddr::new(own_address, NODE_PORT);
+    let counted = beside_pings(network, || by_both(outside, to_port));
+    asked_by(at_local, gateway(node, v6), "a port of the node");
+    counted.assert_all_by_the_kernel("a port of the node");
+
+    // One of two pods answers each time.
+    let counted = beside_pings(network, || {
+        (0..20).for_each(|_| assert_eq!(by_tcp(client, to_both), Ok(())));
+    });
+    let both = [at_remote, at_local].map(|server| server.take_asked().len());
+    assert!(
+        both[0] + both[1] == 20 && both[0] > 0 && both[1] > 0,
+        "{both:?}"
+    );
+    counted.assert_all_by_the_kernel("one of two");
+
+    // Nobody is behind it, nor at another port.
+    let other_port = SocketAddr::new(to_local.ip(), 81);
+    let counted = beside_pings(network, || {
+        for to in [to_none, other_port] {
+            let refused = Err(ErrorKind::ConnectionRefused);
+            for netns in [client, &node.netns] {
+                assert_eq!(by_tcp(netns, to), refused, "{to} by TCP");
+            }
+            assert_eq!(by_udp(client, to), refused, "{to} by UDP");
+            let not_sent = Err(ErrorKind::PermissionDenied);
+            assert_eq!(by_udp(&node.netns, to), not_sent, "{to} by UDP");
+        }
+    });
+    counted.assert_all_by_the_kernel("nobody");
+
+    // Pod to pod by their own addresses: not a packet of it is the kernel's.
+    let direct = SocketAddr::new(address(remote), TARGET_PORT);
+    let counted = beside_pings(network, || assert_eq!(by_udp(client, direct), Ok(())));
+    assert_eq!(at_remote.take_asked(), [("udp", address(own))]);
+    let with_pings = u64::from(PINGS) + 1;
+    assert_eq!(counted.node(0).packets(CLIENT), (1, 1));
+    for node in 0..2 {
+        assert_eq!(counted.node(node).packets(UPLINK), (with_pings, with_pings));
+    }
+    let counted = beside_pings(network, || by_both(client, direct));
+    asked_by(at_remote, address(own), "by its own address");
+    for node in 0..2 {
+        assert_eq!(counted.node(node).passed(UPLINK).get("translated"), None);
+        assert_eq!(counted.node(node).drops().len(), 0);
+    }
+    let beside = SocketAddr::new(address(local), TARGET_PORT);
+    let counted = beside_pings(network, || assert_eq!(by_udp(client, beside), Ok(())));
+    assert_eq!(at_local.take_asked(), [("udp", address(own))]);
+    for port in [CLIENT, LOCAL] {
+        assert_eq!(counted.node(0).packets(port), (1, 1), "{port}");
+    }
 }
