@@ -8,9 +8,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Cluster, eventually, within};
+use common::{Cluster, device_neighbors, eventually, fdb, our_routes, run, within};
 use podway_proto::dataplane::{Books, Change, Counters, Request, Response};
 use podway_proto::digest::{Digest, Digests};
 use podway_proto::types::{Link, LocalNode, Neighbor, Node, Port, PortRole, Route};
@@ -366,6 +366,162 @@ fn what_a_dataplane_has_lost_or_changed_it_is_told_anew() {
     assert!(now.contains("dataplane   in sync"), "{now}");
     assert!(!now.contains("drift: "), "{now}");
     assert_eq!(peer.syncs(), 2, "once");
+}
+
+/// Datagrams that the netlink sockets of a network namespace had no room for.
+fn lost_by_netlink(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap();
+    let mut lines = text.lines();
+    let drops = |line: &str| -> u64 {
+        // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+        line.split_whitespace().nth(8).unwrap().parse().unwrap()
+    };
+    assert!(lines.next().unwrap().contains("Drops"));
+    lines.map(drops).sum()
+}
+
+/// More events than the monitor's socket has room for come while control is stopped, and after them,
+/// unheard, changes of all that it follows.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn what_an_overrun_has_hidden_is_seen_by_taking_everything_anew() {
+    const ROUTES: u32 = 30_000;
+    let cluster = Cluster::new();
+    let daemon = cluster.start("a", "uplink = 'eth0'\nimport-kernel-table = 100\n");
+    let peer = Peer::start(&cluster.run_dir("a"));
+    cluster.tell_nodes("a", "");
+    cluster.podway("a", "port add veth0 --pod-ip 10.0.0.2");
+    let prefix = |number: u32| format!("10.{}.{}.0/24", 64 + (number >> 8), number & 255);
+    let via = "via 192.168.77.2 dev eth0 table 100 proto bird";
+    cluster.ip("a", &format!("route add {} {via}", prefix(0)));
+    cluster.ip(
+        "a",
+        "neigh replace 192.168.77.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent",
+    );
+    for name in [
+        "port veth0",
+        "neighbor eth0 192.168.77.9",
+        "route 10.64.0.0/24",
+    ] {
+        eventually(name, || peer.fact(name).is_some());
+    }
+    let by_router = peer.fact("route 10.64.0.0/24").unwrap()["via"].clone();
+    let (entries, neighbors) = (fdb(&cluster, "a"), device_neighbors(&cluster, "a"));
+    let routes6 = our_routes(&cluster, "a", "-6");
+    let syncs = peer.syncs();
+    assert_eq!(lost_by_netlink(daemon.pid()), 0);
+
+    let pid = rustix::process::Pid::from_raw(daemon.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // Each of them comes, all but the last hundred go, and so do neighbours, addresses and the link.
+    let last = ROUTES - 100;
+    let mut lines: Vec<String> = (1..ROUTES)
+        .map(|n| format!("route add {} {via}", prefix(n)))
+        .collect();
+    lines.extend((0..last).map(|n| format!("route del {} table 100", prefix(n))));
+    for number in 0..500 {
+        let neighbor = format!("fd77::{number:x} lladdr 02:00:00:01:00:01 dev eth0 nud permanent");
+        lines.push(format!("neigh replace {neighbor}"));
+        lines.push(format!(
+            "addr add 10.255.{}.{}/32 dev eth0",
+            number >> 8,
+            number & 255
+        ));
+        lines.push(format!("link set eth0 mtu {}", 1400 + number % 2));
+    }
+    for number in 1..500 {
+        lines.push(format!("neigh del fd77::{number:x} dev eth0"));
+        lines.push(format!(
+            "addr del 10.255.{}.{}/32 dev eth0",
+            number >> 8,
+            number & 255
+        ));
+    }
+    let ours = [
+        "neigh del 192.168.77.9 dev eth0",
+        "link del veth0",
+        "link set eth0 mtu 1400",
+        // What is Podway's own has gone or is somebody else's.
+        "route del 10.0.1.0/24 dev podway.vx",
+        "neigh del 10.0.1.0 dev podway.vx",
+        "neigh del fd00:1:: dev podway.vx",
+        "neigh add 10.0.9.0 lladdr 02:00:00:00:00:77 dev podway.vx nud permanent",
+        "route add 10.0.8.0/24 via 10.0.9.0 dev podway.vx onlink proto 80",
+    ];
+    lines.extend(ours.map(str::to_owned));
+    let file = cluster.directory.path().join("burst");
+    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+    cluster.ip("a", &format!("-batch {}", file.display()));
+    let mac = "02:50:c0:a8:4d:02";
+    run(cluster
+        .inside("a", "bridge")
+        .args(["fdb", "del", mac, "dev", "podway.vx"]));
+    assert!(lost_by_netlink(daemon.pid()) > 0);
+    assert!(peer.fact("port veth0").is_some(), "nothing of it was heard");
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+
+    // What is in the kernel is as it was, but for the pod and the routes that are taken over: through the
+    // tunnel, since their router is a node.
+    let taken_over = (last..ROUTES).map(|n| format!("{} via 10.0.1.0 dev podway.vx", prefix(n)));
+    let mut expected: Vec<String> = taken_over.collect();
+    expected.push("10.0.1.0/24 via 10.0.1.0 dev podway.vx".to_owned());
+    expected.sort();
+    let seen = || {
+        let mut routes = our_routes(&cluster, "a", "-4");
+        routes.sort();
+        let routes6 = our_routes(&cluster, "a", "-6");
+        let neighbors = device_neighbors(&cluster, "a");
+        [routes, routes6, neighbors, fdb(&cluster, "a")]
+    };
+    let expected = [expected, routes6, neighbors, entries];
+    let end = Instant::now() + Duration::from_secs(20);
+    while seen() != expected && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(seen(), expected, "the kernel is in line");
+    assert!(daemon.said("changes of the kernel were lost; taking everything anew"));
+    // So are the facts, to the last.
+    let mut expected: Vec<String> = (last..ROUTES)
+        .map(|n| format!("route {}", prefix(n)))
+        .collect();
+    expected.extend(
+        [
+            "local",
+            "neighbor eth0 192.168.77.2",
+            "neighbor eth0 fd77::",
+            "node b",
+            "port eth0",
+            "route 10.0.1.0/24",
+            "route fd00:1::/64",
+        ]
+        .map(str::to_owned),
+    );
+    expected.sort();
+    let names = || -> Vec<String> {
+        let all = peer.names().into_iter();
+        all.filter(|name| !name.contains("fe80")).collect()
+    };
+    within(Duration::from_secs(20), "the facts are in line", || {
+        names() == expected
+    });
+    for number in last..ROUTES {
+        let fact = peer.fact(&format!("route {}", prefix(number))).unwrap();
+        assert_eq!(fact["via"], by_router);
+    }
+    let is = || peer.fact("port eth0").map(|port| port["link"].clone());
+    eventually("the MTU", || {
+        is() == Some(json!(link(&cluster, "a", "eth0")))
+    });
+    let local = peer.fact("local").unwrap();
+    let addresses = local["addresses"].as_array().unwrap().iter();
+    let added = addresses.filter(|address| address.as_str().unwrap().starts_with("10.255."));
+    assert_eq!(added.collect::<Vec<_>>(), ["10.255.0.0"]);
+    // By what has changed: nothing was told that was told before.
+    assert_eq!(peer.syncs(), syncs);
+    eventually("all agree", || {
+        let status = cluster.podway("a", "status");
+        status.contains("holds what it was told") && status.contains("kernel      in sync")
+    });
 }
 
 #[test]
