@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataplane;
 use crate::entries::{Difference, Entries, RefusedEntry};
+use crate::fnv::Fnv1a;
 #[cfg(doc)]
 use crate::types::check_multipath;
 use crate::types::{MacAddr, Mode, Path, Via, Vni};
@@ -615,17 +616,15 @@ pub struct PortEntry {
 
 /// MAC of the VTEP of a node whose underlay address is `underlay` and that was not told another:
 /// `02:50` (locally administered, unicast) and four bytes. These are the IPv4 address itself, or
-/// the 32-bit FNV-1a hash of the IPv6 address, in network byte order; an IPv4 address
+/// the two halves, XORed, of the IPv6 address's hash ([`crate::fnv`]), in network byte order; an IPv4 address
 /// written as an IPv6 one counts as IPv4. Both ends of a tunnel compute the same without talking.
 pub fn derived_vtep_mac(underlay: IpAddr) -> MacAddr {
-    const OFFSET: u32 = 0x811c_9dc5;
-    const PRIME: u32 = 0x0100_0193;
     let [a, b, c, d] = match underlay.to_canonical() {
         IpAddr::V4(address) => address.octets(),
         IpAddr::V6(address) => {
-            let absorb = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(PRIME);
-            let octets = address.octets().into_iter();
-            octets.fold(OFFSET, absorb).to_be_bytes()
+            let hash = Fnv1a::new().with(&address.octets()).finish();
+            let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
+            [a ^ e, b ^ f, c ^ g, d ^ h]
         }
     };
     MacAddr([0x02, 0x50, a, b, c, d])
@@ -656,8 +655,8 @@ mod tests {
         for (underlay, mac) in [
             ("192.168.1.7", "02:50:c0:a8:01:07"),
             ("::ffff:192.168.1.7", "02:50:c0:a8:01:07"),
-            ("2001:db8::1", "02:50:6e:5b:04:f4"),
-            ("fd00:0:1:2:3:4:5:6", "02:50:83:2d:c6:75"),
+            ("2001:db8::1", "02:50:5a:cf:7d:a3"),
+            ("fd00:0:1:2:3:4:5:6", "02:50:10:36:d1:69"),
         ] {
             let derived = derived_vtep_mac(underlay.parse().unwrap());
             assert_eq!(derived.to_string(), mac, "{underlay}");

@@ -1,16 +1,11 @@
 //! Digests of facts: whether two processes hold the same, without a list of it.
 //!
-//! The hash is FNV-1a (64 bits) of a fact's JSON, as the protocol carries it. It is written out here
-//! since both ends of a socket may be of different releases, and hashers of libraries promise nothing
-//! from one to the next. It finds what got lost, not what somebody hides: who may change facts is
-//! checked elsewhere.
-
-use std::io;
+//! The hash is that of a fact's JSON, as the protocol carries it ([`crate::fnv`]). It finds what got
+//! lost, not what somebody hides: who may change facts is checked elsewhere.
 
 use serde::{Deserialize, Serialize};
 
-const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-const PRIME: u64 = 0x0100_0000_01b3;
+use crate::fnv::Fnv1a;
 
 /// Any number of facts of one kind, in any order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,36 +80,20 @@ impl Digests {
 }
 
 fn hash(fact: &impl Serialize) -> u64 {
-    let mut hash = Fnv(OFFSET_BASIS);
+    let mut hash = Fnv1a::new();
     // As in `codec::encode`: types of this crate serialise, and the writer takes everything.
     serde_json::to_writer(&mut hash, fact)
         .unwrap_or_else(|error| unreachable!("a protocol type failed to serialise: {error}"));
     // FNV mixes its last bytes little, and sums of such hashes still less: the finaliser of
     // MurmurHash3 lets each bit depend on all.
-    let mut mixed = hash.0;
+    let mut mixed = hash.finish();
     mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ (mixed >> 33)
 }
 
-struct Fnv(u64);
-
-impl io::Write for Fnv {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(PRIME);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
 
     use proptest::prelude::*;
 
@@ -126,20 +105,6 @@ mod tests {
         Route {
             prefix: ipnet::Ipv4Net::new_assert(number.into(), 32).into(),
             via: Via::Node { node },
-        }
-    }
-
-    #[test]
-    fn the_hash_is_fnv_1a_of_the_json() {
-        // Test vectors of the FNV reference (draft-eastlake-fnv, appendix C).
-        for (text, expected) in [
-            ("", 0xcbf2_9ce4_8422_2325),
-            ("a", 0xaf63_dc4c_8601_ec8c),
-            ("foobar", 0x8594_4171_f739_67e8),
-        ] {
-            let mut hash = Fnv(OFFSET_BASIS);
-            hash.write_all(text.as_bytes()).unwrap();
-            assert_eq!(hash.0, expected, "{text}");
         }
     }
 

@@ -22,6 +22,7 @@ pub mod dataplane;
 pub mod digest;
 pub mod entries;
 mod error;
+pub mod fnv;
 pub mod server;
 pub mod types;
 mod version;

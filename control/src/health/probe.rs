@@ -16,6 +16,8 @@
 //! A later version that changes this answers requests of version 1 by responses of version 1 as
 //! long as nodes of both are in one cluster: what cannot be read is not answered.
 
+use podway_proto::fnv::Fnv1a;
+
 /// Length of every datagram in bytes.
 pub const LENGTH: usize = 28;
 
@@ -44,7 +46,7 @@ pub enum Kind {
     Response,
 }
 
-/// A node's name in eight bytes: the 64-bit FNV-1a hash of it. It tells nodes apart that were given
+/// A node's name in eight bytes: the hash of it. It tells nodes apart that were given
 /// each other's addresses by mistake, and is no secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId(u64);
@@ -52,8 +54,7 @@ pub struct NodeId(u64);
 impl NodeId {
     /// That of the node called `name`.
     pub fn of(name: &str) -> Self {
-        let fold = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, fold))
+        Self(Fnv1a::new().with(name.as_bytes()).finish())
     }
 }
 

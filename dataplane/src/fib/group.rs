@@ -14,6 +14,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use podway_proto::fnv::Fnv1a;
+
 use super::lpm::NextHopIndex;
 use super::resolve::Target;
 
@@ -88,28 +90,23 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const ROOT_2: u64 = 0x6a09_e667_f3bc_c909;
 const ROOT_3: u64 = 0xbb67_ae85_84ca_a73b;
 
-/// What the scores of a member are made of: its name, by FNV-1a. Nodes of different versions must
+/// What the scores of a member are made of: the hash of its name. Nodes of different versions must
 /// agree with themselves over a restart, so it stays as it is.
 pub(super) fn seed(target: &Target) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    let absorb = |state: u64, bytes: &[u8]| {
-        bytes.iter().fold(state, |state, byte| {
-            (state ^ u64::from(*byte)).wrapping_mul(PRIME)
-        })
-    };
-    match target {
-        Target::Pod(name) | Target::Node(name) => absorb(OFFSET, name.as_bytes()),
+    let hash = Fnv1a::new();
+    let named = match target {
+        Target::Pod(name) | Target::Node(name) => hash.with(name.as_bytes()),
         Target::Gateway { address, interface } => {
-            let state = match address {
-                IpAddr::V4(address) => absorb(OFFSET, &address.octets()),
-                IpAddr::V6(address) => absorb(OFFSET, &address.octets()),
+            let hash = match address {
+                IpAddr::V4(address) => hash.with(&address.octets()),
+                IpAddr::V6(address) => hash.with(&address.octets()),
             };
-            absorb(state, interface.as_bytes())
+            hash.with(interface.as_bytes())
         }
         // No group is in a group.
-        Target::Group(_) => OFFSET,
-    }
+        Target::Group(_) => hash,
+    };
+    named.finish()
 }
 
 fn score(seed: u64, bucket: u64) -> u64 {
