@@ -412,6 +412,16 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
         let help = counters.drop_help.get(reason).cloned().unwrap_or_default();
         drops.row([reason.clone(), packets.to_string(), help]);
     }
+    let mut icmp = Table::new(["ICMP ERRORS FOR", "SENT", "SUPPRESSED"]);
+    for (name, port) in &counters.ports {
+        if port.icmp_sent + port.icmp_suppressed > 0 {
+            icmp.row([
+                name.clone(),
+                port.icmp_sent.to_string(),
+                port.icmp_suppressed.to_string(),
+            ]);
+        }
+    }
     let books = &counters.books;
     let mut text = format!("{}\n{}", ports.render(), workers.render());
     if !passed.is_empty() {
@@ -425,6 +435,9 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
     } else {
         let _ = write!(text, "\n{}", drops.render());
     }
+    if !icmp.is_empty() {
+        let _ = write!(text, "\n{}", icmp.render());
+    }
     let _ = writeln!(
         text,
         "\nframes   made {} = pooled {} + posted {} + held {}",
@@ -432,8 +445,9 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
     );
     let _ = writeln!(
         text,
-        "packets  received {} = sent {} + dropped {}; redirected {} = received + lost {}",
+        "packets  received {} + made {} = sent {} + dropped {}; redirected {} = received + lost {}",
         books.packets_received,
+        books.packets_made,
         books.packets_sent,
         books.packets_dropped,
         books.xdp_redirected,
@@ -462,6 +476,7 @@ mod tests {
             rx_packets,
             rx_bytes: rx_packets * 1250,
             xdp_redirected: rx_packets,
+            icmp_suppressed: 1,
             ..PortCounters::default()
         };
         counters.ports.insert("eth0".into(), port);
@@ -625,8 +640,11 @@ mod tests {
             "{shown}"
         );
         assert!(!shown.contains("no-route"), "{shown}");
+        let icmp = format!("{:<17}{:<6}{}", "eth0", 0, 1);
+        assert!(shown.contains(&icmp), "{shown}");
         assert!(
-            shown.contains("does not balance: packets received = sent + dropped: 5 is not 1"),
+            shown
+                .contains("does not balance: packets received + made = sent + dropped: 5 is not 1"),
             "{shown}"
         );
         assert!(

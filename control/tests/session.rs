@@ -284,7 +284,7 @@ fn the_dataplane_is_told_everything_and_then_what_changes() {
     let text = cluster.try_podway("a", "counters");
     let shown = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(
-        shown.contains("does not balance: packets received = sent + dropped"),
+        shown.contains("does not balance: packets received + made = sent + dropped"),
         "{shown}"
     );
 

@@ -48,7 +48,7 @@ pub struct PortSheet {
     pub rx_bytes: Counter,
     /// Frames received.
     pub rx_frames: Counter,
-    /// Received packets that left by this port.
+    /// Packets that left by this port, received on any or made here.
     pub tx_packets: Counter,
     /// Bytes handed to the kernel.
     pub tx_bytes: Counter,
@@ -58,6 +58,21 @@ pub struct PortSheet {
     pub joined: Counter,
     /// Segments that super-frames were cut to in user space.
     pub cut: Counter,
+    /// ICMP errors made about packets that came by this port.
+    pub icmp_sent: Counter,
+    /// ICMP errors not made, because of their rate.
+    pub icmp_suppressed: Counter,
+}
+
+/// Packets of all ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Taken from ports.
+    pub received: u64,
+    /// Made here.
+    pub made: u64,
+    /// Taken by the kernel.
+    pub sent: u64,
 }
 
 /// What one worker counted.
@@ -142,12 +157,16 @@ impl Sheet {
         self.drops.get(reason as usize).map_or(0, Counter::get)
     }
 
-    /// Sums over every port that ever was: packets received, packets sent.
-    pub fn totals(&self) -> (u64, u64) {
+    /// Sums over every port that ever was.
+    pub fn totals(&self) -> Totals {
         let sum = |field: fn(&PortSheet) -> &Counter| {
             self.ports.iter().map(|sheet| field(sheet).get()).sum()
         };
-        (sum(|s| &s.rx_packets), sum(|s| &s.tx_packets))
+        Totals {
+            received: sum(|s| &s.rx_packets),
+            made: sum(|s| &s.icmp_sent),
+            sent: sum(|s| &s.tx_packets),
+        }
     }
 }
 
@@ -172,7 +191,13 @@ mod tests {
         sheet.port(PortId(0)).unwrap().rx_packets.add(3);
         sheet.port(PortId(1023)).unwrap().rx_packets.add(4);
         sheet.port(PortId(7)).unwrap().tx_packets.add(5);
-        assert_eq!(sheet.totals(), (7, 5));
+        sheet.port(PortId(7)).unwrap().icmp_sent.add(2);
+        let totals = Totals {
+            received: 7,
+            made: 2,
+            sent: 5,
+        };
+        assert_eq!(sheet.totals(), totals);
         assert!(sheet.port(PortId(1024)).is_none());
     }
 }

@@ -7,7 +7,7 @@
 //! decremented, the Ethernet header is rewritten. What depends on how it is sent (segmentation,
 //! checksums, outer headers) is left to egress, which learns it from [`Send`].
 
-use crate::fib::{NextHopKind, PortId, Tables};
+use crate::fib::{NextHop, NextHopKind, PortId, Tables};
 use crate::packet::Packet;
 use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
@@ -64,11 +64,7 @@ fn route<'t>(
         None => return Err(DropReason::PartialChecksum),
     };
 
-    let mut next_hop = tables.lookup(headers.dst).ok_or(DropReason::NoRoute)?;
-    if let NextHopKind::Group(group) = &next_hop.kind {
-        let member = tables.member(group, flow_hash::hash(&headers));
-        next_hop = member.ok_or(DropReason::NoNeighbor)?;
-    }
+    let next_hop = next_hop(&headers, tables)?;
     match next_hop.kind {
         NextHopKind::Unresolved | NextHopKind::Group(_) => return Err(DropReason::NoNeighbor),
         // A packet from another node ends here: sending it on would make loops possible.
@@ -109,11 +105,25 @@ fn route<'t>(
     })
 }
 
+/// The next hop of the packet's flow; it may be unresolved.
+#[inline(always)]
+pub(crate) fn next_hop<'t>(
+    headers: &Headers,
+    tables: &'t Tables,
+) -> Result<&'t NextHop, DropReason> {
+    let next_hop = tables.lookup(headers.dst).ok_or(DropReason::NoRoute)?;
+    if let NextHopKind::Group(group) = &next_hop.kind {
+        let member = tables.member(group, flow_hash::hash(headers));
+        return member.ok_or(DropReason::NoNeighbor);
+    }
+    Ok(next_hop)
+}
+
 /// Whether the L4 checksum is unfinished (CHECKSUM_PARTIAL, design fact 3): its field then holds
 /// the folded sum of the pseudo-header. One finished checksum in 65536 looks the same; finishing it
 /// again gives the same value, so nothing is lost by the mistake.
 #[inline]
-fn is_partial(packet: &Packet<'_>, headers: &Headers) -> bool {
+pub(crate) fn is_partial(packet: &Packet<'_>, headers: &Headers) -> bool {
     let field = headers
         .checksum_offset()
         .and_then(|at| packet.head().get(at..at + 2));

@@ -7,7 +7,8 @@
 //! AF_XDP socket ([`xsk`]) where the driver needs no copy.
 //! Each [`packet`] goes to [`forward`](forward::forward), which reads its headers ([`wire`]), pulls
 //! the outer ones ([`tunnel`]), looks its destination up ([`fib`]) and gives a [`verdict`]: the next
-//! hop, or a reason to drop it. Where the kernel does not tell the size of segments, [`limits`] knows
+//! hop, or a reason to drop it, of which [`answer`] tells the sender where an RFC wants it told. Where
+//! the kernel does not tell the size of segments, [`limits`] knows
 //! what the peer and the path take. [`egress`] makes messages of the packets that leave: it joins or cuts
 //! TCP segments, finishes checksums, adds the outer headers of tunnels, and hands the messages to
 //! the kernel. Then the frames go back to the worker's pool.
@@ -18,9 +19,10 @@
 //! attaches ports, builds tables from the facts ([`fib`]), and publishes them to the workers, who
 //! adopt them with their next burst.
 //!
-//! Dependencies point one way: `worker -> ingress, forward, limits, egress`; `forward -> tunnel, fib ->
+//! Dependencies point one way: `worker -> ingress, forward, answer, limits, egress`; `answer -> forward`; `forward -> tunnel, fib ->
 //! wire`; [`xsk`] and the sockets know nothing of IP, `forward` knows nothing of sockets.
 
+pub mod answer;
 pub mod api;
 pub mod config;
 pub mod counters;

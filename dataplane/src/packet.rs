@@ -61,6 +61,12 @@ impl<'a> Packet<'a> {
         self.offload
     }
 
+    /// Forgets what the kernel said: the packet has become another one, whole and finished.
+    #[inline]
+    pub fn forget_offload(&mut self) {
+        self.offload = self.offload.map(|_| Offload::default());
+    }
+
     /// Payload bytes of each segment of a super-frame, when the kernel told them.
     #[inline]
     pub fn segment(&self) -> Option<u16> {

@@ -21,6 +21,7 @@ use podway_proto::types::{LocalNode, Vni};
 use podway_proto::{ErrorBody, ErrorCode};
 use podway_xdp_redirect::{AttachError, Redirect};
 
+use crate::answer::Answers;
 use crate::config::Config;
 use crate::counters::Sheet;
 use crate::cpu_latency::CpuLatency;
@@ -185,6 +186,7 @@ impl Supervisor {
                 pool: FramePool::new(frames.split_off(left)),
                 tables,
                 limits: limits.clone(),
+                answers: Answers::default(),
                 egress: Egress::new(
                     PacketGso::new()?,
                     devices

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 use podway_xdp_redirect::Heartbeat;
 
+use crate::answer::Answers;
 use crate::counters::Sheet;
 use crate::egress::Egress;
 use crate::fib::{PortId, Reader, Tables};
@@ -43,6 +44,8 @@ pub struct Worker {
     pub tables: Reader<Tables>,
     /// What peers and paths take, of all workers; none where the kernel tells how to cut.
     pub limits: Option<Arc<Limits>>,
+    /// Tells senders what became of packets that go no further.
+    pub answers: Answers,
     /// Sends messages.
     pub egress: Egress,
     /// Finds ready queues and blocks.
@@ -228,7 +231,15 @@ impl Worker {
                     self.egress
                         .push(&mut packet, &send, tables, &self.region, &self.sheet);
                 }
-                Verdict::Drop(reason) => self.sheet.drop_packets(reason, 1),
+                Verdict::Drop(reason) => {
+                    self.sheet.drop_packets(reason, 1);
+                    let answer =
+                        (self.answers).answer(&mut packet, port, reason, tables, &self.sheet);
+                    if let Some(send) = answer {
+                        self.egress
+                            .push(&mut packet, &send, tables, &self.region, &self.sheet);
+                    }
+                }
             }
         }
         self.egress.flush(&self.region, &self.sheet);

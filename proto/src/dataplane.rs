@@ -240,7 +240,7 @@ pub struct PortCounters {
     pub rx_dropped: u64,
     /// Redirected packets that were lost because the worker's packet ring or the rx ring was full.
     pub rx_ring_full: u64,
-    /// Packets that were received on any port and left by this one.
+    /// Packets that left by this port: received on any, or made here.
     pub tx_packets: u64,
     /// Bytes handed to the kernel by this port, headers that we added included.
     pub tx_bytes: u64,
@@ -250,6 +250,12 @@ pub struct PortCounters {
     pub joined: u64,
     /// Segments that received super-frames were cut to in user space.
     pub cut: u64,
+    /// ICMP errors that the dataplane made about packets that came by this port.
+    #[serde(default)]
+    pub icmp_sent: u64,
+    /// ICMP errors that it did not make, because it had made so many.
+    #[serde(default)]
+    pub icmp_suppressed: u64,
 }
 
 /// Counters of one worker.
@@ -287,7 +293,10 @@ pub struct Books {
     pub frames_held: u64,
     /// Packets received.
     pub packets_received: u64,
-    /// Packets sent, each received packet counting once.
+    /// Packets made by the dataplane itself: ICMP errors.
+    #[serde(default)]
+    pub packets_made: u64,
+    /// Packets sent, each that was received or made counting once.
     pub packets_sent: u64,
     /// Packets dropped, all reasons.
     pub packets_dropped: u64,
@@ -312,8 +321,8 @@ impl Books {
             self.frames_pooled + self.frames_posted + self.frames_held,
         );
         check(
-            "packets received = sent + dropped",
-            self.packets_received,
+            "packets received + made = sent + dropped",
+            self.packets_received + self.packets_made,
             self.packets_sent + self.packets_dropped,
         );
         check(
@@ -337,7 +346,8 @@ mod tests {
             frames_posted: 6,
             frames_held: 1,
             packets_received: 7,
-            packets_sent: 5,
+            packets_made: 1,
+            packets_sent: 6,
             packets_dropped: 2,
             xdp_redirected: 9,
             xdp_lost: 2,
@@ -350,6 +360,10 @@ mod tests {
             },
             Books {
                 packets_dropped: 1,
+                ..books.clone()
+            },
+            Books {
+                packets_made: 0,
                 ..books.clone()
             },
             Books {

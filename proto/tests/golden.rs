@@ -666,6 +666,8 @@ fn counters() -> dataplane::Counters {
         tx_messages: 3,
         joined: 6,
         cut: 1,
+        icmp_sent: 2,
+        icmp_suppressed: 1,
     };
     dataplane::Counters {
         ports: BTreeMap::from([("eth0".to_owned(), port)]),
@@ -686,7 +688,8 @@ fn counters() -> dataplane::Counters {
             frames_posted: 8,
             frames_held: 0,
             packets_received: 10,
-            packets_sent: 9,
+            packets_made: 2,
+            packets_sent: 11,
             packets_dropped: 1,
             xdp_redirected: 10,
             xdp_lost: 0,

@@ -1,19 +1,21 @@
 //! Pods that believe in a larger path than there is, and tools that look for it: every router on the way
 //! answers, in both modes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use podway_bench::contender::pod_mtu;
 use podway_bench::iperf::Iperf;
-use podway_bench::netns::Netns;
-use podway_bench::podway::Options;
-use podway_bench::topology::{ClusterSpec, Pod};
+use podway_bench::netns::{Netns, run};
+use podway_bench::podway::{Agent, Options};
+use podway_bench::topology::{ClusterSpec, Pod, UPLINK};
 use podway_proto::types::Mode;
 
 use crate::mtu::{NARROW, narrow};
 use crate::sockets::{self, Datagrams};
-use crate::support::{Delta, Network, options, ping_all, spec, wait_for_answer};
+use crate::support::{Delta, Network, af_xdp, map_id, options, ping_all, spec, wait_for_answer};
 
 /// A path on which segments are lost for their size is orders of magnitude below this.
 const TCP_FLOOR: f64 = 1e8;
@@ -219,4 +221,122 @@ fn fits_or_is_told(network: &Network, mode: Mode, underlay6: bool, inside6: bool
             assert_eq!(arrived, 5, "{what}: of {size} bytes from {}", address(from));
         }
     }
+}
+
+/// Puts an entry into a map of the dataplane's programs that its tables know nothing of.
+fn lead_astray(agent: &Agent, map: &str, key: &[u8], value: [u8; 4]) {
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<Vec<_>>()
+    };
+    let args = ["map", "update", "id", &map_id(agent, map)].map(str::to_owned);
+    let args = [&args[..], &["key".into(), "hex".into()], &hex(key)].concat();
+    let args = [&args[..], &["value".into(), "hex".into()], &hex(&value)].concat();
+    run(Command::new("bpftool").args(args)).unwrap();
+}
+
+/// Has the programs redirect what is for a prefix and no larger than 1500 bytes.
+fn redirect(agent: &Agent, prefix: IpAddr, len: u32) {
+    let (map, address) = match prefix {
+        IpAddr::V4(v4) => ("prefixes4", v4.octets().to_vec()),
+        IpAddr::V6(v6) => ("prefixes6", v6.octets().to_vec()),
+    };
+    let key = [&len.to_ne_bytes()[..], &address].concat();
+    let [low, high] = 1500_u16.to_ne_bytes();
+    lead_astray(agent, map, &key, [low, high, 0, 0]);
+}
+
+/// On steady tables the programs redirect nothing that needs an answer. So here their maps are behind the
+/// tables, as they are for a moment when a route is withdrawn, a pod goes, or a path gets narrower: then
+/// the dataplane itself answers, at the sender's node and at the other end of the tunnel.
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn what_was_redirected_and_goes_no_further_is_answered() {
+    for options in [options(Mode::Vxlan), af_xdp(Mode::Vxlan)] {
+        answers(&options);
+    }
+}
+
+fn answers(options: &Options) {
+    let network = Network::up(spec(), options);
+    network.cluster.set_pod_mtu(1500).unwrap();
+    let (here, there) = (network.agent(0), network.agent(1));
+    let (from, to, third) = (network.pod(0, 0), network.pod(1, 0), network.pod(1, 1));
+    ping_all(&from.netns, to.ipv4.into(), 56, 1);
+    ping_all(&from.netns, to.ipv6.into(), 56, 1);
+    let remote = &network.cluster.nodes()[1];
+    let nowhere: [IpAddr; 2] = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()];
+    let gone: [IpAddr; 2] = [
+        "10.0.1.77".parse().unwrap(),
+        "fd00:10:0:1::77".parse().unwrap(),
+    ];
+    redirect(here, remote.pod_network().into(), 24);
+    redirect(here, remote.pod_network6().into(), 64);
+    for address in nowhere {
+        redirect(here, address, if address.is_ipv4() { 32 } else { 128 });
+    }
+    for address in gone {
+        let (map, key) = match address {
+            IpAddr::V4(v4) => ("pods4", v4.octets().to_vec()),
+            IpAddr::V6(v6) => ("pods6", v6.octets().to_vec()),
+        };
+        redirect(there, address, if address.is_ipv4() { 32 } else { 128 });
+        lead_astray(there, map, &key, 1_u32.to_ne_bytes());
+    }
+    let before = network.counters();
+
+    let too_big = [(IpAddr::from(to.ipv4), 28), (to.ipv6.into(), 48)];
+    for ((to, header), router) in too_big.into_iter().zip(["10.0.0.1", "fd00:10::1"]) {
+        let said = unfragmented(&from.netns, to, 1500 - header);
+        assert!(said.contains(&format!("From {router} ")), "{said}");
+        assert!(said.contains("1450"), "{said}");
+        let route = learned(&from.netns, to);
+        assert!(route.contains("mtu 1450"), "{route}");
+    }
+    for (at, router) in [
+        (nowhere, ["10.0.0.1", "fd00:10::1"]),
+        (gone, ["10.0.1.1", "fd00:10:0:1::1"]),
+    ] {
+        for (to, router) in at.into_iter().zip(router) {
+            let said = unfragmented(&from.netns, to, 56);
+            assert!(said.contains(&format!("From {router} ")), "{said}");
+            let words = [
+                "Destination Net Unreachable",
+                "Destination unreachable: No route",
+            ];
+            let words = words[usize::from(to.is_ipv6())];
+            assert!(said.contains(words), "{said}");
+        }
+    }
+    // Its first hop is the kernel's answer, what the path carries the dataplane's.
+    let args = ["-n", "-m", "8", &third.ipv4.to_string()];
+    let text = from.netns.run("tracepath", &args).unwrap();
+    assert!(text.contains("Resume: pmtu 1450 hops 3 back 3"), "{text}");
+
+    let after = network.counters();
+    let drops = |node: usize| {
+        let delta = Delta {
+            before: &before[node],
+            after: &after[node],
+        };
+        (
+            delta.drops(),
+            delta.icmp_errors(&from.host_interface),
+            delta.icmp_errors(UPLINK),
+        )
+    };
+    let counted = |reasons: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        let each = reasons
+            .iter()
+            .map(|(reason, count)| ((*reason).to_owned(), *count));
+        each.collect()
+    };
+    assert_eq!(
+        drops(0),
+        (counted(&[("no_route", 2), ("too_big", 3)]), (5, 0), (0, 0))
+    );
+    assert_eq!(drops(1), (counted(&[("no_route", 2)]), (0, 0), (2, 0)));
+    network.finish();
 }

@@ -304,6 +304,15 @@ impl Delta<'_> {
         of(self.after, port).tx_bytes - of(self.before, port).tx_bytes
     }
 
+    /// ICMP errors about packets that came by a port: sent, and suppressed.
+    pub(crate) fn icmp_errors(&self, port: &str) -> (u64, u64) {
+        let (before, after) = (of(self.before, port), of(self.after, port));
+        (
+            after.icmp_sent - before.icmp_sent,
+            after.icmp_suppressed - before.icmp_suppressed,
+        )
+    }
+
     /// What the XDP program of a port has passed to the kernel, by cause, without zeros.
     pub(crate) fn passed(&self, port: &str) -> BTreeMap<String, u64> {
         let (before, after) = (of(self.before, port), of(self.after, port));

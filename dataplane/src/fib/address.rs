@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IP address as a number in host byte order, with the operations that a lookup needs. Bits
 /// are counted from the most significant one.
@@ -110,6 +110,25 @@ impl AddressSet {
         match address {
             IpAddr::V4(v4) => self.v4.contains(&v4.to_bits()),
             IpAddr::V6(v6) => self.v6.contains(&v6.to_bits()),
+        }
+    }
+
+    /// Of the addresses that `fits` admits, that which has most leading bits in common with `to`; of
+    /// several the highest. Looks at all of them.
+    pub fn nearest(&self, to: IpAddr, fits: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+        match to {
+            IpAddr::V4(to) => {
+                let all = self.v4.iter().map(|bits| Ipv4Addr::from_bits(*bits));
+                let fitting = all.filter(|address| fits((*address).into()));
+                let near = |one: &Ipv4Addr| ((one.to_bits() ^ to.to_bits()).leading_zeros(), *one);
+                fitting.max_by_key(near).map(IpAddr::from)
+            }
+            IpAddr::V6(to) => {
+                let all = self.v6.iter().map(|bits| Ipv6Addr::from_bits(*bits));
+                let fitting = all.filter(|address| fits((*address).into()));
+                let near = |one: &Ipv6Addr| ((one.to_bits() ^ to.to_bits()).leading_zeros(), *one);
+                fitting.max_by_key(near).map(IpAddr::from)
+            }
         }
     }
 
@@ -249,6 +268,33 @@ mod tests {
         assert!(top.iter().all(|n| *n < 1024), "{top:?}");
     }
 
+    #[test]
+    fn the_nearest_address_is_of_the_same_prefix() {
+        let addresses = [
+            "192.168.1.2",
+            "10.0.0.0",
+            "10.0.0.1",
+            "fe80::1",
+            "fd00::1",
+            "2001:db8::1",
+        ];
+        let set: AddressSet = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        let nearest = |to: &str| {
+            let global = |ip: IpAddr| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            let found = set.nearest(to.parse().unwrap(), global);
+            found.map(|address| address.to_string())
+        };
+        // The highest, where two have as much in common.
+        assert_eq!(nearest("10.0.0.10").as_deref(), Some("10.0.0.1"));
+        assert_eq!(nearest("192.168.7.1").as_deref(), Some("192.168.1.2"));
+        assert_eq!(nearest("fd00::10").as_deref(), Some("fd00::1"));
+        assert_eq!(nearest("fe80::2").as_deref(), Some("fd00::1"));
+        assert_eq!(
+            AddressSet::default().nearest(IpAddr::from([0; 4]), |_| true),
+            None
+        );
+    }
+
     proptest! {
         #[test]
         fn a_set_agrees_with_the_standard_one(
@@ -258,9 +304,9 @@ mod tests {
             let mut model = HashSet::new();
             for (add, number, v6) in steps {
                 let address: IpAddr = if v6 {
-                    std::net::Ipv6Addr::from_bits(u128::from(number)).into()
+                    Ipv6Addr::from_bits(u128::from(number)).into()
                 } else {
-                    std::net::Ipv4Addr::from_bits(u32::from(number)).into()
+                    Ipv4Addr::from_bits(u32::from(number)).into()
                 };
                 if add {
                     prop_assert_eq!(set.insert(address), model.insert(address));

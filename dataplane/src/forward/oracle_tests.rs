@@ -26,7 +26,17 @@ const BURST: std::ops::Range<usize> = 1..16;
 /// What [`super::forward`] makes of a packet.
 fn ours(node: &mut Node, arrival: &Arrival) -> Outcome {
     (node.chunk, node.offload) = (arrival.chunk, arrival.offload);
-    let forwarded = node.forward(arrival.port, &arrival.frame)?;
+    node.forward(arrival.port, &arrival.frame).map(departure)
+}
+
+/// The answer to a packet that dies of `reason`, or that.
+fn our_answer(node: &mut Node, arrival: &Arrival, reason: DropReason) -> Outcome {
+    (node.chunk, node.offload) = (arrival.chunk, arrival.offload);
+    let answer = node.answer(arrival.port, &arrival.frame);
+    answer.map(departure).ok_or(reason)
+}
+
+fn departure(forwarded: Forwarded<'_>) -> Departure {
     let Forwarded { send, bytes } = forwarded;
     let target = match &send.next_hop.kind {
         NextHopKind::Pod => Target::Pod,
@@ -34,13 +44,26 @@ fn ours(node: &mut Node, arrival: &Arrival) -> Outcome {
         NextHopKind::Tunnel(outer) => Target::Tunnel(outer.bytes().to_vec()),
         NextHopKind::Unresolved | NextHopKind::Group(_) => panic!("sent by no way"),
     };
-    Ok(Departure {
+    Departure {
         bytes,
         port: send.next_hop.port,
         target,
         max_l3_len: send.max_l3_len,
         partial_checksum: send.partial_checksum,
-    })
+    }
+}
+
+/// Where the two disagree on a packet, or on the answer to one that both drop.
+fn disagreement(node: &mut Node, router: &Router, arrival: &Arrival) -> Option<String> {
+    let (ours, reference) = (ours(node, arrival), router.route(arrival));
+    if let Some(text) = difference(&ours, &reference) {
+        return Some(text);
+    }
+    let reason = ours.err()?;
+    let ours = our_answer(node, arrival, reason);
+    let reference = router.answer(arrival, reason).ok_or(reason);
+    let text = difference(&ours, &reference)?;
+    Some(format!("the answer to {}: {text}", reason.name()))
 }
 
 /// Where two outcomes differ, in few words: a packet may have 60,000 bytes.
@@ -114,17 +137,17 @@ proptest! {
     // Eight times what proptest runs by itself, or what `PROPTEST_CASES` says.
     #![proptest_config(ProptestConfig::with_cases(8 * ProptestConfig::default().cases))]
 
-    /// Verdict, bytes, way, MTU and checksum state, and what is on the wire then.
+    /// Verdict, bytes, way, MTU and checksum state, and what is on the wire then; and the answer to
+    /// what is dropped.
     #[test]
     fn forward_agrees_with_the_reference_router(facts in facts(), burst in vec(shape(), BURST)) {
         let mut node = Node::new(facts.tables());
         let router = Router::new(facts.clone());
         for shape in &burst {
             let arrival = shape.arrival(&facts);
-            let reference = router.route(&arrival);
-            let difference = difference(&ours(&mut node, &arrival), &reference);
+            let difference = disagreement(&mut node, &router, &arrival);
             prop_assert!(difference.is_none(), "{:?}: {}", shape, difference.unwrap());
-            if let Ok(reference) = &reference
+            if let Ok(reference) = &router.route(&arrival)
                 && fits(&arrival, reference)
             {
                 check_wire(&mut node, &arrival, reference)?;
@@ -144,7 +167,7 @@ proptest! {
         for (shape, mutation) in &burst {
             let mut arrival = shape.arrival(&facts);
             mutation.apply(&mut arrival);
-            let difference = difference(&ours(&mut node, &arrival), &router.route(&arrival));
+            let difference = disagreement(&mut node, &router, &arrival);
             prop_assert!(
                 difference.is_none(),
                 "{:?} {:?}: {}", shape, mutation, difference.unwrap()
@@ -166,6 +189,7 @@ fn samples(count: usize) -> impl Iterator<Item = (Facts, Vec<(Shape, Mutation)>)
 fn the_packets_take_every_way_and_die_of_every_reason() {
     let mut ways = HashSet::new();
     let mut reasons = HashSet::new();
+    let mut answers = HashSet::new();
     for (facts, burst) in samples(1500) {
         let router = Router::new(facts.clone());
         for (shape, mutation) in burst {
@@ -186,6 +210,10 @@ fn the_packets_take_every_way_and_die_of_every_reason() {
                     }
                     Err(reason) => {
                         reasons.insert(reason);
+                        answers.extend(router.answer(&arrival, reason).map(|answer| {
+                            let v6 = Offsets::of(&answer.bytes).v6;
+                            (reason, v6, answer.target == Target::Pod)
+                        }));
                     }
                 }
             }
@@ -199,6 +227,8 @@ fn the_packets_take_every_way_and_die_of_every_reason() {
         .filter(|reason| !reasons.contains(reason) && !elsewhere.contains(reason))
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
+    // Each of three errors over both IP versions, to a pod of this node and to another's.
+    assert_eq!(answers.len(), 3 * 2 * 2, "{answers:?}");
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -110,8 +110,9 @@ impl Supervisor {
             frames_pooled: sum(|s| s.frames_pooled.get()),
             frames_posted: sum(|s| s.frames_posted.get()),
             frames_held: sum(|s| s.frames_held.get()),
-            packets_received: sum(|s| s.totals().0),
-            packets_sent: sum(|s| s.totals().1),
+            packets_received: sum(|s| s.totals().received),
+            packets_made: sum(|s| s.totals().made),
+            packets_sent: sum(|s| s.totals().sent),
             packets_dropped: sum(|s| DropReason::ALL.iter().map(|&r| s.dropped(r)).sum()),
             xdp_redirected,
             xdp_lost: self.lost_before + lost_now + lost_by_devices + ring_full,
@@ -148,6 +149,8 @@ impl Supervisor {
             tx_messages: sum(|s| &s.tx_messages),
             joined: sum(|s| &s.joined),
             cut: sum(|s| &s.cut),
+            icmp_sent: sum(|s| &s.icmp_sent),
+            icmp_suppressed: sum(|s| &s.icmp_suppressed),
         })
     }
 }
@@ -182,6 +185,8 @@ fn subtract(counters: &mut PortCounters, baseline: &PortCounters) {
         (&mut counters.tx_messages, baseline.tx_messages),
         (&mut counters.joined, baseline.joined),
         (&mut counters.cut, baseline.cut),
+        (&mut counters.icmp_sent, baseline.icmp_sent),
+        (&mut counters.icmp_suppressed, baseline.icmp_suppressed),
     ] {
         *now = now.saturating_sub(before);
     }

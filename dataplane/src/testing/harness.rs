@@ -7,11 +7,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::kernel::{self, Out, segment, wire};
-use super::node::Node;
+use super::node::{Forwarded, Node};
 use super::packets::{
     ACK, CWR, ECE, FIN, Offsets, PSH, RST, SYN, Spec, URG, finish, fix_ip, fold, get16, hop_limit,
     ip_checksum_is_right, ip_len_is_right, l4_checksum_is_right, looks_partial, payload, pseudo,
-    put16, tos, without_hops,
+    put16, sum16, tos, without_hops,
 };
 use super::plan::{
     self, BIG_POD, GONE, Mtus, NATIVE, POD, REAL_WIRE, UPLINK, VXLAN_V4, VXLAN_V6, pod, tables,
@@ -182,13 +182,14 @@ pub(super) fn repair(frame: &mut [u8], modes: u8) {
 /// Input: two bytes of layout; then for each frame a port and the frame.
 ///
 /// Rules: no panic; each packet has one verdict; a packet that is sent is what came but for what a
-/// router changes, with its time to live one lower; nothing is written beside a frame's data; no
+/// router changes, with its time to live one lower; one that is dropped is answered as in [`icmp`]; nothing is written beside a frame's data; no
 /// frame is lost; messages keep their limits; what they are on the wire has right lengths and, if
 /// it had them when it came, right checksums.
 pub fn forward(input: &[u8]) {
     with_node(|node| {
         let mut input = Input(input);
         input.layout(node, &ANY_CHUNKS);
+        node.answers = true;
         let mut gathered = 0;
         let mut all_sound = true;
         for _ in 0..MAX_FRAMES {
@@ -197,19 +198,23 @@ pub fn forward(input: &[u8]) {
             }
             let port = input.one_of(&[POD, BIG_POD, UPLINK, REAL_WIRE, GONE]);
             let frame = input.frame(node);
-            let mut sound = true;
-            let verdict = node.receive_with(port, &frame, |send, packet| {
-                check_sent(port, &frame, send, packet);
-                sound = is_sound(&whole(packet), send);
+            let verdict = node.receive_with(port, &frame, |died_of, send, packet| {
+                match died_of {
+                    None => check_sent(port, &frame, send, packet),
+                    Some(reason) => check_answer(&frame, reason, send, &whole(packet)),
+                }
+                all_sound &= is_sound(&whole(packet), send);
             });
             match verdict {
-                Ok(()) => (gathered, all_sound) = (gathered + 1, all_sound && sound),
+                Ok(()) => gathered += 1,
                 Err(reason) => assert!(
                     !matches!(reason, DropReason::EgressFull | DropReason::EgressRefused),
                     "{reason:?} without egress"
                 ),
             }
         }
+        node.answers = false;
+        gathered += std::mem::take(&mut node.answered);
         let out = node.flush();
         assert_eq!(out.iter().map(|out| out.packets).sum::<u32>(), gathered);
         out.iter().for_each(|out| check_out(out, all_sound));
@@ -272,6 +277,124 @@ fn check_sent(port: PortId, came: &[u8], send: &Send<'_>, packet: &Packet<'_>) {
         }
         None => assert!(!send.partial_checksum || port != REAL_WIRE),
     }
+}
+
+/// A frame through [`crate::answer`], as if it were dropped.
+///
+/// Input: two bytes of layout, a port, a reason to drop it, and the frame.
+///
+/// Rules: no panic; nothing is written beside the frame's data but in front of it; an answer has right
+/// lengths and checksums, is no longer than its RFC allows, comes from an address of this node, goes to
+/// the sender, says what the reason is, and quotes the frame; and never is one to what must not be
+/// answered.
+pub fn icmp(input: &[u8]) {
+    with_node(|node| {
+        let mut input = Input(input);
+        input.layout(node, &ANY_CHUNKS);
+        let port = input.one_of(&[POD, BIG_POD, UPLINK, REAL_WIRE, GONE]);
+        let reason = input.one_of(&[
+            DropReason::TtlExpired,
+            DropReason::NoRoute,
+            DropReason::TooBig,
+            DropReason::NotLocal,
+        ]);
+        let frame = input.frame(node);
+        if let Some(Forwarded { send, bytes }) = node.answer_for(port, &frame, reason) {
+            check_answer(&frame, reason, &send, &bytes);
+        }
+        node.flush();
+    });
+}
+
+/// What [`crate::answer`] owes to whoever gets an answer. `came` is the frame that it is about, in its
+/// tunnel or not.
+fn check_answer(came: &[u8], reason: DropReason, send: &Send<'_>, left: &[u8]) {
+    assert_eq!(parse(left, 14, left.len()).as_ref(), Ok(&send.headers));
+    assert_eq!(left[..12], send.next_hop.l2.0);
+    assert!(ip_len_is_right(left) && ip_checksum_is_right(left));
+    assert!(!send.partial_checksum && send.headers.hop_limit == 64);
+    let at = Offsets::of(left);
+    let most = if at.v6 { 1280 } else { 576 };
+    assert!(left.len() <= 14 + most && left.len() <= 14 + usize::from(send.next_hop.mtu));
+    let sum = match at.v6 {
+        true => pseudo(left, left.len() - at.l4),
+        false => 0,
+    };
+    assert_eq!(fold(sum + sum16(&left[at.l4..])), 0xffff, "the checksum");
+    assert!([plan::underlay(false, ME), plan::underlay(true, ME)].contains(&send.headers.src));
+
+    let message = &left[at.l4..at.l4 + 8];
+    let quote = &left[at.l4 + 8..];
+    let number = |at: usize| usize::from(get16(quote, at));
+    let (said, quoted_len) = match at.v6 {
+        false => ((message[0], message[1]), number(2)),
+        true => ((message[0], message[1]), 40 + number(4)),
+    };
+    let mtu = match reason {
+        DropReason::TtlExpired => {
+            assert_eq!(said, if at.v6 { (3, 0) } else { (11, 0) });
+            0
+        }
+        DropReason::NoRoute => {
+            assert_eq!(said, if at.v6 { (1, 0) } else { (3, 0) });
+            0
+        }
+        DropReason::TooBig => {
+            assert_eq!(said, if at.v6 { (2, 0) } else { (3, 4) });
+            assert!(at.v6 || quote[6] & 0x40 != 0, "may be fragmented");
+            let mtu = get16(message, 6);
+            assert!(quoted_len > mtu.into() || mtu == 1280, "fits");
+            mtu
+        }
+        other => panic!("{other:?} has no answer"),
+    };
+    assert_eq!(message[4..], u32::from(mtu).to_be_bytes());
+
+    // Whom it goes to, and what must have no answer.
+    let (source, destination, protocol) = match at.v6 {
+        false => (12..16, 16..20, quote[9]),
+        true => (8..24, 24..40, quote[6]),
+    };
+    let to = if at.v6 { 38..54 } else { 30..34 };
+    assert_eq!(quote[source.clone()], left[to]);
+    for end in [&quote[source], &quote[destination]] {
+        assert!(end[0] != 0xff && (at.v6 || !(224..=255).contains(&end[0]) && end[0] != 0));
+    }
+    assert!(at.v6 || number(6) & 0x1fff == 0, "a later fragment");
+    let msg_type = quote.get(if at.v6 { 40 } else { 20 });
+    match protocol {
+        1 => assert!(!matches!(msg_type, None | Some(3 | 4 | 5 | 11 | 12 | 19..))),
+        58 => assert!(!matches!(msg_type, None | Some(..128 | 137))),
+        _ => {}
+    }
+
+    // The quote is what came, but for the congestion mark and a checksum that was not finished.
+    let l3_lens = [14, 14 + 50, 14 + 70];
+    let is_from = |l3: &usize| {
+        let Some(came) = came.get(*l3..*l3 + quote.len()) else {
+            return false;
+        };
+        let same = |range: std::ops::Range<usize>| {
+            let range = range.start.min(quote.len())..range.end.min(quote.len());
+            quote[range.clone()] == came[range]
+        };
+        let (l4, checksum) = match (at.v6, protocol) {
+            (_, 6) => (at.l4 - 14, 16),
+            (_, 17) => (at.l4 - 14, 6),
+            _ => (at.l4 - 14, quote.len()),
+        };
+        let ip = match at.v6 {
+            false => same(2..10) && same(12..l4),
+            true => quote[0] == came[0] && (quote[1] ^ came[1]) & 0xcf == 0 && same(2..l4),
+        };
+        ip && same(l4..l4 + checksum) && same(l4 + checksum + 2..quote.len())
+    };
+    assert!(l3_lens.iter().any(is_from), "another packet is quoted");
+    let whole = quote.len() == quoted_len;
+    assert!(
+        whole || left.len() == 14 + most.min(send.next_hop.mtu.into()),
+        "more would fit"
+    );
 }
 
 /// Finishes the checksum that the kernel says is not, unless it is that of the packet itself, whose

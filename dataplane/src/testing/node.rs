@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::kernel::Out;
+use crate::answer::Answer;
 use crate::egress::{Gather, Message, Pushed};
 use crate::fib::{PortId, Tables};
 use crate::forward::forward;
@@ -17,6 +18,9 @@ const GUARD: u8 = 0xa5;
 
 /// How far before a frame's data the packet path may write: a VXLAN header.
 const VXLAN_LEN: usize = 8;
+
+/// And where the packet is turned into an ICMP error: IPv6 and ICMP headers, too.
+const ANSWER_ROOM: usize = 40 + 8 + VXLAN_LEN;
 
 /// Frames of a node: eight of the longest chains.
 const FRAMES: usize = 8 * MAX_CHAIN;
@@ -38,6 +42,10 @@ pub(crate) struct Node {
     pub(crate) offload: Option<Offload>,
     /// What was overheard; `None`: nothing is.
     pub(crate) limits: Option<Limits>,
+    /// Whether [`Node::receive`] answers what is dropped, at any rate.
+    pub(crate) answers: bool,
+    /// Answers that were gathered.
+    pub(crate) answered: u32,
 }
 
 /// A frame and where its data was put.
@@ -46,8 +54,8 @@ struct Held {
     frame: Frame,
     start: usize,
     len: usize,
-    /// Whether it is the first of its packet.
-    head: bool,
+    /// How far before its data may be written.
+    room: usize,
 }
 
 /// A packet that [`forward`] sends: what it decided, and the bytes that it left.
@@ -71,6 +79,8 @@ impl Node {
             headroom: 256,
             offload: None,
             limits: None,
+            answers: false,
+            answered: 0,
         }
     }
 
@@ -85,7 +95,7 @@ impl Node {
         from: PortId,
         frame: &[u8],
     ) -> Result<Forwarded<'_>, DropReason> {
-        self.in_packet(frame, |packet, tables| {
+        self.in_packet(frame, VXLAN_LEN, |packet, tables| {
             match forward(packet, from, tables) {
                 Verdict::Send(send) => Ok(Forwarded {
                     send,
@@ -96,10 +106,39 @@ impl Node {
         })
     }
 
+    /// Forwards a frame, and gives the answer to its sender when it is dropped; `None` when it is sent,
+    /// or dropped in silence.
+    pub(crate) fn answer(&mut self, from: PortId, frame: &[u8]) -> Option<Forwarded<'_>> {
+        self.in_answer(frame, |packet, tables| {
+            match forward(packet, from, tables) {
+                Verdict::Send(_) => None,
+                Verdict::Drop(reason) => answer(packet, from, reason, tables),
+            }
+        })
+    }
+
+    /// The answer to a frame without outer headers that is dropped for `reason`.
+    pub(crate) fn answer_for(
+        &mut self,
+        from: PortId,
+        frame: &[u8],
+        reason: DropReason,
+    ) -> Option<Forwarded<'_>> {
+        self.in_answer(frame, |packet, tables| answer(packet, from, reason, tables))
+    }
+
+    fn in_answer<'n>(
+        &'n mut self,
+        frame: &[u8],
+        work: impl FnOnce(&mut Packet<'_>, &'n Tables) -> Option<Forwarded<'n>>,
+    ) -> Option<Forwarded<'n>> {
+        self.in_packet(frame, ANSWER_ROOM, work)
+    }
+
     /// Pulls a frame's outer headers, if it is from a tunnel. The result is what [`decap`] says
     /// and what it leaves.
     pub(crate) fn decap(&mut self, frame: &[u8]) -> Result<(u16, Vec<u8>), DropReason> {
-        self.in_packet(frame, |packet, tables| {
+        self.in_packet(frame, VXLAN_LEN, |packet, tables| {
             decap(packet, tables).map(|overhead| (overhead, bytes(packet)))
         })
     }
@@ -107,6 +146,7 @@ impl Node {
     fn in_packet<'n, R>(
         &'n mut self,
         frame: &[u8],
+        room: usize,
         work: impl FnOnce(&mut Packet<'_>, &'n Tables) -> R,
     ) -> R {
         let Self {
@@ -119,6 +159,9 @@ impl Node {
             ..
         } = self;
         let mut frames = place(region, free, frame, *chunk, *headroom);
+        if let Some(head) = frames.first_mut() {
+            head.room = room;
+        }
         let result = in_packet(region, &mut frames, *offload, |packet| work(packet, tables));
         check_guards(region, &mut frames);
         free.extend(frames.into_iter().map(|held| held.frame));
@@ -127,15 +170,16 @@ impl Node {
 
     /// Forwards a frame and gathers it.
     pub(crate) fn receive(&mut self, from: PortId, frame: &[u8]) -> Result<(), DropReason> {
-        self.receive_with(from, frame, |_, _| ())
+        self.receive_with(from, frame, |_, _, _| ())
     }
 
-    /// As [`Node::receive`]; `look` sees what [`forward`] has decided and left.
+    /// As [`Node::receive`]; `look` sees what is sent: the packet as [`forward`] has left it, or the
+    /// answer to one that was dropped, with the reason.
     pub(crate) fn receive_with(
         &mut self,
         from: PortId,
         frame: &[u8],
-        look: impl FnOnce(&Send<'_>, &Packet<'_>),
+        look: impl FnOnce(Option<DropReason>, &Send<'_>, &Packet<'_>),
     ) -> Result<(), DropReason> {
         if self.free.len() < frame.len().div_ceil(self.chunk).max(1) {
             self.send();
@@ -156,17 +200,30 @@ impl Node {
             sent,
             offload,
             limits,
+            answers,
+            answered,
             ..
         } = self;
+        if let (true, Some(head)) = (*answers, frames.first_mut()) {
+            head.room = ANSWER_ROOM;
+        }
+        let mut died_of = None;
         let pushed = in_packet(region, &mut frames, *offload, |packet| {
-            let mut send = match forward(packet, from, tables) {
-                Verdict::Send(send) => send,
-                Verdict::Drop(reason) => return Err(reason),
+            let send = match forward(packet, from, tables) {
+                Verdict::Send(mut send) => {
+                    if let Some(limits) = limits {
+                        limits.apply(packet, &mut send, tables);
+                    }
+                    send
+                }
+                Verdict::Drop(reason) => {
+                    let answer = Answer::to(packet, from, reason, tables).filter(|_| *answers);
+                    let send = answer.and_then(|answer| answer.build(packet));
+                    died_of = Some(reason);
+                    send.ok_or(reason)?
+                }
             };
-            if let Some(limits) = limits {
-                limits.apply(packet, &mut send, tables);
-            }
-            look(&send, packet);
+            look(died_of, &send, packet);
             let mut pushed = gather.push(packet, &send, tables);
             if pushed == Pushed::Full {
                 flush(gather, region, held, free, sent);
@@ -184,7 +241,13 @@ impl Node {
             check_guards(region, &mut frames);
             free.extend(frames.into_iter().map(|held| held.frame));
         }
-        pushed
+        match died_of {
+            Some(reason) => {
+                *answered += u32::from(pushed.is_ok());
+                Err(reason)
+            }
+            None => pushed,
+        }
     }
 
     /// All messages since the last call. Every frame is free after it.
@@ -229,10 +292,24 @@ fn place(
                 frame,
                 start: headroom,
                 len: part.len(),
-                head: n == 0,
+                room: if n == 0 { VXLAN_LEN } else { 0 },
             }
         })
         .collect()
+}
+
+/// The answer to a packet that was dropped.
+fn answer<'t>(
+    packet: &mut Packet<'_>,
+    from: PortId,
+    reason: DropReason,
+    tables: &'t Tables,
+) -> Option<Forwarded<'t>> {
+    let send = Answer::to(packet, from, reason, tables)?.build(packet)?;
+    Some(Forwarded {
+        send,
+        bytes: bytes(packet),
+    })
 }
 
 /// All bytes of a packet.
@@ -251,29 +328,27 @@ fn in_packet<R>(
 ) -> R {
     let places: Vec<_> = held
         .iter()
-        .map(|held| (held.start, held.len, held.head))
+        .map(|held| (held.start, held.len, held.room))
         .collect();
     let mut frames: Vec<_> = held.drain(..).map(|held| held.frame).collect();
     let packet = Packet::new(region, &mut frames).expect("there is a frame");
     let result = work(&mut packet.with_offload(offload));
-    let put_back = |(frame, (start, len, head))| Held {
+    let put_back = |(frame, (start, len, room))| Held {
         frame,
         start,
         len,
-        head,
+        room,
     };
     held.extend(frames.into_iter().zip(places).map(put_back));
     result
 }
 
-/// Nothing outside a frame's data has changed, but for the room of a VXLAN header before the head.
+/// Nothing outside a frame's data has changed, but for the room before the head.
 fn check_guards(region: &Region, held: &mut [Held]) {
     for held in held {
         assert!(held.frame.set_data(0, CHUNK_SIZE));
         let bytes = region.bytes(&held.frame);
-        let front = held
-            .start
-            .saturating_sub(if held.head { VXLAN_LEN } else { 0 });
+        let front = held.start.saturating_sub(held.room);
         let intact = |bytes: &[u8]| bytes.iter().all(|byte| *byte == GUARD);
         assert!(intact(&bytes[..front]), "written before a frame's data");
         assert!(

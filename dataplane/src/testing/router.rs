@@ -23,6 +23,8 @@ use crate::fib::{MIN_MTU, PortFacts, PortId};
 use crate::packet::Offload;
 use crate::verdict::DropReason;
 
+mod answer;
+
 const ETHERNET: usize = Ethernet2Header::LEN;
 const VXLAN: usize = 8;
 const TCP: u8 = IpNumber::TCP.0;
@@ -102,9 +104,7 @@ impl Router {
 
     /// What becomes of a packet.
     pub(crate) fn route(&self, arrival: &Arrival) -> Result<Departure, DropReason> {
-        let mut ports = self.facts.ports.iter();
-        let ingress = ports.find(|port| port.id == arrival.port);
-        let ingress = ingress.ok_or(DropReason::PortGone)?;
+        let ingress = self.ingress(arrival).ok_or(DropReason::PortGone)?;
         let (uplink, accept_partial) = match ingress.role {
             PortRole::Pod { .. } => (false, true),
             PortRole::Uplink {
@@ -139,6 +139,11 @@ impl Router {
             max_l3_len,
             partial_checksum,
         })
+    }
+
+    fn ingress(&self, arrival: &Arrival) -> Option<&PortFacts> {
+        let mut ports = self.facts.ports.iter();
+        ports.find(|port| port.id == arrival.port)
     }
 
     /// Pulls the outer headers of a tunnel that ends here (RFC 7348, sections 4 and 5).
@@ -506,13 +511,17 @@ impl Packet {
         let bytes = &mut self.bytes;
         bytes[..6].copy_from_slice(&macs[0].0);
         bytes[6..12].copy_from_slice(&macs[1].0);
-        let mark = mark.unwrap_or(fields.ecn);
-        if fields.destination.is_ipv6() {
-            bytes[21] -= 1;
+        bytes[if fields.destination.is_ipv6() { 21 } else { 22 }] -= 1;
+        self.mark(mark.unwrap_or(fields.ecn));
+    }
+
+    /// Sets the congestion mark, and the IPv4 checksum anew.
+    fn mark(&mut self, mark: u8) {
+        let bytes = &mut self.bytes;
+        if EtherType(get16(bytes, 12)) == EtherType::IPV6 {
             bytes[15] = bytes[15] & 0b1100_1111 | mark << 4;
             return;
         }
-        bytes[22] -= 1;
         bytes[15] = bytes[15] & 0b1111_1100 | mark;
         put16(bytes, 24, 0);
         let sum = Sum16BitWords::new().add_slice(&bytes[ETHERNET..34]);

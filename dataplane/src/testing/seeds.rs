@@ -137,6 +137,15 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
             seeds.push(("decap", name, [&[0, 0], &*encode(0, &frame, 0)].concat()));
         }
     }
+    // Of 1600 bytes in chunks of 66, for the three reasons that have an answer by turns.
+    let reasons = [(0, "expired"), (1, "no_route"), (2, "too_big")];
+    let bare = frames().into_iter();
+    let bare = bare.filter(|(name, ..)| !name.contains("from_vxlan"));
+    for ((name, port, frame), (reason, why)) in bare.zip(reasons.into_iter().cycle()) {
+        let port = u8::try_from(port).unwrap();
+        let input = [&[4, 0, port, reason], &*encode(7, &frame, 1600)].concat();
+        seeds.push(("icmp", format!("{why}_{name}"), input));
+    }
     for to in [VXLAN_V4, VXLAN_V6, NATIVE] {
         // Modes: IP lengths and an unfinished checksum, for 20000 bytes in chunks of 700.
         let spec = Spec {
@@ -223,6 +232,7 @@ fn run(target: &str, input: &[u8]) {
         "forward" => harness::forward(input),
         "decap" => harness::decap(input),
         "gather" => harness::gather(input),
+        "icmp" => harness::icmp(input),
         _ => panic!("{target}"),
     }
 }
@@ -242,7 +252,7 @@ fn every_seed_keeps_the_rules() {
 /// Each file in `fuzz/regressions/TARGET/` broke a rule once; its name says which.
 #[test]
 fn what_broke_a_rule_once_breaks_it_no_more() {
-    for target in ["forward", "decap", "gather"] {
+    for target in ["forward", "decap", "gather", "icmp"] {
         let folder = fuzz_folder().join("regressions").join(target);
         for file in fs::read_dir(folder).into_iter().flatten() {
             let path = file.unwrap().path();
@@ -290,7 +300,7 @@ proptest! {
 
     #[test]
     fn noise_keeps_the_rules(input in vec(any::<u8>(), 0..400)) {
-        for target in ["forward", "decap", "gather"] {
+        for target in ["forward", "decap", "gather", "icmp"] {
             run(target, &input);
         }
     }

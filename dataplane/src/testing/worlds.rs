@@ -62,7 +62,9 @@ fn local() -> impl Strategy<Value = LocalNode> {
         vni: vni.try_into().unwrap(),
         vxlan_port,
         vtep_mac: vtep_mac(ME),
-        addresses: families.iter().map(|v6| underlay(*v6, ME)).collect(),
+        addresses: (families.iter())
+            .flat_map(|v6| [underlay(*v6, ME), pod(*v6, ME, 254)])
+            .collect(),
         translates: false,
         defragments: false,
     })

@@ -8,12 +8,17 @@ use super::{Malformed, get, put};
 /// most of them need, and Linux takes nothing shorter.
 pub const HEADER_LEN: usize = 8;
 
+/// Offset of the checksum from the start of the header.
+pub const CHECKSUM_OFFSET: usize = field::CHECKSUM.start;
+
 /// Types and codes for IPv4.
 pub mod v4 {
     /// Echo reply.
     pub const ECHO_REPLY: u8 = 0;
     /// Destination unreachable.
     pub const DST_UNREACHABLE: u8 = 3;
+    /// Code of [`DST_UNREACHABLE`]: no route to the network.
+    pub const NET_UNREACHABLE: u8 = 0;
     /// Code of [`DST_UNREACHABLE`]: too big and not to be fragmented. The MTU is the lower half
     /// of [`super::IcmpMessage::rest`] (RFC 1191, section 4).
     pub const FRAG_NEEDED: u8 = 4;
@@ -21,12 +26,21 @@ pub mod v4 {
     pub const ECHO_REQUEST: u8 = 8;
     /// Time exceeded; code 0 in transit.
     pub const TIME_EXCEEDED: u8 = 11;
+
+    /// Whether a message is an error, or may be one for all that is known of its type. As in Linux
+    /// (`icmp_pointers` in net/ipv4/icmp.c), the others are echo, router discovery (RFC 1256),
+    /// timestamp, information and address mask.
+    pub const fn may_be_error(msg_type: u8) -> bool {
+        !matches!(msg_type, ECHO_REPLY | ECHO_REQUEST | 9 | 10 | 13..=18)
+    }
 }
 
 /// Types and codes for IPv6.
 pub mod v6 {
     /// Destination unreachable.
     pub const DST_UNREACHABLE: u8 = 1;
+    /// Code of [`DST_UNREACHABLE`]: no route to the destination.
+    pub const NO_ROUTE: u8 = 0;
     /// Packet too big. The MTU is [`super::IcmpMessage::rest`].
     pub const PACKET_TOO_BIG: u8 = 2;
     /// Time exceeded; code 0 in transit.
@@ -35,6 +49,14 @@ pub mod v6 {
     pub const ECHO_REQUEST: u8 = 128;
     /// Echo reply.
     pub const ECHO_REPLY: u8 = 129;
+    /// Redirect (RFC 4861, section 4.5).
+    pub const REDIRECT: u8 = 137;
+
+    /// Whether a message is an error (RFC 4443, section 2.1), or a redirect, which is answered as
+    /// little (section 2.4 (e.2)).
+    pub const fn may_be_error(msg_type: u8) -> bool {
+        msg_type < 128 || msg_type == REDIRECT
+    }
 }
 
 mod field {
@@ -208,6 +230,18 @@ mod tests {
             .copy_from_slice(&[0x10, 0x20, 0x25, 0x9c]);
         message.fill_checksum(Sum::default());
         assert_eq!(bytes, MESSAGE);
+    }
+
+    #[test]
+    fn errors_are_told_from_the_rest() {
+        let errors = |may_be: fn(u8) -> bool| (0..=255).filter(|t| may_be(*t)).collect::<Vec<_>>();
+        // Of RFC 792: unreachable, source quench, redirect, time exceeded, parameter problem.
+        let of_v4 = errors(v4::may_be_error);
+        assert!([3, 4, 5, 11, 12].iter().all(|t| of_v4.contains(t)));
+        assert!([0, 8, 9, 10, 13, 18].iter().all(|t| !of_v4.contains(t)));
+        assert!((19..=255).all(|t| of_v4.contains(&t)));
+        let of_v6: Vec<_> = (0..128).chain([137]).collect();
+        assert_eq!(errors(v6::may_be_error), of_v6);
     }
 
     #[test]
