@@ -15,9 +15,9 @@ use rustix::thread::CapabilitySet;
 
 use crate::clients::Clients;
 use crate::kernel;
-use crate::masquerade::nft;
 use crate::netfilter::Watch;
 use crate::netlink::{Monitor, NOT_WHOLE, Requests};
+use crate::nftables::{Rules, nft};
 use crate::node::{Listeners, Node};
 use crate::observed::Observed;
 use crate::path_mtu;
@@ -29,7 +29,7 @@ const SIGNAL: Token = Token(0);
 const MONITOR: Token = Token(1);
 const DATAPLANE: Token = Token(2);
 const ERRORS: Token = Token(3);
-const MASQUERADE: Token = Token(4);
+const TABLE: Token = Token(4);
 const NETFILTER: Token = Token(5);
 const HEALTH: Token = Token(6);
 /// The listener's token; the clients' follow.
@@ -132,9 +132,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         Interest::READABLE,
     )?;
     let errors = listen_for_errors(registry)?;
-    let masquerade = nft::Keeper::start(settings.masquerade)?;
-    if let Some(fd) = masquerade.fd() {
-        registry.register(&mut SourceFd(&fd), MASQUERADE, Interest::READABLE)?;
+    let table = nft::Keeper::start(Rules::wanted(&settings))?;
+    if let Some(fd) = table.fd() {
+        registry.register(&mut SourceFd(&fd), TABLE, Interest::READABLE)?;
     }
     let netfilter = Watch::start(Instant::now());
     if let Some(fd) = netfilter.fd() {
@@ -146,7 +146,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let listeners = Listeners {
         monitor,
         errors,
-        masquerade,
+        table,
         netfilter,
     };
     let mut node = Node::start(settings, desired, store, listeners, session)?;
@@ -172,7 +172,7 @@ fn run(args: &Args) -> Result<(), Failure> {
                     tracing::info!("stopping; the kernel carries on");
                     return Ok(());
                 }
-                MONITOR | DATAPLANE | ERRORS | MASQUERADE | NETFILTER | HEALTH => {}
+                MONITOR | DATAPLANE | ERRORS | TABLE | NETFILTER | HEALTH => {}
                 client => clients.ready(client, poll.registry()),
             }
         }

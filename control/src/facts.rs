@@ -351,6 +351,7 @@ fn local(world: &World<'_>) -> Option<LocalNode> {
         addresses,
         translates: world.chains.translates,
         defragments: world.defragments(),
+        allow_unknown_vteps: world.settings.allow_unknown_vteps,
     })
 }
 

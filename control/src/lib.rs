@@ -18,7 +18,8 @@
 //! - [`settings`]: the configuration file, validated.
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
 //! - [`bulk`]: many entries at once, all or none.
-//! - [`import`]: routes that a routing daemon tells. [`masquerade`]: packets that leave the cluster.
+//! - [`import`]: routes that a routing daemon tells.
+//! - [`nftables`]: packets that leave the cluster, and tunnels of strangers.
 //! - [`health`]: whether other nodes are reached.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop. It waits for the disk and for the kernel's answers, and
@@ -36,9 +37,9 @@ mod icmp;
 pub mod import;
 pub mod index;
 pub mod kernel;
-pub mod masquerade;
 pub mod netfilter;
 pub mod netlink;
+pub mod nftables;
 pub mod node;
 pub mod observed;
 pub mod path_mtu;

@@ -20,7 +20,7 @@ pub use self::forward::Hooked;
 
 use self::forward::Forward;
 use self::legacy::Legacy;
-use crate::masquerade::{TABLE, nft};
+use crate::nftables::{TABLE, nft};
 use crate::world::World;
 
 /// Multicast group of all changes of nftables (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).

@@ -25,9 +25,9 @@ use crate::health::Health;
 use crate::import::Import;
 use crate::index::Index;
 use crate::kernel::{self, DEVICE, DeviceWant, Want};
-use crate::masquerade::{Rules, nft};
 use crate::netfilter::Watch;
 use crate::netlink::{self, Event, Lookup, Monitor, Requests};
+use crate::nftables::{Rules, nft};
 use crate::observed::{Observed, Stale};
 use crate::path_mtu;
 use crate::report;
@@ -63,7 +63,7 @@ pub struct Node {
     ways: Ways,
     learned: LearnedMacs,
     import: Import,
-    masquerade: nft::Keeper,
+    table: nft::Keeper,
     netfilter: Watch,
     rules: Option<Rules>,
     reverse_path: ReversePath,
@@ -109,7 +109,7 @@ pub struct Listeners {
     /// ICMP errors, if they may be listened to.
     pub errors: Option<path_mtu::Errors>,
     /// Podway's own table of nftables.
-    pub masquerade: nft::Keeper,
+    pub table: nft::Keeper,
     /// Others' chains.
     pub netfilter: Watch,
 }
@@ -129,7 +129,7 @@ impl Node {
         let Listeners {
             monitor,
             errors,
-            masquerade,
+            table,
             netfilter,
         } = listeners;
         let mut requests = Requests::open()?;
@@ -147,7 +147,7 @@ impl Node {
             ways: Ways::new(),
             learned: LearnedMacs::new(),
             import,
-            masquerade,
+            table,
             netfilter,
             rules: None,
             reverse_path: ReversePath::default(),
@@ -192,7 +192,7 @@ impl Node {
             ways,
             doubtful,
             self.import.deadline(),
-            self.masquerade.deadline(),
+            self.table.deadline(),
             self.netfilter.deadline(),
             self.health.as_ref().and_then(Health::deadline),
             now,
@@ -217,7 +217,7 @@ impl Node {
             }
         }
         self.stale_ways.merge(self.observed.take_stale_ways());
-        self.masquerade.follow();
+        self.table.follow();
         self.netfilter.follow();
     }
 
@@ -323,7 +323,7 @@ impl Node {
         if self.dirt.all || self.dirt.objects {
             self.rules = Rules::of(&self.world());
         }
-        self.masquerade.keep(self.rules.as_ref(), now);
+        self.table.keep(self.rules.as_ref(), now);
         let mut errors = self.ask_stale_ways(now);
         if self.retry_kernel.is_some_and(|at| now >= at) {
             self.retry_kernel = None;
@@ -716,7 +716,7 @@ impl Node {
         };
         let errors = self.kernel_errors.iter().chain(self.route_errors.values());
         let mut errors: BTreeSet<String> = errors.cloned().collect();
-        errors.extend(self.masquerade.error().map(str::to_owned));
+        errors.extend(self.table.error().map(str::to_owned));
         errors.extend(self.mirror_error.clone());
         let mut status = report::status(
             &self.world(),

@@ -37,6 +37,8 @@ pub struct Settings {
     pub ipv4_native_routing_cidr: Option<Ipv4Net>,
     /// What the dataplane may send natively over IPv6; all if the file does not say it.
     pub ipv6_native_routing_cidr: Option<Ipv6Net>,
+    /// Whether tunnels are taken from sources that are no known nodes.
+    pub allow_unknown_vteps: bool,
     /// Whether what pods send out of the cluster is masqueraded.
     pub masquerade: bool,
     /// The table whose routes are taken over.
@@ -178,6 +180,7 @@ impl Settings {
             auto_direct_node_routes: config.auto_direct_node_routes,
             ipv4_native_routing_cidr: config.ipv4_native_routing_cidr,
             ipv6_native_routing_cidr: config.ipv6_native_routing_cidr,
+            allow_unknown_vteps: config.allow_unknown_vteps,
             masquerade: config.masquerade,
             import_kernel_table: config.import_kernel_table,
             health,
@@ -255,6 +258,7 @@ mod tests {
                 auto_direct_node_routes: true,
                 ipv4_native_routing_cidr: Some("10.0.0.0/8".parse().unwrap()),
                 ipv6_native_routing_cidr: None,
+                allow_unknown_vteps: false,
                 masquerade: false,
                 import_kernel_table: None,
                 health: Some(HealthSettings {

@@ -82,6 +82,7 @@ fn tables(routes: u32) -> Tables {
         addresses: vec![underlay(1)],
         translates: false,
         defragments: false,
+        allow_unknown_vteps: false,
     })
     .unwrap();
     for number in 1..=PODS {

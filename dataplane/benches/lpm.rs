@@ -37,6 +37,7 @@ fn cluster() -> Fib {
         addresses: vec![IpAddr::from([192, 168, 0, 1])],
         translates: false,
         defragments: false,
+        allow_unknown_vteps: false,
     };
     fib.set_local(local).unwrap();
     for number in 0..NODES {

@@ -96,7 +96,8 @@ drop_reasons! {
     VxlanFlagClear = "vxlan_flag_clear",
     /// The VNI is not one of ours.
     UnknownVni = "unknown_vni",
-    /// The tunnel's source is no known node; add it with `podway node set`.
+    /// The tunnel's source is no known node; add it with `podway node set`, or set
+    /// `allow-unknown-vteps`.
     UnknownVtep = "unknown_vtep",
     /// A packet from an uplink that is not for a pod of this node.
     NotLocal = "not_local",

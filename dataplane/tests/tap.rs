@@ -68,6 +68,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
         addresses: vec![here],
         translates: false,
         defragments: false,
+        allow_unknown_vteps: false,
     })
     .unwrap();
     fib.attach_port(PortFacts {

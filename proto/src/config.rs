@@ -42,6 +42,9 @@ pub struct Config {
     pub ipv4_native_routing_cidr: Option<Ipv4Net>,
     /// What is reached natively without masquerading over IPv6.
     pub ipv6_native_routing_cidr: Option<Ipv6Net>,
+    /// Whether tunnels are taken from sources that are no known nodes, by the dataplane and by the
+    /// kernel.
+    pub allow_unknown_vteps: bool,
     /// Whether control has nftables masquerade what this node's pods send out of the cluster: to
     /// where neither `ipv4-native-routing-cidr` (or `ipv6-`) nor a PodCIDR leads. IP versions
     /// without a native-routing-cidr are not masqueraded.
@@ -73,6 +76,7 @@ impl Default for Config {
             auto_direct_node_routes: false,
             ipv4_native_routing_cidr: None,
             ipv6_native_routing_cidr: None,
+            allow_unknown_vteps: false,
             masquerade: false,
             import_kernel_table: None,
             health: true,

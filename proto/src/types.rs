@@ -158,6 +158,9 @@ pub struct LocalNode {
     /// does for conntrack: all of them are the kernel's then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub defragments: bool,
+    /// Whether tunnels are taken from sources that are no known nodes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_unknown_vteps: bool,
 }
 
 /// An interface that the dataplane serves.

@@ -493,6 +493,7 @@ fn dataplane_changes() {
                 addresses: vec![parse("192.168.1.1"), parse("fd00::1")],
                 translates: true,
                 defragments: true,
+                allow_unknown_vteps: true,
             }),
             port(
                 PortRole::Pod {

@@ -34,6 +34,7 @@ mod segments;
 mod services;
 mod sockets;
 mod spoof;
+mod strangers;
 mod support;
 mod traffic;
 mod underlay6;

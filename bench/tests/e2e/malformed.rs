@@ -487,7 +487,7 @@ fn cut_outer(frame: &mut Vec<u8>, length: usize) {
     put(frame, L4 + 4, u16::try_from(length - L4).unwrap());
 }
 
-fn put(frame: &mut [u8], offset: usize, value: u16) {
+pub(crate) fn put(frame: &mut [u8], offset: usize, value: u16) {
     frame[offset..offset + 2].copy_from_slice(&value.to_be_bytes());
 }
 

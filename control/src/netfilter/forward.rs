@@ -15,7 +15,7 @@ use podway_proto::control::{PortRoleSpec, ViaSpec};
 use podway_proto::types::Mode;
 
 use crate::kernel::DEVICE;
-use crate::masquerade::nft;
+use crate::nftables::nft;
 use crate::world::World;
 
 /// Chains of others are asked for at most this often in a row: each costs some milliseconds.

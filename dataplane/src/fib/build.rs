@@ -172,6 +172,7 @@ impl Fib {
             vxlan_port: local.vxlan_port,
             vtep_mac: local.vtep_mac,
             addresses: local.addresses.iter().copied().collect(),
+            allow_unknown_vteps: local.allow_unknown_vteps,
         };
         if keep(&mut self.facts.local, local, self.epoch) {
             self.changed = true;

@@ -125,6 +125,8 @@ pub struct LocalTable {
     pub vtep_mac: MacAddr,
     /// This node's own addresses.
     pub addresses: AddressSet,
+    /// Whether tunnels are taken from sources that are no known nodes.
+    pub allow_unknown_vteps: bool,
 }
 
 impl LocalTable {

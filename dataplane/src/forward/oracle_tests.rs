@@ -190,7 +190,7 @@ fn the_packets_take_every_way_and_die_of_every_reason() {
     let mut ways = HashSet::new();
     let mut reasons = HashSet::new();
     let mut answers = HashSet::new();
-    for (facts, burst) in samples(1500) {
+    for (facts, burst) in samples(2500) {
         let router = Router::new(facts.clone());
         for (shape, mutation) in burst {
             let mut arrival = shape.arrival(&facts);

@@ -189,6 +189,7 @@ pub(crate) fn facts(me: u8, mtus: Mtus) -> Facts {
             addresses: vec![underlay(false, me), underlay(true, me)],
             translates: false,
             defragments: false,
+            allow_unknown_vteps: false,
         }),
         ports: ports(me, mtus).to_vec(),
         nodes: others.map(|other| remote_node(me, other, mtus)).collect(),

@@ -168,7 +168,9 @@ impl Router {
         if u32::from_be_bytes([0, header[4], header[5], header[6]]) != local.vni.get() {
             return Err(DropReason::UnknownVni);
         }
-        if !(self.facts.nodes.iter()).any(|node| node.underlay == outer.source) {
+        let mut nodes = self.facts.nodes.iter();
+        let known = nodes.any(|node| node.underlay == outer.source);
+        if !known && !local.allow_unknown_vteps {
             return Err(DropReason::UnknownVtep);
         }
         packet.truncate(end);

@@ -58,7 +58,8 @@ fn local() -> impl Strategy<Value = LocalNode> {
     let families = select(&FAMILIES[..]);
     let vni = select(&[1_u32, 42, 0xff_ffff][..]);
     let port = select(&[4789_u16, 8472][..]);
-    (vni, port, families).prop_map(|(vni, vxlan_port, families)| LocalNode {
+    let strangers = prop::bool::weighted(0.1);
+    (vni, port, families, strangers).prop_map(|(vni, vxlan_port, families, strangers)| LocalNode {
         vni: vni.try_into().unwrap(),
         vxlan_port,
         vtep_mac: vtep_mac(ME),
@@ -67,6 +68,7 @@ fn local() -> impl Strategy<Value = LocalNode> {
             .collect(),
         translates: false,
         defragments: false,
+        allow_unknown_vteps: strangers,
     })
 }
 

@@ -23,7 +23,7 @@ const CE: u8 = 0b11;
 ///
 /// # Errors
 /// The reason to drop it: a malformed outer header, a foreign VNI or MAC, a source that is no node
-/// that we know, or a congestion mark that the inner packet cannot carry.
+/// that we know (if that matters), or a congestion mark that the inner packet cannot carry.
 #[inline]
 pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason> {
     let head = packet.head();
@@ -40,7 +40,7 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
     if vni != local.vni {
         return Err(DropReason::UnknownVni);
     }
-    if !tables.is_vtep(outer.src) {
+    if !tables.is_vtep(outer.src) && !local.allow_unknown_vteps {
         return Err(DropReason::UnknownVtep);
     }
     let overhead = inner_l3 - usize::from(outer.l3);
@@ -121,7 +121,8 @@ mod tests {
         Spec, fix_ip, fragment, get16, icmp, payload, put16, tos, verify, vxlan,
     };
     use crate::testing::plan::{
-        GATEWAY, LOST, Mtus, NATIVE, VNI, VXLAN_V4, VXLAN_V6, pod, tables, tunnelled, underlay,
+        GATEWAY, LOST, Mtus, NATIVE, VNI, VXLAN_V4, VXLAN_V6, facts, pod, tables, tunnelled,
+        underlay,
     };
 
     const ME: u8 = 1;
@@ -231,8 +232,13 @@ mod tests {
                 assert_eq!(decapped(&frame).unwrap().0, 50);
             }
         }
-        let stranger = vxlan(&outer(GATEWAY), VNI, &inner(false, 0));
+        let inner = inner(false, 0);
+        let stranger = vxlan(&outer(GATEWAY), VNI, &inner);
         assert_eq!(decapped(&stranger), Err(DropReason::UnknownVtep));
+        let mut facts = facts(ME, Mtus::default());
+        facts.local.as_mut().unwrap().allow_unknown_vteps = true;
+        let allowed = Node::new(facts.tables()).decap(&stranger);
+        assert_eq!(allowed, Ok((50, inner)));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) fn local() -> LocalNode {
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         translates: false,
         defragments: false,
+        allow_unknown_vteps: false,
     }
 }
 

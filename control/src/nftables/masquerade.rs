@@ -1,14 +1,6 @@
 //! Masquerading: what this node's pods send out of the cluster gets the node's address, so that
-//! answers find back. An nftables table of Podway's own says so to the kernel, which has all these
-//! packets: the dataplane takes only what stays inside.
-//!
-//! - this file: which rules there should be. Pure.
-//! - [`nft`]: putting them into the kernel, and noticing when somebody takes them out.
-//!
-//! Like everything else in the kernel the table stays when control stops. It goes when control
-//! starts with masquerading switched off, and with `--cleanup`.
-
-pub mod nft;
+//! answers find back. The kernel has all these packets: the dataplane takes only what stays inside.
+//! Pure.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,15 +8,13 @@ use std::fmt::Write as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use podway_proto::control::PortRoleSpec;
 
+use super::list;
 use crate::kernel::DEVICE;
 use crate::world::World;
 
-/// Name of the table; its family is `inet`.
-pub const TABLE: &str = "podway";
-
 /// What is masqueraded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules {
+pub struct Masquerade {
     v4: Option<Sides<Ipv4Net>>,
     v6: Option<Sides<Ipv6Net>>,
     /// Interfaces by which nothing leaves the cluster: pods' and the tunnels'.
@@ -40,7 +30,7 @@ struct Sides<N> {
     inside: Vec<N>,
 }
 
-impl Rules {
+impl Masquerade {
     /// The rules as they should be; `None` when masquerading is switched off.
     pub fn of(world: &World<'_>) -> Option<Self> {
         let settings = world.settings;
@@ -72,9 +62,8 @@ impl Rules {
         })
     }
 
-    /// What `nft -f` reads: one transaction that leaves the table with these rules and no others.
-    pub fn text(&self) -> String {
-        let mut text = format!("{REMOVAL}table inet {TABLE} {{\n");
+    /// Adds sets and chain to a table.
+    pub(super) fn add(&self, text: &mut String) {
         let interfaces = list(self.inside.iter().map(|name| format!("\"{name}\"")));
         let _ = writeln!(
             text,
@@ -82,22 +71,18 @@ impl Rules {
         );
         let mut rules = String::new();
         if let Some(sides) = &self.v4 {
-            sides.add("ip", "ipv4_addr", &mut text, &mut rules);
+            sides.add("ip", "ipv4_addr", text, &mut rules);
         }
         if let Some(sides) = &self.v6 {
-            sides.add("ip6", "ipv6_addr", &mut text, &mut rules);
+            sides.add("ip6", "ipv6_addr", text, &mut rules);
         }
         let _ = writeln!(
             text,
             "chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
-             {rules}}}\n}}"
+             {rules}}}"
         );
-        text
     }
 }
-
-/// Removes the table, whether it is there or not.
-const REMOVAL: &str = "add table inet podway\ndelete table inet podway\n";
 
 impl<N: ToString> Sides<N> {
     fn add(&self, version: &str, address: &str, sets: &mut String, rules: &mut String) {
@@ -115,10 +100,6 @@ impl<N: ToString> Sides<N> {
     }
 }
 
-fn list(items: impl Iterator<Item = String>) -> String {
-    items.collect::<Vec<_>>().join(", ")
-}
-
 fn split<'a>(cidrs: impl Iterator<Item = &'a IpNet>) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for cidr in cidrs {
@@ -132,12 +113,13 @@ fn split<'a>(cidrs: impl Iterator<Item = &'a IpNet>) -> (Vec<Ipv4Net>, Vec<Ipv6N
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::Rules;
     use crate::world::tests::Fixture;
 
     #[test]
     fn pods_are_masqueraded_outside_of_what_knows_them() {
         let mut fixture = Fixture::new();
+        fixture.settings.allow_unknown_vteps = true;
         assert_eq!(Rules::of(&fixture.world()), None);
         fixture.settings.masquerade = true;
         fixture.settings.ipv4_native_routing_cidr = Some("10.0.0.0/23".parse().unwrap());

@@ -37,7 +37,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Keeps the table as it should be.
 #[derive(Debug)]
 pub struct Keeper {
-    /// Tells of changes; `None` while masquerading is switched off.
+    /// Tells of changes; `None` while no table is wanted.
     changes: Option<Socket>,
     /// What the table was made from, and how it then read.
     made: Option<(Rules, String)>,
@@ -49,8 +49,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Begins to listen to changes if masquerading is `on`, and removes what an earlier run may
-    /// have left if not.
+    /// Begins to listen to changes if a table is wanted (`on`), and removes what an earlier run
+    /// may have left if not.
     ///
     /// # Errors
     /// What the kernel says to opening the socket.
@@ -138,7 +138,7 @@ impl Keeper {
         }
     }
 
-    /// Why pods are not masqueraded as they should be, with the remedy.
+    /// Why the rules are not in force, with the remedy.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
@@ -158,12 +158,13 @@ pub fn remove() -> Result<(), String> {
 }
 
 fn make(rules: &Rules) -> Result<String, String> {
+    let lack = rules.lack();
     let made = run(&["-f", "-"], &rules.text()).and_then(|_| listing());
     made.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => "pods are not masqueraded: there is no program nft; install the \
-                                package nftables, or set masquerade = false"
-            .to_owned(),
-        _ => format!("pods are not masqueraded: {error}"),
+        ErrorKind::NotFound => {
+            format!("{lack}: there is no program nft; install the package nftables")
+        }
+        _ => format!("{lack}: {error}"),
     })
 }
 

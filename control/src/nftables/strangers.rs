@@ -1,0 +1,112 @@
+//! Tunnels from unknown nodes. The dataplane drops those that it takes (`unknown_vtep`); these rules
+//! keep the kernel's VXLAN devices from the rest: what the programs on the ports pass, options and
+//! fragments of tunnels among it, and everything while no dataplane runs. Pure.
+//!
+//! They look where the kernel has put IPv4 fragments together. Those of IPv6 it puts together behind
+//! them, so of these it gets none that begins a tunnel.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use podway_proto::types::Vni;
+
+use super::list;
+use crate::world::World;
+
+/// Whose tunnels are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strangers {
+    port: u16,
+    vni: Vni,
+    v4: BTreeSet<Ipv4Addr>,
+    v6: BTreeSet<Ipv6Addr>,
+}
+
+impl Strangers {
+    /// The nodes as they are known now; `None` if tunnels are taken from anybody.
+    pub fn of(world: &World<'_>) -> Option<Self> {
+        if world.settings.allow_unknown_vteps {
+            return None;
+        }
+        let mut strangers = Self {
+            port: world.settings.vxlan_port,
+            vni: world.settings.vni,
+            v4: BTreeSet::new(),
+            v6: BTreeSet::new(),
+        };
+        for node in world.remote_nodes() {
+            match node.underlay {
+                IpAddr::V4(address) => strangers.v4.insert(address),
+                IpAddr::V6(address) => strangers.v6.insert(address),
+            };
+        }
+        Some(strangers)
+    }
+
+    /// Adds sets and chain to a table.
+    pub(super) fn add(&self, text: &mut String) {
+        let nodes = list(self.v4.iter().map(Ipv4Addr::to_string));
+        set(text, "nodes-ip", "ipv4_addr", &nodes);
+        let nodes = list(self.v6.iter().map(Ipv6Addr::to_string));
+        set(text, "nodes-ip6", "ipv6_addr", &nodes);
+        let (port, vni) = (self.port, self.vni);
+        // The VNI is 12 bytes behind the beginning of the UDP header (RFC 7348, section 5): tunnels of
+        // other networks on this port are somebody else's.
+        let _ = writeln!(
+            text,
+            "chain input {{\ntype filter hook input priority filter; policy accept;\n\
+             ip saddr != @nodes-ip udp dport {port} @th,96,24 {vni} counter drop\n\
+             ip6 saddr != @nodes-ip6 udp dport {port} @th,96,24 {vni} counter drop\n\
+             ip6 saddr != @nodes-ip6 udp dport {port} exthdr frag exists counter drop\n}}"
+        );
+    }
+}
+
+fn set(text: &mut String, name: &str, kind: &str, elements: &str) {
+    let _ = match elements {
+        "" => writeln!(text, "set {name} {{ type {kind}; }}"),
+        _ => writeln!(
+            text,
+            "set {name} {{ type {kind}; elements = {{ {elements} }} }}"
+        ),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Rules;
+    use crate::world::tests::Fixture;
+
+    #[test]
+    fn the_kernel_takes_tunnels_from_known_nodes_only() {
+        let mut fixture = Fixture::new();
+        fixture.settings.vni = 42.try_into().unwrap();
+        fixture.settings.vxlan_port = 8472;
+        assert_eq!(
+            Rules::of(&fixture.world()).unwrap().text(),
+            "add table inet podway\n\
+             delete table inet podway\n\
+             table inet podway {\n\
+             set nodes-ip { type ipv4_addr; elements = { 192.168.1.2 } }\n\
+             set nodes-ip6 { type ipv6_addr; }\n\
+             chain input {\n\
+             type filter hook input priority filter; policy accept;\n\
+             ip saddr != @nodes-ip udp dport 8472 @th,96,24 42 counter drop\n\
+             ip6 saddr != @nodes-ip6 udp dport 8472 @th,96,24 42 counter drop\n\
+             ip6 saddr != @nodes-ip6 udp dport 8472 exthdr frag exists counter drop\n\
+             }\n\
+             }\n"
+        );
+        let node = fixture.desired.nodes.get_mut("b").unwrap();
+        node.underlay = "fd00:2::2".parse().unwrap();
+        let text = Rules::of(&fixture.world()).unwrap().text();
+        assert!(
+            text.contains("set nodes-ip { type ipv4_addr; }\n"),
+            "{text}"
+        );
+        assert!(text.contains("elements = { fd00:2::2 } }"), "{text}");
+        fixture.settings.allow_unknown_vteps = true;
+        assert_eq!(Rules::of(&fixture.world()), None);
+    }
+}
