@@ -421,6 +421,7 @@ fn route(number: u32, nodes: u32) -> Result<RouteSpec> {
         prefix: parse(&format!("{}/30", nth(ROUTES, number, 4)))?,
         via: ViaSpec::Node {
             node: node_name(number % nodes),
+            vni: None,
         },
     })
 }

@@ -265,6 +265,7 @@ mod tests {
 
     use ipnet::IpNet;
     use podway_proto::control::{PortRoleSpec, ViaSpec};
+    use podway_proto::types::Vni;
     use proptest::prelude::*;
 
     use super::*;
@@ -272,6 +273,8 @@ mod tests {
     const FIXED: Fixed<'static> = Fixed {
         node_name: "a",
         uplink: Some("eth0"),
+        vni: Vni::DEFAULT,
+        also_vnis: &[],
     };
 
     fn node(name: &str, underlay: &str, cidr: &str) -> NodeSpec {
@@ -287,7 +290,10 @@ mod tests {
     fn route(prefix: &str, node: &str) -> RouteSpec {
         RouteSpec {
             prefix: prefix.parse().unwrap(),
-            via: ViaSpec::Node { node: node.into() },
+            via: ViaSpec::Node {
+                node: node.into(),
+                vni: None,
+            },
         }
     }
 
@@ -369,7 +375,10 @@ mod tests {
             }),
             2 => desired.delete_node(&name(one), &index),
             3 | 4 => {
-                let node = ViaSpec::Node { node: name(three) };
+                let node = ViaSpec::Node {
+                    node: name(three),
+                    vni: None,
+                };
                 let router = ViaSpec::Gateway {
                     address: address(three),
                     interface: None,

@@ -18,7 +18,7 @@ use podway_proto::control::{
     NodeSpec, PortRoleSpec, PortSpec, Request, Response, RouteSpec, ViaSpec,
 };
 use podway_proto::entries::RefusedEntry;
-use podway_proto::types::{MacAddr, Mode};
+use podway_proto::types::{MacAddr, Mode, Vni};
 use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, ErrorBody, ErrorCode, codec};
 use serde::Serialize;
 
@@ -224,17 +224,18 @@ enum ModeArg {
 enum RouteCommand {
     /// Add a route.
     #[command(
-        override_usage = "podway route add PREFIX via NODE|IP [dev IF] [via ...]",
+        override_usage = "podway route add PREFIX via NODE [vni VNI]|IP [dev IF] [via ...]",
         after_help = "\
 Examples:
   podway route add 10.9.0.0/16 via node-b
   podway route add 10.99.0.0/24 via node-b via node-c
+  podway route add 10.77.0.0/16 via node-b vni 77
   podway route add 10.10.0.0/16 via 192.168.1.9 dev eth0"
     )]
     Add(RouteArgs),
     /// Add a route, or change the way of the one to the same prefix.
     #[command(
-        override_usage = "podway route replace PREFIX via NODE|IP [dev IF] [via ...]",
+        override_usage = "podway route replace PREFIX via NODE [vni VNI]|IP [dev IF] [via ...]",
         after_help = "\
 Example:
   podway route replace 10.9.0.0/16 via node-c"
@@ -280,9 +281,9 @@ struct RouteArgs {
     /// What is reached, such as 10.9.0.0/16.
     #[arg(value_name = "PREFIX")]
     prefix: IpNet,
-    /// `via` and the name of a node, or the address of a router on an uplink; then, if need be,
-    /// `dev` and that uplink. Several, up to 16, share the flows.
-    #[arg(value_name = "via NODE|IP [dev IF]", required = true, num_args = 2..)]
+    /// `via` and the name of a node and, if need be, `vni` and a VNI of `also-vnis`; or the address of
+    /// a router on an uplink and, if need be, `dev` and that uplink. Several, up to 16, share the flows.
+    #[arg(value_name = "via NODE [vni VNI]|IP [dev IF]", required = true, num_args = 2..)]
     ways: Vec<String>,
 }
 
@@ -577,22 +578,21 @@ impl RouteArgs {
     }
 }
 
-/// The next hops that words name, each as `via NODE|IP [dev IF]`.
+/// The next hops that words name, each as `via NODE [vni VNI]` or `via IP [dev IF]`.
 fn ways(mut words: &[&str]) -> Result<ViaSpec, String> {
     let mut members = Vec::new();
     while !words.is_empty() {
-        let (target, interface) = match *words {
-            ["via", target, "dev", interface, ref rest @ ..] => {
-                words = rest;
-                (target, Some(interface))
-            }
-            ["via", target, ref rest @ ..] => {
-                words = rest;
-                (target, None)
-            }
+        let (target, rest) = match *words {
+            ["via", target, ref rest @ ..] => (target, rest),
             _ => break,
         };
-        members.push(via(target.to_owned(), interface.map(str::to_owned))?);
+        let (member, rest) = match *rest {
+            ["dev", interface, ref rest @ ..] => (via(target, Some(interface), None)?, rest),
+            ["vni", vni, ref rest @ ..] => (via(target, None, Some(vni))?, rest),
+            ref rest => (via(target, None, None)?, rest),
+        };
+        members.push(member);
+        words = rest;
     }
     match (members.len(), members.pop(), words) {
         (1, Some(only), []) => Ok(only),
@@ -601,22 +601,41 @@ fn ways(mut words: &[&str]) -> Result<ViaSpec, String> {
             Ok(ViaSpec::Multipath { members })
         }
         _ => Err(
-            "write PREFIX via NODE|IP [dev IF], and [via ...] for each further next hop".to_owned(),
+            "write PREFIX via NODE [vni VNI] or via IP [dev IF], and [via ...] for each further \
+             next hop"
+                .to_owned(),
         ),
     }
 }
 
 /// A target that reads as an address is a router, any other a node: node names may not look like
 /// addresses.
-fn via(target: String, interface: Option<String>) -> Result<ViaSpec, String> {
+fn via(target: &str, interface: Option<&str>, vni: Option<&str>) -> Result<ViaSpec, String> {
     match target.parse() {
-        Ok(address) => Ok(ViaSpec::Gateway { address, interface }),
+        Ok(_) if vni.is_some() => Err(format!(
+            "'vni' goes with the name of a node, and '{target}' is the address of a router; leave \
+             'vni' out"
+        )),
+        Ok(address) => Ok(ViaSpec::Gateway {
+            address,
+            interface: interface.map(str::to_owned),
+        }),
         Err(_) if interface.is_some() => Err(format!(
             "'dev' goes with the address of a router, and '{target}' is the name of a node; leave \
              'dev' out"
         )),
-        Err(_) => Ok(ViaSpec::Node { node: target }),
+        Err(_) => Ok(ViaSpec::Node {
+            node: target.to_owned(),
+            vni: vni.map(number).transpose()?,
+        }),
     }
+}
+
+fn number(vni: &str) -> Result<Vni, String> {
+    let number: u32 = vni
+        .parse()
+        .map_err(|_| format!("'{vni}' is no VNI; use 0 to 16777215"))?;
+    Vni::try_from(number).map_err(|error| error.to_string())
 }
 
 /// Shows the counters once a second until interrupted or the reader is gone.
@@ -733,7 +752,8 @@ mod tests {
             Request::RouteAdd(RouteSpec {
                 prefix,
                 via: ViaSpec::Node {
-                    node: "node-b".into()
+                    node: "node-b".into(),
+                    vni: None
                 }
             })
         );
@@ -753,7 +773,10 @@ mod tests {
                 prefix,
                 via: ViaSpec::Multipath {
                     members: vec![
-                        ViaSpec::Node { node: "b".into() },
+                        ViaSpec::Node {
+                            node: "b".into(),
+                            vni: None
+                        },
                         ViaSpec::Gateway {
                             address: "192.168.1.9".parse().unwrap(),
                             interface: Some("eth0".into())
@@ -766,8 +789,26 @@ mod tests {
                 }
             })
         );
+        assert_eq!(
+            request("podway route add 10.9.0.0/16 via b vni 77 via b"),
+            Request::RouteAdd(RouteSpec {
+                prefix,
+                via: ViaSpec::Multipath {
+                    members: [Some(Vni::try_from(77).unwrap()), None]
+                        .map(|vni| ViaSpec::Node {
+                            node: "b".into(),
+                            vni
+                        })
+                        .to_vec()
+                }
+            })
+        );
         for wrong in [
             "podway route add 10.9.0.0/16",
+            "podway route add 10.9.0.0/16 via b vni",
+            "podway route add 10.9.0.0/16 via b vni 16777216",
+            "podway route add 10.9.0.0/16 via b vni x",
+            "podway route add 10.9.0.0/16 via 192.168.1.9 vni 77",
             "podway route add 10.9.0.0/16 via",
             "podway route add 10.9.0.0/16 through node-b",
             "podway route add 10.9.0.0/16 via 192.168.1.9 eth0",

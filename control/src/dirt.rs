@@ -14,7 +14,7 @@ use podway_proto::types::Mode;
 
 use crate::entry::Entry;
 use crate::index::{Index, pod_addresses};
-use crate::kernel::DEVICE;
+use crate::kernel::is_device;
 use crate::netlink::{Event, LinkKind};
 use crate::routing::first_host;
 use crate::world::World;
@@ -139,7 +139,7 @@ impl Dirt {
                 self.local = true;
                 let link = world.observed.link(address.index);
                 let name = link.map(|link| link.name.as_str());
-                self.objects |= name == Some(DEVICE);
+                self.objects |= name.is_some_and(is_device);
                 let own = world.own().map(|own| own.underlay);
                 self.all |= [world.underlay(), own].contains(&Some(address.address));
                 match name {
@@ -174,7 +174,7 @@ impl Dirt {
     /// that there may be each is a port at most.
     fn link(&mut self, name: &str, number: u32, world: &World<'_>, index: &Index) {
         let named = |interface: &Option<String>| interface.as_deref() == Some(name);
-        self.all |= name == DEVICE
+        self.all |= is_device(name)
             || world.is_uplink(name)
             || world.ways.values().flatten().any(|way| way.link == number)
             || index.routers().any(|((_, interface), _)| named(interface));
@@ -222,7 +222,7 @@ fn route_has_objects(prefix: IpNet, via: &ViaSpec, world: &World<'_>, index: &In
             .any(|member| route_has_objects(prefix, member, world, index)),
         // The first route through a router or the last one.
         ViaSpec::Gateway { address, interface } => index.users(&(*address, interface.clone())) <= 1,
-        ViaSpec::Node { node } => world.desired.nodes.get(node).is_none_or(|node| {
+        ViaSpec::Node { node, .. } => world.desired.nodes.get(node).is_none_or(|node| {
             let same_version = |cidr: &IpNet| cidr.addr().is_ipv4() == prefix.addr().is_ipv4();
             world.mode(node) == Mode::Native || !node.pod_cidrs.iter().any(same_version)
         }),
@@ -235,12 +235,13 @@ mod tests {
 
     use podway_proto::control::{PortSpec, Request, RouteSpec};
     use podway_proto::entries::Entries;
+    use podway_proto::types::Vni;
     use proptest::prelude::*;
 
     use super::*;
     use crate::bulk::{self, Bulk};
     use crate::facts::Facts;
-    use crate::kernel::{self, Want};
+    use crate::kernel::{self, DEVICE, Devices, Want};
     use crate::netlink::{Address, Link, Lookup, Neighbor, Route};
     use crate::observed::tests::{address, link};
     use crate::state::Fixed;
@@ -298,7 +299,10 @@ mod tests {
             }),
             2 => Request::NodeDel { name: node(one) },
             3 | 4 => {
-                let by_node = |number| ViaSpec::Node { node: node(number) };
+                let by_node = |number| ViaSpec::Node {
+                    node: node(number),
+                    vni: None,
+                };
                 let by_router = |two| {
                     let interface = (three % 2 == 0).then(|| interface(four).1.to_owned());
                     let address = underlay(two);
@@ -476,9 +480,8 @@ mod tests {
             bench
         }
 
-        fn device(&self) -> Option<u32> {
-            let device = self.fixture.observed.link_named(DEVICE);
-            device.filter(|link| link.up).map(|link| link.index)
+        fn devices(&self) -> Devices {
+            kernel::devices(&self.fixture.world())
         }
 
         fn take(&mut self, step: Step) -> Dirt {
@@ -490,6 +493,8 @@ mod tests {
                     let fixed = Fixed {
                         node_name: "a",
                         uplink: Some("eth0"),
+                        vni: Vni::DEFAULT,
+                        also_vnis: &[],
                     };
                     let desired = &mut fixture.desired;
                     // One that is refused has changed nothing.
@@ -512,6 +517,8 @@ mod tests {
                     let fixed = Fixed {
                         node_name: "a",
                         uplink: Some("eth0"),
+                        vni: Vni::DEFAULT,
+                        also_vnis: &[],
                     };
                     if let Ok(after) = bulk::apply(&fixture.desired, &told, fixed) {
                         let change = bulk::difference(&fixture.desired, &after);
@@ -542,7 +549,7 @@ mod tests {
         }
 
         fn route(&self, prefix: IpNet) -> Option<Route> {
-            kernel::route(&self.fixture.world(), &self.index, self.device(), prefix)
+            kernel::route(&self.fixture.world(), &self.index, &self.devices(), prefix)
                 .ok()
                 .flatten()
         }
@@ -551,7 +558,7 @@ mod tests {
             let world = self.fixture.world();
             self.facts.update(&world, &self.index, dirt);
             if dirt.all || dirt.objects {
-                self.want = Want::of(&world, &self.index, self.device());
+                self.want = Want::of(&world, &self.index, &self.devices());
             }
             let prefixes: BTreeSet<IpNet> = if dirt.all {
                 (0..8).map(prefix).collect()
@@ -581,7 +588,7 @@ mod tests {
                 let world = bench.fixture.world();
                 prop_assert_eq!(&bench.index, &bench.fixture.index(), "{:?}", step);
                 prop_assert_eq!(&bench.facts, &Facts::of(&world, &bench.index), "{:?}", step);
-                let want = Want::of(&world, &bench.index, bench.device());
+                let want = Want::of(&world, &bench.index, &bench.devices());
                 prop_assert_eq!(&bench.want, &want, "{:?}", step);
                 let all = (0..8).map(prefix);
                 let routes: BTreeMap<IpNet, Route> =

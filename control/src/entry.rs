@@ -148,7 +148,10 @@ mod tests {
             mode: None,
         };
         let prefix = "10.9.0.0/16".parse().unwrap();
-        let via = ViaSpec::Node { node: "b".into() };
+        let via = ViaSpec::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let route = RouteSpec { prefix, via };
         let port = PortSpec {
             interface: "eth0".into(),

@@ -346,6 +346,7 @@ fn local(world: &World<'_>) -> Option<LocalNode> {
     addresses.dedup();
     Some(LocalNode {
         vni: world.settings.vni,
+        also_vnis: world.settings.also_vnis.clone(),
         vxlan_port: world.settings.vxlan_port,
         vtep_mac: world.vtep_mac()?,
         addresses,

@@ -448,7 +448,10 @@ pub(crate) mod tests {
         let all = all
             .into_iter()
             .chain(["192.168.1.2/32", "224.0.0.0/8", "10.0.1.0/25"]);
-        let node = ViaSpec::Node { node: "b".into() };
+        let node = ViaSpec::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let routes = &mut fixture.desired.routes;
         routes.insert("10.8.0.0/16".parse().unwrap(), node);
         fixture.import = import("100", all.map(|prefix| route(prefix, 20, &by)).collect());

@@ -79,7 +79,7 @@ impl Index {
 
     fn add_route(&mut self, prefix: IpNet, via: &ViaSpec) {
         let routes = match via {
-            ViaSpec::Node { node } => self.by_node.entry(node.clone()).or_default(),
+            ViaSpec::Node { node, .. } => self.by_node.entry(node.clone()).or_default(),
             ViaSpec::Gateway { address, interface } => {
                 let router = (*address, interface.clone());
                 self.by_router.entry(router).or_default()
@@ -94,7 +94,7 @@ impl Index {
 
     fn remove_route(&mut self, prefix: IpNet, via: &ViaSpec) {
         match via {
-            ViaSpec::Node { node } => {
+            ViaSpec::Node { node, .. } => {
                 let routes = self.by_node.get_mut(node);
                 if routes.is_some_and(|routes| routes.remove(&prefix) && routes.is_empty()) {
                     self.by_node.remove(node);

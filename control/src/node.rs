@@ -24,7 +24,7 @@ use crate::dirt::Dirt;
 use crate::health::Health;
 use crate::import::Import;
 use crate::index::Index;
-use crate::kernel::{self, DEVICE, DeviceWant, Want};
+use crate::kernel::{self, DeviceWant, Want};
 use crate::netfilter::Watch;
 use crate::netlink::{self, Event, Lookup, Monitor, Requests};
 use crate::nftables::{Rules, nft};
@@ -525,18 +525,13 @@ impl Node {
     ) {
         let mut errors: Vec<String> = way_errors.iter().cloned().collect();
         let objects = dirt.all || dirt.objects;
-        if objects && let Some(want) = DeviceWant::of(&self.world()) {
-            match kernel::apply_device(&mut self.requests, &self.observed, &want) {
-                Ok(true) => self.follow_kernel(),
-                Ok(false) => {}
-                Err(error) => errors.push(error),
-            }
+        if objects {
+            errors.extend(self.settle_devices());
         }
-        let device = self.observed.link_named(DEVICE).filter(|link| link.up);
-        let device = device.map(|link| link.index);
+        let devices = kernel::devices(&self.world());
         let (mut orders, mut removals) = (Vec::new(), Vec::new());
         if objects {
-            let want = Want::of(&self.world(), &self.index, device);
+            let want = Want::of(&self.world(), &self.index, &devices);
             (orders, removals) = kernel::orders(&self.observed, &want);
             errors.extend(want.errors);
         }
@@ -553,7 +548,7 @@ impl Node {
         };
         let (mut routes, mut refused) = (Vec::new(), BTreeMap::new());
         for prefix in &prefixes {
-            let want = kernel::route(&self.world(), &self.index, device, *prefix);
+            let want = kernel::route(&self.world(), &self.index, &devices, *prefix);
             let want = want.unwrap_or_else(|error| {
                 refused.insert(*prefix, error);
                 None
@@ -597,6 +592,27 @@ impl Node {
         if !(self.kernel_errors.is_empty() && self.route_errors.is_empty()) {
             self.retry_kernel.get_or_insert(now + RETRY_KERNEL);
         }
+    }
+
+    /// Brings the VXLAN devices in line; what is in the way.
+    fn settle_devices(&mut self) -> Vec<String> {
+        let (mut errors, mut done) = (Vec::new(), false);
+        for want in DeviceWant::all(&self.world()) {
+            match kernel::apply_device(&mut self.requests, &self.observed, &want) {
+                Ok(changed) => done |= changed,
+                Err(error) => errors.push(error),
+            }
+        }
+        for index in kernel::stale_devices(&self.world()) {
+            match self.requests.delete_link(index) {
+                Ok(()) => done = true,
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        if done {
+            self.follow_kernel();
+        }
+        errors
     }
 
     /// Keeps what is wrong with a route, and logs it once.

@@ -14,7 +14,7 @@ use crate::facts::told_ports;
 use crate::health::Health;
 use crate::import;
 use crate::index::Index;
-use crate::kernel::DEVICE;
+use crate::kernel::{DEVICE, device_name};
 use crate::observed::Observed;
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
@@ -42,6 +42,7 @@ pub fn status(
         underlay: world.underlay(),
         vtep_mac: world.vtep_mac(),
         vni: world.settings.vni,
+        also_vnis: world.settings.also_vnis.clone(),
         vxlan_port: world.settings.vxlan_port,
         uplink: world.uplink_name().map(str::to_owned),
         uplink_mtu: uplink.map(|link| link.mtu),
@@ -51,7 +52,7 @@ pub fn status(
         drift,
         kernel: KernelStatus {
             device: DEVICE.to_owned(),
-            in_sync: kernel_errors.is_empty() && world.observed.link_named(DEVICE).is_some(),
+            in_sync: kernel_errors.is_empty() && devices_are_there(world),
             errors: kernel_errors,
         },
         translates: world.chains.translates,
@@ -59,6 +60,16 @@ pub fn status(
         health,
         hints: hints(world, index),
     }
+}
+
+fn devices_are_there(world: &World<'_>) -> bool {
+    let mut vnis = world.settings.vnis();
+    vnis.all(|vni| {
+        world
+            .observed
+            .link_named(&device_name(world, vni))
+            .is_some()
+    })
 }
 
 /// The largest packets in bytes that fit each way to another node, and the node whose path takes less
@@ -217,6 +228,7 @@ pub fn routes(world: &World<'_>, index: &Index) -> Vec<RouteEntry> {
         for prefix in &node.pod_cidrs {
             let via = RouteTarget::Node {
                 node: node.name.clone(),
+                vni: None,
             };
             routes.push(RouteEntry {
                 prefix: *prefix,
@@ -256,6 +268,7 @@ fn imported_target(routers: &[import::Router<'_>]) -> RouteTarget {
     let target = |router: &import::Router<'_>| match router.tunnel {
         Some(node) => RouteTarget::Node {
             node: node.name.clone(),
+            vni: None,
         },
         None => RouteTarget::Gateway {
             address: router.hop.gateway,
@@ -277,7 +290,10 @@ fn target(world: &World<'_>, spec: &ViaSpec) -> RouteTarget {
             members: members.iter().map(|via| target(world, via)).collect(),
         },
         (_, Some(via)) => via.into(),
-        (ViaSpec::Node { node }, None) => RouteTarget::Node { node: node.clone() },
+        (ViaSpec::Node { node, vni }, None) => RouteTarget::Node {
+            node: node.clone(),
+            vni: *vni,
+        },
         (ViaSpec::Gateway { address, interface }, None) => RouteTarget::Gateway {
             address: *address,
             interface: interface.clone(),
@@ -332,7 +348,7 @@ fn answer_by(world: &World<'_>, address: IpAddr, route: RouteEntry) -> RouteAnsw
             answer.mtu = mtu(world, &interface);
             answer.interface = Some(interface);
         }
-        RouteTarget::Node { node } => {
+        RouteTarget::Node { node, .. } => {
             if let Some(node) = world.desired.nodes.get(&node) {
                 let mode = world.mode(node);
                 answer.mode = Some(mode);
@@ -436,7 +452,10 @@ mod tests {
         fixture
             .learned
             .insert("veth-a".into(), MacAddr([2, 0, 0, 0, 0, 0xaa]));
-        let node = ViaSpec::Node { node: "b".into() };
+        let node = ViaSpec::Node {
+            node: "b".into(),
+            vni: None,
+        };
         fixture
             .desired
             .routes
@@ -477,7 +496,10 @@ mod tests {
     fn of_several_next_hops_each_is_told() {
         let mut fixture = Fixture::new();
         let members = vec![
-            ViaSpec::Node { node: "b".into() },
+            ViaSpec::Node {
+                node: "b".into(),
+                vni: None,
+            },
             ViaSpec::Gateway {
                 address: ip("192.168.1.9"),
                 interface: None,
@@ -489,7 +511,10 @@ mod tests {
             .routes
             .insert(prefix, ViaSpec::Multipath { members });
         let answer = route_get(&fixture.world(), &fixture.index(), ip("10.9.0.1")).unwrap();
-        let node = RouteTarget::Node { node: "b".into() };
+        let node = RouteTarget::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let router = RouteTarget::Gateway {
             address: ip("192.168.1.9"),
             interface: None,

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, ViaSpec};
-use podway_proto::types::{Mode, Via};
+use podway_proto::types::{Mode, Via, Vni};
 
 use crate::import;
 use crate::index::Index;
@@ -30,6 +30,8 @@ pub enum KernelOnly {
     BehindRouter(IpAddr),
     /// It is IPv6, and the node's underlay address IPv4: no router for it.
     OtherVersion,
+    /// The configuration has not this VNI any more.
+    NoVni(Vni),
 }
 
 /// A route, and who takes its packets.
@@ -74,6 +76,7 @@ fn imported_route<'a>(world: &World<'a>, index: &Index, prefix: IpNet) -> Option
     let router = |router: &import::Router<'_>| match router.tunnel {
         Some(node) => Ok(Via::Node {
             node: node.name.clone(),
+            vni: None,
         }),
         None => check_native(world, prefix).map(|()| Via::Gateway {
             address: router.hop.gateway,
@@ -111,7 +114,7 @@ fn together(vias: Vec<Via>) -> Option<Via> {
 pub fn followed<'a>(world: &World<'a>, members: &[ViaSpec]) -> Option<&'a NodeSpec> {
     let mut members = members.iter();
     members.find_map(|member| match member {
-        ViaSpec::Node { node } if !world.settings.auto_direct_node_routes => {
+        ViaSpec::Node { node, .. } if !world.settings.auto_direct_node_routes => {
             let node = world.desired.nodes.get(node)?;
             (world.mode(node) == Mode::Native).then_some(node)
         }
@@ -124,7 +127,7 @@ pub fn followed<'a>(world: &World<'a>, members: &[ViaSpec]) -> Option<&'a NodeSp
 /// elsewhere.
 fn multipath(world: &World<'_>, prefix: IpNet, members: &[ViaSpec]) -> Result<Via, KernelOnly> {
     if let Some(node) = followed(world, members) {
-        return through_node(world, prefix, node);
+        return through_node(world, prefix, node, None);
     }
     let mut vias = Vec::new();
     for member in members {
@@ -142,9 +145,9 @@ fn multipath(world: &World<'_>, prefix: IpNet, members: &[ViaSpec]) -> Result<Vi
 fn added<'a>(world: &World<'a>, prefix: IpNet, spec: &ViaSpec) -> Option<Decision<'a>> {
     let (node, via) = match spec {
         ViaSpec::Multipath { members } => (None, multipath(world, prefix, members)),
-        ViaSpec::Node { node } => {
+        ViaSpec::Node { node, vni } => {
             let node = world.desired.nodes.get(node)?;
-            (Some(node), through_node(world, prefix, node))
+            (Some(node), through_node(world, prefix, node, *vni))
         }
         ViaSpec::Gateway { .. } => (None, through_router(world, prefix, spec)),
     };
@@ -155,15 +158,26 @@ fn pod_cidr<'a>(world: &World<'a>, prefix: IpNet, node: &'a NodeSpec) -> Decisio
     Decision {
         prefix,
         node: Some(node),
-        via: through_node(world, prefix, node),
+        via: through_node(world, prefix, node, None),
     }
 }
 
-/// Who takes packets to `prefix` behind `node`.
+/// Who takes packets to `prefix` behind `node`, in tunnels by those of `vni`.
 ///
 /// # Errors
 /// Why that is the kernel's to say.
-pub fn through_node(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result<Via, KernelOnly> {
+pub fn through_node(
+    world: &World<'_>,
+    prefix: IpNet,
+    node: &NodeSpec,
+    vni: Option<Vni>,
+) -> Result<Via, KernelOnly> {
+    let vni = world.told_vni(vni);
+    if let Some(vni) = vni
+        && !world.settings.also_vnis.contains(&vni)
+    {
+        return Err(KernelOnly::NoVni(vni));
+    }
     if world.mode(node) == Mode::Native {
         check_native(world, prefix)?;
         if world.settings.auto_direct_node_routes {
@@ -179,6 +193,7 @@ pub fn through_node(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result
     }
     Ok(Via::Node {
         node: node.name.clone(),
+        vni: vni.filter(|_| world.mode(node) == Mode::Vxlan),
     })
 }
 
@@ -260,6 +275,13 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
     for node in world.remote_nodes().filter(is_native) {
         hints.extend(node_hints(world, index, node));
     }
+    let told = world.desired.routes.iter();
+    let without = told.filter(|(_, spec)| has_no_vni(world, spec));
+    if let Some(prefixes) = named(without.map(|(prefix, _)| *prefix)) {
+        hints.push(format!(
+            "{prefixes}: by a VNI that the configuration does not name; add it to also-vnis"
+        ));
+    }
     for (name, cidr) in [
         (
             "ipv4",
@@ -285,6 +307,14 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
         }
     }
     hints
+}
+
+/// Whether a next hop of a route is by a VNI that is not configured.
+fn has_no_vni(world: &World<'_>, spec: &ViaSpec) -> bool {
+    spec.members().iter().any(|member| match member {
+        ViaSpec::Node { vni: Some(vni), .. } => world.settings.vnis().all(|known| known != *vni),
+        _ => false,
+    })
 }
 
 /// The same of the routes through one native node.
@@ -395,6 +425,37 @@ mod tests {
     }
 
     #[test]
+    fn a_vni_is_told_where_it_says_something() {
+        let mut fixture = Fixture::new();
+        let vni = Vni::try_from(77).unwrap();
+        let told = |fixture: &mut Fixture, vni| {
+            let node = ViaSpec::Node {
+                node: "b".into(),
+                vni,
+            };
+            fixture.desired.routes.insert(net("10.8.0.0/16"), node);
+            via(fixture, "10.8.0.0/16")
+        };
+        let b = |vni| {
+            Ok(Via::Node {
+                node: "b".into(),
+                vni,
+            })
+        };
+        assert_eq!(told(&mut fixture, Some(Vni::DEFAULT)), b(None));
+        assert_eq!(told(&mut fixture, Some(vni)), Err(KernelOnly::NoVni(vni)));
+        assert_eq!(
+            hints(&fixture.world(), &fixture.index()),
+            ["10.8.0.0/16: by a VNI that the configuration does not name; add it to also-vnis"]
+        );
+        fixture.settings.also_vnis = vec![vni];
+        assert_eq!(told(&mut fixture, Some(vni)), b(Some(vni)));
+        fixture.settings.auto_direct_node_routes = true;
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);
+        assert_eq!(told(&mut fixture, Some(vni)), b(None));
+    }
+
+    #[test]
     fn a_native_node_follows_the_kernels_routes() {
         let mut fixture = native();
         let world = fixture.world();
@@ -439,7 +500,10 @@ mod tests {
     fn what_control_routes_itself_needs_no_way() {
         let mut fixture = native();
         fixture.settings.auto_direct_node_routes = true;
-        let b = Ok(Via::Node { node: "b".into() });
+        let b = Ok(Via::Node {
+            node: "b".into(),
+            vni: None,
+        });
         assert_eq!(via(&fixture, "10.0.1.0/24"), b);
         assert!(needed_ways(&fixture.world(), &fixture.index()).is_empty());
         let fixture = Fixture::new();
@@ -451,7 +515,10 @@ mod tests {
     fn what_control_cannot_route_is_not_told_and_named() {
         let mut fixture = native();
         fixture.settings.auto_direct_node_routes = true;
-        let b = Ok(Via::Node { node: "b".into() });
+        let b = Ok(Via::Node {
+            node: "b".into(),
+            vni: None,
+        });
         let hints = |fixture: &Fixture| hints(&fixture.world(), &fixture.index());
         assert_eq!(via(&fixture, "10.0.1.0/24"), b);
         assert_eq!(via(&fixture, "fd00:1::/64"), Err(KernelOnly::OtherVersion));
@@ -508,7 +575,10 @@ mod tests {
         assert_eq!(via(&fixture, "10.9.0.0/16"), router("192.168.1.2", "eth0"));
         assert_eq!(via(&fixture, "172.16.0.0/12"), outside);
         assert_eq!(via(&fixture, "10.0.1.0/24"), outside);
-        let b = Ok(Via::Node { node: "b".into() });
+        let b = Ok(Via::Node {
+            node: "b".into(),
+            vni: None,
+        });
         // A way by which there are routes of both versions.
         let underlay = ip("fd00:9::2");
         fixture.desired.nodes.get_mut("b").unwrap().underlay = underlay;
@@ -538,13 +608,19 @@ mod tests {
             address: ip(address),
             interface: interface.map(str::to_owned),
         };
-        let b = || ViaSpec::Node { node: "b".into() };
+        let b = || ViaSpec::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let told = |fixture: &mut Fixture, members: Vec<ViaSpec>| {
             let members = ViaSpec::Multipath { members };
             fixture.desired.routes.insert(net("10.9.0.0/16"), members);
             via(fixture, "10.9.0.0/16")
         };
-        let node = || Via::Node { node: "b".into() };
+        let node = || Via::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let both = |first, second: Result<Via, KernelOnly>| {
             let members = vec![first, second.unwrap()];
             Ok(Via::Multipath { members })

@@ -11,6 +11,8 @@ use podway_proto::types::{MacAddr, Mode, Vni};
 
 use crate::state::check_node_name;
 
+/// Each has a VXLAN device in the kernel, with an entry for each node.
+const MAX_ALSO_VNIS: usize = 64;
 /// Whoever probes less often than once an hour can as well not do it.
 const MAX_HEALTH_INTERVAL: u16 = 3600;
 
@@ -23,6 +25,8 @@ pub struct Settings {
     pub default_mode: Mode,
     /// The VXLAN network identifier.
     pub vni: Vni,
+    /// Further identifiers, in order.
+    pub also_vnis: Vec<Vni>,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
     /// The uplink, if the file names one.
@@ -166,6 +170,16 @@ impl Settings {
                  with addresses of their own, such as 10.0.0.0/8",
             ));
         }
+        let mut also_vnis = config.also_vnis;
+        also_vnis.retain(|vni| *vni != config.vni);
+        also_vnis.sort_unstable();
+        also_vnis.dedup();
+        if also_vnis.len() > MAX_ALSO_VNIS {
+            return Err(value(
+                "also-vnis",
+                "each has a VXLAN device in the kernel; name at most 64",
+            ));
+        }
         Ok(Self {
             node_name,
             default_mode: match config.tunnel {
@@ -173,6 +187,7 @@ impl Settings {
                 Tunnel::Disabled => Mode::Native,
             },
             vni: config.vni,
+            also_vnis,
             vxlan_port: config.vxlan_port,
             uplink: config.uplink,
             underlay: config.underlay_address,
@@ -185,6 +200,11 @@ impl Settings {
             import_kernel_table: config.import_kernel_table,
             health,
         })
+    }
+
+    /// All identifiers that tunnels may have.
+    pub fn vnis(&self) -> impl Iterator<Item = Vni> {
+        std::iter::once(self.vni).chain(self.also_vnis.iter().copied())
     }
 
     /// The `native-routing-cidr` of the IP version of `prefix`.
@@ -241,7 +261,8 @@ mod tests {
     fn the_articles_names_are_read() {
         let settings = load(
             "node-name = 'node-a'\ntunnel = 'disabled'\nauto-direct-node-routes = true\n\
-             ipv4-native-routing-cidr = '10.0.0.0/8'\nvni = 7\nvxlan-port = 8472\nuplink = 'eth0'\n\
+             ipv4-native-routing-cidr = '10.0.0.0/8'\nvni = 7\nalso-vnis = [77, 5, 7, 77]\n\
+             vxlan-port = 8472\nuplink = 'eth0'\n\
              [dataplane]\nworkers = 2\ncores = [2, 3]\nwait = 'spin'\n",
         )
         .unwrap();
@@ -251,6 +272,7 @@ mod tests {
                 node_name: "node-a".into(),
                 default_mode: Mode::Native,
                 vni: Vni::try_from(7).unwrap(),
+                also_vnis: [5, 77].map(|vni| Vni::try_from(vni).unwrap()).to_vec(),
                 vxlan_port: 8472,
                 uplink: Some("eth0".into()),
                 underlay: None,

@@ -101,12 +101,14 @@ fn show_status(status: &Status) -> String {
             or_dash(status.uplink.as_ref())
         ),
     );
+    let also = status.also_vnis.iter().map(|vni| format!(", {vni}"));
     line(
         "vtep",
         format!(
-            "mac {} vni {} port {}",
+            "mac {} vni {}{} port {}",
             or_dash(status.vtep_mac),
             status.vni,
+            also.collect::<String>(),
             status.vxlan_port
         ),
     );
@@ -294,7 +296,11 @@ fn route_line(route: &RouteEntry) -> String {
 fn way(target: &RouteTarget) -> String {
     match target {
         RouteTarget::Pod { interface } => format!("dev {interface}"),
-        RouteTarget::Node { node } => format!("via {node}"),
+        RouteTarget::Node { node, vni: None } => format!("via {node}"),
+        RouteTarget::Node {
+            node,
+            vni: Some(vni),
+        } => format!("via {node} vni {vni}"),
         RouteTarget::Gateway { address, interface } => {
             format!("via {address} dev {}", or_dash(interface.as_ref()))
         }
@@ -516,6 +522,7 @@ mod tests {
             underlay: None,
             vtep_mac: None,
             vni: 1_u32.try_into().unwrap(),
+            also_vnis: vec![77_u32.try_into().unwrap()],
             vxlan_port: 4789,
             uplink: None,
             uplink_mtu: None,
@@ -611,7 +618,10 @@ mod tests {
             via,
             origin,
         };
-        let node = RouteTarget::Node { node: "b".into() };
+        let node = RouteTarget::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let router = RouteTarget::Gateway {
             address: "192.168.1.9".parse().unwrap(),
             interface: None,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use podway_proto::control::{
     NodeSpec, PortRoleSpec, PortSpec, RouteSpec, ViaSpec, derived_vtep_mac,
 };
-use podway_proto::types::{MacAddr, check_multipath};
+use podway_proto::types::{MacAddr, Vni, check_multipath};
 use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::index::{Index, pod_addresses};
@@ -32,6 +32,16 @@ pub struct Fixed<'a> {
     pub node_name: &'a str,
     /// The uplink that the configuration names.
     pub uplink: Option<&'a str>,
+    /// The VXLAN network identifier of the configuration.
+    pub vni: Vni,
+    /// Its further ones.
+    pub also_vnis: &'a [Vni],
+}
+
+impl Fixed<'_> {
+    fn has_vni(&self, vni: Vni) -> bool {
+        vni == self.vni || self.also_vnis.contains(&vni)
+    }
 }
 
 /// All that was told.
@@ -127,7 +137,7 @@ impl Desired {
         });
         holding.find_map(|(prefix, via)| {
             via.members().iter().find_map(|via| match via {
-                ViaSpec::Node { node } => Some((prefix, node.as_str())),
+                ViaSpec::Node { node, .. } => Some((prefix, node.as_str())),
                 ViaSpec::Gateway { .. } | ViaSpec::Multipath { .. } => None,
             })
         })
@@ -235,13 +245,16 @@ impl Desired {
 
     fn check_via(&self, prefix: IpNet, via: &ViaSpec, fixed: Fixed<'_>, index: &Index) -> Check {
         match via {
-            ViaSpec::Node { node } if node == fixed.node_name => Err(invalid(format!(
+            ViaSpec::Node { node, .. } if node == fixed.node_name => Err(invalid(format!(
                 "{node} is this node; name another or a router"
             ))),
-            ViaSpec::Node { node } if !self.nodes.contains_key(node) => Err(not_found(format!(
-                "there is no node {node}; add it with podway node set"
+            ViaSpec::Node { node, .. } if !self.nodes.contains_key(node) => Err(not_found(
+                format!("there is no node {node}; add it with podway node set"),
+            )),
+            ViaSpec::Node { vni: Some(vni), .. } if !fixed.has_vni(*vni) => Err(invalid(format!(
+                "VNI {vni} is not configured; add it to also-vnis in the configuration of every node"
             ))),
-            ViaSpec::Node { node } => match index.node_in(prefix) {
+            ViaSpec::Node { node, .. } => match index.node_in(prefix) {
                 Some((other, underlay)) => Err(invalid(format!(
                     "{prefix} holds the underlay address {underlay} of node {other}; packets to \
                      that node would be sent to node {node}"
@@ -491,6 +504,8 @@ mod tests {
     const FIXED: Fixed<'_> = Fixed {
         node_name: "a",
         uplink: Some("eth0"),
+        vni: Vni::DEFAULT,
+        also_vnis: &[],
     };
 
     fn node(name: &str, underlay: &str, cidrs: &[&str]) -> NodeSpec {
@@ -517,7 +532,10 @@ mod tests {
     fn via(prefix: &str, node: &str) -> RouteSpec {
         RouteSpec {
             prefix: prefix.parse().unwrap(),
-            via: ViaSpec::Node { node: node.into() },
+            via: ViaSpec::Node {
+                node: node.into(),
+                vni: None,
+            },
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use podway_proto::control::{NodeSpec, PortRoleSpec, ViaSpec, derived_vtep_mac};
-use podway_proto::types::{MacAddr, Mode, Path, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, Via};
+use podway_proto::types::{MacAddr, Mode, Path, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, Via, Vni};
 
 use crate::import::Import;
 use crate::index::Index;
@@ -172,7 +172,10 @@ impl<'a> World<'a> {
     /// known.
     pub fn via(&self, spec: &ViaSpec) -> Option<Via> {
         Some(match spec {
-            ViaSpec::Node { node } => Via::Node { node: node.clone() },
+            ViaSpec::Node { node, vni } => Via::Node {
+                node: node.clone(),
+                vni: self.told_vni(*vni),
+            },
             ViaSpec::Gateway { address, interface } => Via::Gateway {
                 address: *address,
                 interface: self
@@ -187,6 +190,11 @@ impl<'a> World<'a> {
                     .collect::<Option<_>>()?,
             },
         })
+    }
+
+    /// The VNI of a route as it is told: not, if it is that of all others.
+    pub fn told_vni(&self, vni: Option<Vni>) -> Option<Vni> {
+        vni.filter(|vni| *vni != self.settings.vni)
     }
 
     /// Whether the kernel may put IPv4 fragments together before it forwards them (`nf_defrag_ipv4`),

@@ -41,7 +41,10 @@ impl Random {
 }
 
 fn via(node: &str) -> ViaSpec {
-    ViaSpec::Node { node: node.into() }
+    ViaSpec::Node {
+        node: node.into(),
+        vni: None,
+    }
 }
 
 fn prefix(second: u8, third: u8) -> IpNet {

@@ -171,6 +171,63 @@ fn a_restart_keeps_what_is_right_and_sweeps_what_is_not() {
     );
 }
 
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn each_vni_has_a_device_that_comes_and_goes_with_the_configuration() {
+    let cluster = Cluster::new();
+    let config = format!("{CONFIG}also-vnis = [77, 16777215]\n");
+    let daemons = ["a", "b"].map(|node| cluster.start(node, &config));
+    for (node, number) in [("a", 0), ("b", 1)] {
+        cluster.tell_nodes(node, "");
+        let pod = format!("--pod-ip 10.0.{number}.2 --pod-ip 10.9.{number}.2");
+        cluster.podway(node, &format!("port add veth0 {pod}"));
+        let address = format!("addr add 10.9.{number}.2/32 dev lo");
+        cluster.ip(&format!("pod-{node}"), &address);
+        let other = if node == "a" { "b" } else { "a" };
+        let prefix = format!("10.9.{}.0/24", 1 - number);
+        cluster.podway(node, &format!("route add {prefix} via {other} vni 77"));
+    }
+    let links = || -> Vec<(String, u64)> {
+        let links = cluster.json("a", "-d link show type vxlan");
+        let mut found: Vec<_> = links
+            .iter()
+            .map(|link| {
+                let name = link["ifname"].as_str().unwrap().to_owned();
+                (name, link["linkinfo"]["info_data"]["id"].as_u64().unwrap())
+            })
+            .collect();
+        found.sort();
+        found
+    };
+    let all = [
+        ("podway.16777215".to_owned(), 16_777_215),
+        ("podway.77".to_owned(), 77),
+        ("podway.vx".to_owned(), 1),
+    ];
+    assert_eq!(links(), all);
+    assert_eq!(next_hops(&cluster, "10.9.1.0/24"), ["10.0.1.0 podway.77"]);
+    let sent = || {
+        let links = cluster.json("a", "-s link show podway.77");
+        links[0]["stats64"]["tx"]["packets"].as_u64().unwrap()
+    };
+    let before = sent();
+    assert!(cluster.pings("pod-a", "10.9.1.2", 56));
+    assert!(sent() > before);
+    assert!(cluster.pings("pod-a", "10.9.1.2", 8000));
+    for daemon in daemons {
+        daemon.stop();
+    }
+    // The route stays told, and has no VNI.
+    let daemon = cluster.start("a", CONFIG);
+    eventually("the devices are gone", || links() == all[2..]);
+    let hint = "10.9.1.0/24: by a VNI that the configuration does not name";
+    eventually("it is said", || {
+        cluster.podway("a", "status").contains(hint)
+    });
+    assert_eq!(next_hops(&cluster, "10.9.1.0/24"), Vec::<String>::new());
+    daemon.stop();
+}
+
 /// The next hops of our route to `prefix`, as `ip` names them, in order.
 fn next_hops(cluster: &Cluster, prefix: &str) -> Vec<String> {
     let family = if prefix.contains(':') { "-6" } else { "-4" };

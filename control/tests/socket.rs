@@ -82,7 +82,10 @@ fn two_command_lines_and_a_program_change_routes_at_once() {
             let mut client = Client::connect(&socket, Duration::from_secs(10)).unwrap();
             for number in 0..200_u8 {
                 let prefix = format!("100.66.{}.0/24", number / 2).parse().unwrap();
-                let via = ViaSpec::Node { node: "b".into() };
+                let via = ViaSpec::Node {
+                    node: "b".into(),
+                    vni: None,
+                };
                 let request = match number % 2 {
                     0 => Request::RouteAdd(RouteSpec { prefix, via }),
                     _ => Request::RouteDel { prefix },
@@ -239,7 +242,10 @@ fn who_is_not_root_may_only_ask() {
         }
         let route = RouteSpec {
             prefix: "10.9.0.0/16".parse().unwrap(),
-            via: ViaSpec::Node { node: "b".into() },
+            via: ViaSpec::Node {
+                node: "b".into(),
+                vni: None,
+            },
         };
         let (prefix, name, interface) = (route.prefix, "b".to_owned(), "veth0".to_owned());
         let port = PortSpec {

@@ -77,6 +77,7 @@ fn tables(routes: u32) -> Tables {
     let mac = |kind, number| MacAddr([2, 0, 0, 0, kind, number]);
     fib.set_local(LocalNode {
         vni: 42.try_into().unwrap(),
+        also_vnis: Vec::new(),
         vxlan_port: 4789,
         vtep_mac: VTEP,
         addresses: vec![underlay(1)],
@@ -142,6 +143,7 @@ fn tables(routes: u32) -> Tables {
                 prefix,
                 via: Via::Node {
                     node: format!("n{node}"),
+                    vni: None,
                 },
             })
             .unwrap();

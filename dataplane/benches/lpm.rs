@@ -32,6 +32,7 @@ fn cluster() -> Fib {
     fib.attach_port(uplink).unwrap();
     let local = LocalNode {
         vni: Vni::try_from(1).unwrap(),
+        also_vnis: Vec::new(),
         vxlan_port: 4789,
         vtep_mac: MacAddr([2, 0, 0, 0, 1, 1]),
         addresses: vec![IpAddr::from([192, 168, 0, 1])],
@@ -134,6 +135,7 @@ fn fill(fib: &mut Fib, size: u32, prefix: impl Fn(u32) -> IpNet) {
             prefix: prefix(number),
             via: Via::Node {
                 node: node_name(number % NODES),
+                vni: None,
             },
         })
         .unwrap();
@@ -210,7 +212,7 @@ fn change_routes(bencher: &mut Bencher, size: u32, prefix: impl Fn(u32) -> IpNet
         let node = node_name(round % NODES);
         let route = Route {
             prefix: prefix(random(round) % size),
-            via: Via::Node { node },
+            via: Via::Node { node, vni: None },
         };
         fib.set_route(route).unwrap();
         read = fib.build().tables;

@@ -104,7 +104,7 @@ impl WorkerHandle {
 
 #[derive(Debug, Default)]
 struct XdpLocal {
-    vni: Option<Vni>,
+    vnis: HashSet<Vni>,
     /// UDP port of VXLAN; none: no tunnel is opened.
     vxlan_port: Option<u16>,
     addresses: HashSet<IpAddr>,
@@ -413,8 +413,9 @@ impl Supervisor {
         {
             self.redirect.del_local(address)?;
         }
-        if let Some(old) = self.local.vni.take_if(|vni| *vni != local.vni) {
-            self.redirect.del_vni(old.get())?;
+        let wanted = |vni: &Vni| *vni == local.vni || local.also_vnis.contains(vni);
+        for vni in self.local.vnis.extract_if(|vni| !wanted(vni)) {
+            self.redirect.del_vni(vni.get())?;
         }
         if self
             .local
@@ -441,8 +442,10 @@ impl Supervisor {
                 self.redirect.add_local(address)?;
             }
         }
-        if self.local.vni.replace(local.vni) != Some(local.vni) {
-            self.redirect.add_vni(local.vni.get())?;
+        for &vni in local.also_vnis.iter().chain([&local.vni]) {
+            if self.local.vnis.insert(vni) {
+                self.redirect.add_vni(vni.get())?;
+            }
         }
         if self.local.vxlan_port.replace(local.vxlan_port) != Some(local.vxlan_port) {
             self.redirect.set_vxlan_port(local.vxlan_port);

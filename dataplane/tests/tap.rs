@@ -63,6 +63,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
     let mut fib = Fib::new();
     fib.set_local(LocalNode {
         vni: VNI.try_into().unwrap(),
+        also_vnis: Vec::new(),
         vxlan_port: VXLAN_PORT,
         vtep_mac: VTEP_MAC,
         addresses: vec![here],
@@ -116,6 +117,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
             prefix: prefix.parse().unwrap(),
             via: Via::Node {
                 node: "other".into(),
+                vni: None,
             },
         })
         .unwrap();

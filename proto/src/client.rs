@@ -12,7 +12,7 @@
 //! let mut client = Client::connect(socket, Duration::from_secs(10))?;
 //! let route = RouteSpec {
 //!     prefix: "10.9.0.0/16".parse()?,
-//!     via: ViaSpec::Node { node: "node-b".into() },
+//!     via: ViaSpec::Node { node: "node-b".into(), vni: None },
 //! };
 //! match client.call(&Request::RouteAdd(route)) {
 //!     Ok(_) => println!("added"),

@@ -26,6 +26,8 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// VXLAN network identifier.
     pub vni: Vni,
+    /// Further identifiers: tunnels with them are accepted, and routes may name them.
+    pub also_vnis: Vec<Vni>,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
     /// The interface towards other nodes.
@@ -68,7 +70,8 @@ impl Default for Config {
         Self {
             node_name: None,
             tunnel: Tunnel::Vxlan,
-            vni: Vni::try_from(1).unwrap_or_else(|_| unreachable!("1 has fewer than 24 bits")),
+            vni: Vni::DEFAULT,
+            also_vnis: Vec::new(),
             vxlan_port: 4789,
             uplink: None,
             underlay_address: None,

@@ -148,6 +148,9 @@ pub enum ViaSpec {
     Node {
         /// The node's name.
         node: String,
+        /// The VXLAN network identifier, one of the configuration's; its `vni` if it is not told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vni: Option<Vni>,
     },
     /// A router on a link of this node, natively.
     Gateway {
@@ -285,6 +288,9 @@ pub struct Status {
     pub vtep_mac: Option<MacAddr>,
     /// The VXLAN network identifier.
     pub vni: Vni,
+    /// Further identifiers that tunnels may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_vnis: Vec<Vni>,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
     /// The uplink that tunnels leave by; `None` when none was named.
@@ -546,6 +552,9 @@ pub enum RouteTarget {
     Node {
         /// Its name.
         node: String,
+        /// The VXLAN network identifier, if it is not the configuration's `vni`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vni: Option<Vni>,
     },
     /// A router.
     Gateway {
@@ -564,7 +573,7 @@ pub enum RouteTarget {
 impl From<Via> for RouteTarget {
     fn from(via: Via) -> Self {
         match via {
-            Via::Node { node } => Self::Node { node },
+            Via::Node { node, vni } => Self::Node { node, vni },
             Via::Gateway { address, interface } => Self::Gateway {
                 address,
                 interface: Some(interface),

@@ -104,7 +104,7 @@ mod tests {
         let node = node.to_owned();
         Route {
             prefix: ipnet::Ipv4Net::new_assert(number.into(), 32).into(),
-            via: Via::Node { node },
+            via: Via::Node { node, vni: None },
         }
     }
 
@@ -156,7 +156,10 @@ mod tests {
             prop_assert_eq!(Digest::of(routes.iter().rev()), whole);
             let at = pick.index(routes.len());
             let mut changed = routes.clone();
-            changed[at].via = Via::Node { node: "c".into() };
+            changed[at].via = Via::Node {
+                node: "c".into(),
+                vni: None,
+            };
             prop_assert_ne!(Digest::of(&changed), whole);
             // One twice in the place of another.
             changed[at] = routes[(at + 1) % routes.len()].clone();

@@ -89,6 +89,9 @@ pub struct Vni(u32);
 pub struct BadVni(u32);
 
 impl Vni {
+    /// The configuration's, if it says nothing.
+    pub const DEFAULT: Self = Self(1);
+
     /// The identifier as a number below 2^24.
     pub fn get(self) -> u32 {
         self.0
@@ -143,6 +146,9 @@ impl fmt::Display for Mode {
 pub struct LocalNode {
     /// The VXLAN network identifier of the overlay.
     pub vni: Vni,
+    /// Further identifiers that tunnels may have, here and in routes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_vnis: Vec<Vni>,
     /// UDP port of VXLAN on every node: 4789 (IANA) or 8472 (Linux' and Cilium's old default).
     pub vxlan_port: u16,
     /// MAC of this node's VTEP: the destination of inner frames that other nodes send here.
@@ -260,6 +266,10 @@ pub enum Via {
     Node {
         /// The node's name. The node may be told later; until then the kernel has the packets.
         node: String,
+        /// The VXLAN network identifier, one of [`LocalNode`]'s; its `vni` if it is not told. It
+        /// counts in tunnels only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vni: Option<Vni>,
     },
     /// A router on a link of this node, natively.
     Gateway {

@@ -123,6 +123,7 @@ fn control_requests() {
             Request::NodeList,
             Request::RouteAdd(route(ViaSpec::Node {
                 node: "node-b".into(),
+                vni: None,
             })),
             Request::RouteReplace(route(gateway(None))),
             Request::RouteReplace(route(gateway(Some("eth0".into())))),
@@ -130,6 +131,7 @@ fn control_requests() {
                 members: vec![
                     ViaSpec::Node {
                         node: "node-b".into(),
+                        vni: Some(Vni::try_from(77).unwrap()),
                     },
                     gateway(None),
                 ],
@@ -207,6 +209,7 @@ fn control_responses() {
             underlay: Some(parse("192.168.1.1")),
             vtep_mac: Some(parse("02:50:c0:a8:01:01")),
             vni: Vni::try_from(1).unwrap(),
+            also_vnis: vec![Vni::try_from(77).unwrap()],
             vxlan_port: 4789,
             uplink: Some("eth0".into()),
             uplink_mtu: Some(1500),
@@ -265,6 +268,7 @@ fn control_responses() {
                     route(
                         RouteTarget::Node {
                             node: "node-b".into(),
+                            vni: None,
                         },
                         RouteOrigin::PodCidr,
                     ),
@@ -293,9 +297,11 @@ fn control_responses() {
                             members: vec![
                                 RouteTarget::Node {
                                     node: "node-b".into(),
+                                    vni: None,
                                 },
                                 RouteTarget::Node {
                                     node: "node-c".into(),
+                                    vni: Some(Vni::try_from(77).unwrap()),
                                 },
                             ],
                         },
@@ -308,6 +314,7 @@ fn control_responses() {
                 route: route(
                     RouteTarget::Node {
                         node: "node-b".into(),
+                        vni: None,
                     },
                     RouteOrigin::PodCidr,
                 ),
@@ -418,6 +425,7 @@ fn entries() -> Entries {
             prefix: parse("10.9.0.0/16"),
             via: ViaSpec::Node {
                 node: "node-b".into(),
+                vni: None,
             },
         }],
         ports: vec![control::PortSpec {
@@ -488,6 +496,7 @@ fn dataplane_changes() {
         &[
             Change::SetLocal(LocalNode {
                 vni: Vni::try_from(1).unwrap(),
+                also_vnis: vec![Vni::try_from(77).unwrap()],
                 vxlan_port: 4789,
                 vtep_mac: parse("02:50:c0:a8:01:01"),
                 addresses: vec![parse("192.168.1.1"), parse("fd00::1")],
@@ -519,6 +528,7 @@ fn dataplane_changes() {
             },
             route(Via::Node {
                 node: "node-b".into(),
+                vni: None,
             }),
             route(Via::Gateway {
                 address: parse("192.168.1.9"),
@@ -528,6 +538,7 @@ fn dataplane_changes() {
                 members: vec![
                     Via::Node {
                         node: "node-b".into(),
+                        vni: None,
                     },
                     Via::Gateway {
                         address: parse("192.168.1.9"),

@@ -51,6 +51,7 @@ fn what_somebody_else_told_the_dataplane_is_mended() {
         prefix: "10.77.0.0/16".parse().unwrap(),
         via: Via::Node {
             node: peer_node.name.clone(),
+            vni: None,
         },
     };
     let neighbor = Neighbor {

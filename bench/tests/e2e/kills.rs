@@ -68,7 +68,7 @@ fn change(
         } else {
             let node = nodes[random.usize(..nodes.len())].clone();
             after.insert(prefix, node.clone());
-            let via = ViaSpec::Node { node };
+            let via = ViaSpec::Node { node, vni: None };
             client.call(&Request::RouteReplace(RouteSpec { prefix, via }))
         };
         match result {
@@ -86,7 +86,7 @@ fn held(agent: &Agent) -> Routes {
     let added = routes.filter(|route| route.origin == RouteOrigin::Added);
     added
         .map(|route| match route.via {
-            RouteTarget::Node { node } => (route.prefix, node),
+            RouteTarget::Node { node, .. } => (route.prefix, node),
             other => panic!("{other:?}"),
         })
         .collect()

@@ -38,3 +38,4 @@ mod strangers;
 mod support;
 mod traffic;
 mod underlay6;
+mod vnis;

@@ -175,6 +175,7 @@ mod tests {
         };
         let node = ViaSpec::Node {
             node: "node-b".into(),
+            vni: None,
         };
         let prefixes = ["10.8.0.0/16", "10.9.0.0/16", "10.10.0.0/16"].map(|p| p.parse().unwrap());
         let both = ViaSpec::Multipath {
@@ -202,7 +203,8 @@ mod tests {
             complaints[..3],
             [
                 "line 2: '10.8.0.0/33' is no prefix such as 10.9.0.0/16",
-                "line 3: write PREFIX via NODE|IP [dev IF], and [via ...] for each further next hop",
+                "line 3: write PREFIX via NODE [vni VNI] or via IP [dev IF], and [via ...] for each further \
+                 next hop",
                 "line 4: 10.8.0.0/16 is in line 1 already",
             ]
         );

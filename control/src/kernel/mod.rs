@@ -11,18 +11,65 @@
 
 pub mod want;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::netlink::{self, Address, FdbEntry, Hop, LinkKind, Lookup, Order, Requests, Route};
+use crate::netlink::{
+    self, Address, FdbEntry, Hop, Link, LinkKind, Lookup, Order, Requests, Route,
+};
 use crate::observed::Observed;
+use crate::world::World;
 use ipnet::IpNet;
+use podway_proto::types::Vni;
 
 pub use self::want::{DeviceWant, Want, route};
 
 /// Name of the kernel's VXLAN device. The dot keeps it apart from names of physical devices.
 pub const DEVICE: &str = "podway.vx";
+/// First part of the names of those of further VNIs, which follow; any VNI fits an interface's name.
+const FURTHER: &str = "podway.";
 
-/// Brings the VXLAN device in line. Whether anything was done.
+/// Indexes of VXLAN devices that are up, by VNI.
+pub type Devices = BTreeMap<Vni, u32>;
+
+/// Name of the device of a VNI: [`DEVICE`] for the configuration's `vni`, `podway.77` for another one.
+pub fn device_name(world: &World<'_>, vni: Vni) -> String {
+    if vni == world.settings.vni {
+        DEVICE.to_owned()
+    } else {
+        format!("{FURTHER}{vni}")
+    }
+}
+
+/// Whether it is the name of one of the VXLAN devices.
+pub fn is_device(name: &str) -> bool {
+    let further = name.strip_prefix(FURTHER);
+    name == DEVICE || further.is_some_and(|vni| vni.parse::<u32>().is_ok())
+}
+
+/// The VXLAN devices that are up, by VNI.
+pub fn devices(world: &World<'_>) -> Devices {
+    let devices = world.settings.vnis().filter_map(|vni| {
+        let link = world.observed.link_named(&device_name(world, vni))?;
+        link.up.then_some((vni, link.index))
+    });
+    devices.collect()
+}
+
+/// Indexes of the devices of VNIs that are not configured any more.
+pub fn stale_devices(world: &World<'_>) -> Vec<u32> {
+    let wanted = world.settings.vnis().map(|vni| device_name(world, vni));
+    let wanted: BTreeSet<String> = wanted.collect();
+    let ours = world.observed.links().filter(|link| is_our_device(link));
+    let stale = ours.filter(|link| !wanted.contains(&link.name));
+    stale.map(|link| link.index).collect()
+}
+
+fn is_our_device(link: &Link) -> bool {
+    is_device(&link.name) && matches!(link.kind, LinkKind::Vxlan(_))
+}
+
+/// Brings a VXLAN device in line. Whether anything was done.
 ///
 /// # Errors
 /// A sentence that names what is in the way.
@@ -39,7 +86,7 @@ pub fn apply_device(
         ));
     }
     let text = |error: netlink::Error| error.to_string();
-    if let Some(link) = observed.link_named(DEVICE) {
+    if let Some(link) = observed.link_named(&want.name) {
         if link.kind == LinkKind::Vxlan(want.vxlan.clone()) {
             let right = link.up && link.mac == Some(want.mac) && link.mtu == want.mtu;
             if !right {
@@ -51,7 +98,7 @@ pub fn apply_device(
         }
         requests.delete_link(link.index).map_err(text)?;
     }
-    let created = requests.create_vxlan(DEVICE, want.mac, want.mtu, &want.vxlan);
+    let created = requests.create_vxlan(&want.name, want.mac, want.mtu, &want.vxlan);
     created.map(|()| true).map_err(text)
 }
 
@@ -61,7 +108,7 @@ fn rival<'a>(observed: &'a Observed, want: &DeviceWant) -> Option<&'a str> {
         LinkKind::Vxlan(vxlan) => vxlan.vni == want.vxlan.vni && vxlan.port == want.vxlan.port,
         _ => false,
     };
-    let mut links = observed.links().filter(|link| link.name != DEVICE);
+    let mut links = observed.links().filter(|link| !is_device(&link.name));
     links
         .find(|link| is_rival(&link.kind))
         .map(|link| link.name.as_str())
@@ -139,8 +186,8 @@ pub fn orders(observed: &Observed, want: &Want) -> (Vec<Order>, Vec<Order>) {
     orders.extend(missing.map(Order::AddUnreachable));
     let left = have.difference(wanted).copied();
     removals.extend(left.map(Order::DeleteUnreachable));
-    if let Some(device) = want.device {
-        device_orders(observed, want, device, &mut orders, &mut removals);
+    for device in &want.devices {
+        device_orders(observed, want, *device, &mut orders, &mut removals);
     }
     for (index, address) in &want.managed {
         let known = observed.neighbor(*index, *address);
@@ -150,7 +197,7 @@ pub fn orders(observed: &Observed, want: &Want) -> (Vec<Order>, Vec<Order>) {
     }
     for neighbor in observed
         .neighbors()
-        .filter(|n| n.ours && Some(n.index) != want.device)
+        .filter(|n| n.ours && !want.devices.contains(&n.index))
     {
         if !want.managed.contains(&(neighbor.index, neighbor.address)) {
             removals.push(Order::DeleteNeighbor(neighbor.index, neighbor.address));
@@ -181,14 +228,15 @@ fn device_orders(
         .addresses()
         .filter(|a| a.index == device && a.global)
         .collect();
-    for address in &want.addresses {
+    let addresses = want.addresses.iter();
+    for address in addresses.filter(|_| want.device == Some(device)) {
         let right = |a: &&Address| a.address == *address && a.prefix_len == full_length(*address);
         if !have.iter().any(right) {
             orders.push(Order::AddAddress(device_address(device, *address)));
         }
     }
     for address in have {
-        let wanted = want.addresses.contains(&address.address);
+        let wanted = want.device == Some(device) && want.addresses.contains(&address.address);
         if !wanted || address.prefix_len != full_length(address.address) {
             removals.push(Order::DeleteAddress(*address));
         }
@@ -244,22 +292,20 @@ pub fn cleanup(requests: &mut Requests, observed: &Observed) -> Vec<String> {
     all.extend(orders.into_iter().chain(removals));
     let failures = carry_out(requests, &all).into_iter();
     let mut errors: Vec<String> = failures.map(|(_, text)| text).collect();
-    if let Some(link) = observed.link_named(DEVICE)
-        && let Err(error) = requests.delete_link(link.index)
-    {
-        errors.push(error.to_string());
+    for link in observed.links().filter(|link| is_our_device(link)) {
+        if let Err(error) = requests.delete_link(link.index) {
+            errors.push(error.to_string());
+        }
     }
     errors
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use podway_proto::types::MacAddr;
 
     use super::*;
-    use crate::netlink::{Event, Link, Neighbor, Vxlan};
+    use crate::netlink::{Event, Neighbor, Vxlan};
     use crate::observed::tests::{address, link};
 
     const REMOTE: MacAddr = MacAddr([2, 0x50, 192, 168, 1, 2]);
@@ -302,6 +348,7 @@ mod tests {
     fn want() -> Want {
         Want {
             device: Some(9),
+            devices: BTreeSet::from([9]),
             addresses: BTreeSet::from([ip("10.0.0.0")]),
             unreachable: BTreeSet::from(["10.0.0.0/24".parse().unwrap()]),
             fdb: BTreeMap::from([(REMOTE, ip("192.168.1.2"))]),
@@ -441,6 +488,7 @@ mod tests {
         };
         let observed = Observed::from_dump(vec![Event::Link(rival_link)]);
         let mut want = DeviceWant {
+            name: DEVICE.to_owned(),
             mac: REMOTE,
             mtu: 1450,
             vxlan,

@@ -1,6 +1,6 @@
 //! Which kernel objects there should be. Pure.
 //!
-//! One VXLAN device serves all remote nodes. A node's pods are reached by a route through the
+//! One VXLAN device serves all remote nodes, and one for each further VNI the routes that name it. A node's pods are reached by a route through the
 //! first address of its PodCIDR, which is an address of the VXLAN device there; that address has
 //! a permanent neighbour with the node's VTEP MAC, and the MAC a forwarding entry with the node's
 //! underlay address. So the kernel never has to resolve or learn anything on the device.
@@ -14,10 +14,11 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use podway_proto::control::{NodeSpec, PortRoleSpec, ViaSpec};
-use podway_proto::types::{MacAddr, Mode};
+use podway_proto::types::{MacAddr, Mode, Vni};
 
 use crate::import::{self, Imported};
 use crate::index::Index;
+use crate::kernel::{Devices, device_name};
 use crate::netlink::{Hop, Route, Vxlan};
 use crate::routing;
 use crate::world::{World, node_vtep_mac};
@@ -25,6 +26,8 @@ use crate::world::{World, node_vtep_mac};
 /// The VXLAN device as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceWant {
+    /// Its name.
+    pub name: String,
     /// MAC of this node's VTEP.
     pub mac: MacAddr,
     /// MTU in bytes.
@@ -34,15 +37,21 @@ pub struct DeviceWant {
 }
 
 impl DeviceWant {
-    /// The device as it should be; `None` while the uplink or its address is missing.
-    pub fn of(world: &World<'_>) -> Option<Self> {
+    /// The devices as they should be; none while the uplink or its address is missing.
+    pub fn all(world: &World<'_>) -> Vec<Self> {
+        let vnis = world.settings.vnis();
+        vnis.filter_map(|vni| Self::of(world, vni)).collect()
+    }
+
+    fn of(world: &World<'_>, vni: Vni) -> Option<Self> {
         let uplink = world.uplink()?;
         let local = world.underlay()?;
         Some(Self {
+            name: device_name(world, vni),
             mac: world.vtep_mac()?,
             mtu: uplink.mtu.checked_sub(world.overhead())?,
             vxlan: Vxlan {
-                vni: world.settings.vni.get(),
+                vni: vni.get(),
                 port: world.settings.vxlan_port,
                 local: Some(local),
                 link: uplink.index,
@@ -58,7 +67,9 @@ impl DeviceWant {
 /// All objects beside the device and the routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Want {
-    /// Index of the VXLAN device, if there is one.
+    /// Indexes of the VXLAN devices. They have the same forwarding entries and neighbours.
+    pub devices: BTreeSet<u32>,
+    /// That of the configuration's `vni`, if there is one.
     pub device: Option<u32>,
     /// Its addresses, without neighbours on the link. They are the source of what the node itself
     /// sends to pods of other nodes, and what those send answers to.
@@ -67,7 +78,7 @@ pub struct Want {
     pub unreachable: BTreeSet<IpNet>,
     /// Underlay addresses by VTEP MAC.
     pub fdb: BTreeMap<MacAddr, IpAddr>,
-    /// Permanent neighbours on the device.
+    /// Permanent neighbours on each device.
     pub neighbors: BTreeMap<IpAddr, MacAddr>,
     /// Neighbours by link that the kernel is to keep resolved.
     pub managed: BTreeSet<(u32, IpAddr)>,
@@ -76,11 +87,13 @@ pub struct Want {
 }
 
 impl Want {
-    /// The objects as they should be; `device` is the index of the VXLAN device. Costs what there
+    /// The objects as they should be; Costs what there
     /// are of nodes, routers and ports, and of routes through native nodes that follow the
     /// kernel's.
-    pub fn of(world: &World<'_>, index: &Index, device: Option<u32>) -> Self {
+    pub fn of(world: &World<'_>, index: &Index, devices: &Devices) -> Self {
+        let device = devices.get(&world.settings.vni).copied();
         let mut want = Self {
+            devices: devices.values().copied().collect(),
             device,
             ..Self::default()
         };
@@ -115,7 +128,7 @@ impl Want {
             self.manage(world, way.link, way.gateway.unwrap_or(node.underlay));
         }
         match world.mode(node) {
-            Mode::Vxlan if self.device.is_some() => self.add_tunnel(world, index, node),
+            Mode::Vxlan if !self.devices.is_empty() => self.add_tunnel(world, index, node),
             // The route is the operator's or a routing daemon's; its next hop has to be resolved
             // for the dataplane to use it.
             Mode::Native if !world.settings.auto_direct_node_routes => {
@@ -173,15 +186,14 @@ impl Want {
     }
 }
 
-/// Our route to exactly `prefix`, as it should be; `None` for none. `device` is the index of the
-/// VXLAN device, if there is one.
+/// Our route to exactly `prefix`, as it should be; `None` for none.
 ///
 /// # Errors
 /// A sentence that says why there should be one and cannot.
 pub fn route(
     world: &World<'_>,
     index: &Index,
-    device: Option<u32>,
+    devices: &Devices,
     prefix: IpNet,
 ) -> Result<Option<Route>, String> {
     // Of several the pod's wins, as in the dataplane.
@@ -190,24 +202,22 @@ pub fn route(
     if let Some(link) = link.filter(|link| link.up) {
         return Ok(Some(route_by(prefix, None, link.index, false)));
     }
+    let device = devices.get(&world.settings.vni).copied();
     let holder = index.node_of_cidr(prefix);
     let holder = holder.and_then(|name| world.desired.nodes.get(name));
     match (holder, world.desired.routes.get(&prefix)) {
         (Some(node), _) if node.name == world.settings.node_name => Ok(None),
         (Some(node), _) => Ok(route_to_node(world, prefix, node, device)),
-        (None, Some(spec)) => told_route(world, prefix, spec, device),
+        (None, Some(spec)) => told_route(world, prefix, spec, devices),
         (None, None) => match import::route(world, index, prefix) {
-            Some(imported) => Ok(imported_route(world, &imported, device)),
+            Some(imported) => Ok(imported_route(world, &imported, devices)),
             None => Ok(None),
         },
     }
 }
 
-fn imported_route(
-    world: &World<'_>,
-    imported: &Imported<'_>,
-    device: Option<u32>,
-) -> Option<Route> {
+fn imported_route(world: &World<'_>, imported: &Imported<'_>, devices: &Devices) -> Option<Route> {
+    let device = devices.get(&world.settings.vni).copied();
     let (mut hops, mut mtus) = (Vec::new(), Vec::new());
     for router in &imported.routers {
         match router.tunnel {
@@ -227,11 +237,12 @@ fn told_route(
     world: &World<'_>,
     prefix: IpNet,
     spec: &ViaSpec,
-    device: Option<u32>,
+    devices: &Devices,
 ) -> Result<Option<Route>, String> {
     match spec {
-        ViaSpec::Node { node } => {
+        ViaSpec::Node { node, vni } => {
             let node = world.desired.nodes.get(node);
+            let device = devices.get(&vni.unwrap_or(world.settings.vni)).copied();
             Ok(node.and_then(|node| route_to_node(world, prefix, node, device)))
         }
         ViaSpec::Gateway { address, interface } => {
@@ -247,7 +258,7 @@ fn told_route(
                 )),
             }
         }
-        ViaSpec::Multipath { members } => multipath(world, prefix, members, device),
+        ViaSpec::Multipath { members } => multipath(world, prefix, members, devices),
     }
 }
 
@@ -256,14 +267,14 @@ fn multipath(
     world: &World<'_>,
     prefix: IpNet,
     members: &[ViaSpec],
-    device: Option<u32>,
+    devices: &Devices,
 ) -> Result<Option<Route>, String> {
     if routing::followed(world, members).is_some() {
         return Ok(None);
     }
     let (mut hops, mut mtus, mut complaint) = (Vec::new(), Vec::new(), None);
     for member in members {
-        match told_route(world, prefix, member, device) {
+        match told_route(world, prefix, member, devices) {
             Ok(route) => {
                 hops.extend(route.iter().flat_map(Route::hops));
                 mtus.extend(route.and_then(|route| route.mtu));
@@ -372,15 +383,22 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn devices(device: Option<u32>) -> Devices {
+        device
+            .map(|index| (Vni::DEFAULT, index))
+            .into_iter()
+            .collect()
+    }
+
     fn want_of(fixture: &Fixture, device: Option<u32>) -> Want {
-        Want::of(&fixture.world(), &fixture.index(), device)
+        Want::of(&fixture.world(), &fixture.index(), &devices(device))
     }
 
     fn all_routes(fixture: &Fixture, device: Option<u32>) -> Vec<Result<Option<Route>, String>> {
         let (world, index) = (fixture.world(), fixture.index());
         let told = index.prefixes(world.desired);
         let prefixes: BTreeSet<IpNet> = told.chain(world.import.prefixes()).collect();
-        let route = |prefix| route(&world, &index, device, prefix);
+        let route = |prefix| route(&world, &index, &devices(device), prefix);
         prefixes.into_iter().map(route).collect()
     }
 
@@ -410,8 +428,9 @@ mod tests {
         let world = fixture.world();
         let b = "02:50:c0:a8:01:02".parse().unwrap();
         assert_eq!(
-            DeviceWant::of(&world),
-            Some(DeviceWant {
+            DeviceWant::all(&world),
+            [DeviceWant {
+                name: "podway.vx".into(),
                 mac: "02:50:c0:a8:01:01".parse().unwrap(),
                 mtu: 1450,
                 vxlan: Vxlan {
@@ -422,7 +441,7 @@ mod tests {
                     learning: false,
                     zero_checksum_v6: false,
                 },
-            })
+            }]
         );
         let want = want_of(&fixture, Some(DEVICE));
         assert_eq!(want.addresses, BTreeSet::from([ip("10.0.0.0")]));
@@ -452,7 +471,7 @@ mod tests {
     fn a_device_over_ipv6_takes_datagrams_without_checksum() {
         let mut fixture = Fixture::new();
         fixture.settings.underlay = Some(ip("fd77::1"));
-        let want = DeviceWant::of(&fixture.world()).unwrap();
+        let want = DeviceWant::all(&fixture.world()).remove(0);
         assert!(want.vxlan.zero_checksum_v6);
         assert_eq!(want.mtu, 1430);
     }
@@ -470,7 +489,10 @@ mod tests {
                     address: ip("192.168.1.9"),
                     interface: Some("eth0".into()),
                 },
-                ViaSpec::Node { node: "b".into() },
+                ViaSpec::Node {
+                    node: "b".into(),
+                    vni: None,
+                },
             ],
         };
         let routes_told = &mut fixture.desired.routes;
@@ -493,6 +515,37 @@ mod tests {
         assert_eq!(mtus(None), [None; 3]);
         assert_eq!(mtus(Some(1400)), [Some(1330); 3]);
         assert_eq!(mtus(Some(1500)), [None; 3], "as much as the uplink");
+    }
+
+    #[test]
+    fn each_vni_has_a_device_with_all_nodes_on_it() {
+        let mut fixture = Fixture::new();
+        let vni = Vni::try_from(77).unwrap();
+        fixture.settings.also_vnis = vec![vni];
+        let wanted = DeviceWant::all(&fixture.world());
+        let named: Vec<_> = wanted.iter().map(|w| (&*w.name, w.vxlan.vni)).collect();
+        assert_eq!(named, [("podway.vx", 1), ("podway.77", 77)]);
+        let node = ViaSpec::Node {
+            node: "b".into(),
+            vni: Some(vni),
+        };
+        let prefix = "10.8.0.0/16".parse().unwrap();
+        fixture.desired.routes.insert(prefix, node);
+        let devices = Devices::from([(Vni::DEFAULT, DEVICE), (vni, 10)]);
+        let (world, index) = (fixture.world(), fixture.index());
+        let want = Want::of(&world, &index, &devices);
+        assert_eq!(want.devices, BTreeSet::from([DEVICE, 10]));
+        assert_eq!(want.device, Some(DEVICE));
+        let gateway = |prefix: &str| {
+            let route = route(&world, &index, &devices, prefix.parse().unwrap());
+            route.unwrap().map(|route| (route.link, route.gateway))
+        };
+        let by = Some(ip("10.0.1.0"));
+        assert_eq!(gateway("10.8.0.0/16"), Some((10, by)));
+        assert_eq!(gateway("10.0.1.0/24"), Some((DEVICE, by)));
+        // Its configuration has gone.
+        let devices = Devices::from([(Vni::DEFAULT, DEVICE)]);
+        assert_eq!(route(&world, &index, &devices, prefix), Ok(None));
     }
 
     #[test]
@@ -523,7 +576,10 @@ mod tests {
     #[test]
     fn a_told_route_goes_through_a_node_or_a_router() {
         let mut fixture = Fixture::new();
-        let node = ViaSpec::Node { node: "b".into() };
+        let node = ViaSpec::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let gateway = ViaSpec::Gateway {
             address: ip("192.168.1.9"),
             interface: Some("eth0".into()),
@@ -558,7 +614,10 @@ mod tests {
     #[test]
     fn a_multipath_route_has_all_that_can_be() {
         let mut fixture = Fixture::new();
-        let node = ViaSpec::Node { node: "b".into() };
+        let node = ViaSpec::Node {
+            node: "b".into(),
+            vni: None,
+        };
         let by = |last: u8, interface: &str| ViaSpec::Gateway {
             address: IpAddr::from([192, 168, 1, last]),
             interface: Some(interface.into()),

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use podway_proto::control::{PortRoleSpec, ViaSpec};
 use podway_proto::types::Mode;
 
-use crate::kernel::DEVICE;
+use crate::kernel::device_name;
 use crate::nftables::nft;
 use crate::world::World;
 
@@ -202,7 +202,8 @@ impl Pods {
         };
         let is_gateway = |via: &ViaSpec| matches!(via, ViaSpec::Gateway { .. });
         if is_used(Mode::Vxlan) {
-            pods.others.insert(DEVICE.to_owned());
+            let vnis = world.settings.vnis();
+            pods.others.extend(vnis.map(|vni| device_name(world, vni)));
         }
         if is_used(Mode::Native)
             || world.desired.routes.values().any(is_gateway)
@@ -338,7 +339,7 @@ mod tests {
     fn pods() -> Pods {
         Pods {
             ports: ["lx0", "lx1"].map(str::to_owned).into(),
-            others: [DEVICE.to_owned()].into(),
+            others: ["podway.vx".to_owned()].into(),
             cidrs: vec!["10.0.0.0/24".parse().unwrap()],
         }
     }
@@ -454,7 +455,7 @@ mod tests {
     fn pods_packets_come_and_go_by_what_modes_and_routes_say() {
         let mut fixture = Fixture::new();
         let others = |fixture: &Fixture| Pods::of(&fixture.world()).others;
-        let device = BTreeSet::from([DEVICE.to_owned()]);
+        let device = BTreeSet::from(["podway.vx".to_owned()]);
         let uplink = BTreeSet::from(["eth0".to_owned()]);
         assert_eq!(others(&fixture), device);
         fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Native);

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use podway_proto::control::PortRoleSpec;
 
 use super::list;
-use crate::kernel::DEVICE;
+use crate::kernel::device_name;
 use crate::world::World;
 
 /// What is masqueraded.
@@ -55,10 +55,11 @@ impl Masquerade {
         let ports = world.desired.ports.iter();
         let pods = ports.filter(|(_, role)| is_pod(role));
         let inside = pods.map(|(name, _)| name.clone());
+        let devices = settings.vnis().map(|vni| device_name(world, vni));
         Some(Self {
             v4: v4.filter(|sides| !sides.sources.is_empty()),
             v6: v6.filter(|sides| !sides.sources.is_empty()),
-            inside: inside.chain([DEVICE.to_owned()]).collect(),
+            inside: inside.chain(devices).collect(),
         })
     }
 

@@ -18,7 +18,7 @@ use crate::world::World;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Strangers {
     port: u16,
-    vni: Vni,
+    vnis: Vec<Vni>,
     v4: BTreeSet<Ipv4Addr>,
     v6: BTreeSet<Ipv6Addr>,
 }
@@ -31,7 +31,7 @@ impl Strangers {
         }
         let mut strangers = Self {
             port: world.settings.vxlan_port,
-            vni: world.settings.vni,
+            vnis: world.settings.vnis().collect(),
             v4: BTreeSet::new(),
             v6: BTreeSet::new(),
         };
@@ -50,14 +50,15 @@ impl Strangers {
         set(text, "nodes-ip", "ipv4_addr", &nodes);
         let nodes = list(self.v6.iter().map(Ipv6Addr::to_string));
         set(text, "nodes-ip6", "ipv6_addr", &nodes);
-        let (port, vni) = (self.port, self.vni);
+        let vnis = list(self.vnis.iter().map(Vni::to_string));
+        let port = self.port;
         // The VNI is 12 bytes behind the beginning of the UDP header (RFC 7348, section 5): tunnels of
         // other networks on this port are somebody else's.
         let _ = writeln!(
             text,
             "chain input {{\ntype filter hook input priority filter; policy accept;\n\
-             ip saddr != @nodes-ip udp dport {port} @th,96,24 {vni} counter drop\n\
-             ip6 saddr != @nodes-ip6 udp dport {port} @th,96,24 {vni} counter drop\n\
+             ip saddr != @nodes-ip udp dport {port} @th,96,24 {{ {vnis} }} counter drop\n\
+             ip6 saddr != @nodes-ip6 udp dport {port} @th,96,24 {{ {vnis} }} counter drop\n\
              ip6 saddr != @nodes-ip6 udp dport {port} exthdr frag exists counter drop\n}}"
         );
     }
@@ -82,6 +83,7 @@ mod tests {
     fn the_kernel_takes_tunnels_from_known_nodes_only() {
         let mut fixture = Fixture::new();
         fixture.settings.vni = 42.try_into().unwrap();
+        fixture.settings.also_vnis = vec![77.try_into().unwrap()];
         fixture.settings.vxlan_port = 8472;
         assert_eq!(
             Rules::of(&fixture.world()).unwrap().text(),
@@ -92,8 +94,8 @@ mod tests {
              set nodes-ip6 { type ipv6_addr; }\n\
              chain input {\n\
              type filter hook input priority filter; policy accept;\n\
-             ip saddr != @nodes-ip udp dport 8472 @th,96,24 42 counter drop\n\
-             ip6 saddr != @nodes-ip6 udp dport 8472 @th,96,24 42 counter drop\n\
+             ip saddr != @nodes-ip udp dport 8472 @th,96,24 { 42, 77 } counter drop\n\
+             ip6 saddr != @nodes-ip6 udp dport 8472 @th,96,24 { 42, 77 } counter drop\n\
              ip6 saddr != @nodes-ip6 udp dport 8472 exthdr frag exists counter drop\n\
              }\n\
              }\n"

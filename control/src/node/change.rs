@@ -185,6 +185,8 @@ fn fixed(settings: &Settings) -> Fixed<'_> {
     Fixed {
         node_name: &settings.node_name,
         uplink: settings.uplink.as_deref(),
+        vni: settings.vni,
+        also_vnis: &settings.also_vnis,
     }
 }
 

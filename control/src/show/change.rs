@@ -93,7 +93,10 @@ fn route(route: &RouteSpec) -> String {
 
 fn way(via: &ViaSpec) -> String {
     match via {
-        ViaSpec::Node { node } => format!(" via {node}"),
+        ViaSpec::Node { node, vni } => {
+            let vni = vni.iter().map(|vni| format!(" vni {vni}"));
+            format!(" via {node}{}", vni.collect::<String>())
+        }
         ViaSpec::Gateway { address, interface } => {
             let dev = interface.iter().map(|name| format!(" dev {name}"));
             format!(" via {address}{}", dev.collect::<String>())

@@ -22,7 +22,10 @@ fn node(name: &str, number: u8) -> Entry {
 fn route(number: u8, node: &str) -> Entry {
     Entry::Route(RouteSpec {
         prefix: prefix(number),
-        via: ViaSpec::Node { node: node.into() },
+        via: ViaSpec::Node {
+            node: node.into(),
+            vni: None,
+        },
     })
 }
 

@@ -167,8 +167,11 @@ impl Fib {
     /// If a value cannot be used.
     pub fn set_local(&mut self, local: LocalNode) -> Result<(), FactError> {
         facts::check_local(&local)?;
+        let mut also_vnis = local.also_vnis.clone().into_boxed_slice();
+        also_vnis.sort_unstable();
         let table = LocalTable {
             vni: local.vni,
+            also_vnis,
             vxlan_port: local.vxlan_port,
             vtep_mac: local.vtep_mac,
             addresses: local.addresses.iter().copied().collect(),
@@ -201,7 +204,7 @@ impl Fib {
                     self.remove_vtep(old);
                 }
             }
-            self.rib.hops_mut().mark_target(&Target::Node(name.clone()));
+            self.rib.hops_mut().mark_node(&name);
         }
         self.facts.nodes.extend(place.map(|named| (name, named)));
         Ok(())
@@ -220,9 +223,7 @@ impl Fib {
             .ok_or_else(|| FactError::NoSuchNode(name.to_owned()))?;
         self.changed = true;
         self.remove_vtep(node.fact.underlay);
-        self.rib
-            .hops_mut()
-            .mark_target(&Target::Node(name.to_owned()));
+        self.rib.hops_mut().mark_node(name);
         Ok(())
     }
 

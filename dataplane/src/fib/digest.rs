@@ -55,7 +55,7 @@ fn routes(rib: &Rib) -> impl Iterator<Item = Route> {
 /// Who a route leads to, in the order of [`Via::sorted`], which is that of targets; none of a pod.
 fn via(target: &Target) -> Option<Via> {
     Some(match target.clone() {
-        Target::Node(node) => Via::Node { node },
+        Target::Node { name: node, vni } => Via::Node { node, vni },
         Target::Gateway { address, interface } => Via::Gateway { address, interface },
         Target::Group(members) => Via::Multipath {
             members: members.iter().filter_map(via).collect(),

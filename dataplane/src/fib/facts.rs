@@ -242,7 +242,7 @@ pub(super) fn check_route(route: &Route) -> Result<(), FactError> {
 
 fn check_via(via: &Via) -> Result<(), FactError> {
     match via {
-        Via::Node { node } if node.is_empty() => Err(FactError::EmptyName),
+        Via::Node { node, .. } if node.is_empty() => Err(FactError::EmptyName),
         Via::Gateway { interface, .. } if interface.is_empty() => Err(FactError::EmptyName),
         Via::Node { .. } | Via::Multipath { .. } => Ok(()),
         Via::Gateway { address, .. } => check_unicast(*address, "a gateway"),

@@ -95,7 +95,11 @@ const ROOT_3: u64 = 0xbb67_ae85_84ca_a73b;
 pub(super) fn seed(target: &Target) -> u64 {
     let hash = Fnv1a::new();
     let named = match target {
-        Target::Pod(name) | Target::Node(name) => hash.with(name.as_bytes()),
+        Target::Pod(name) | Target::Node { name, vni: None } => hash.with(name.as_bytes()),
+        Target::Node {
+            name,
+            vni: Some(vni),
+        } => hash.with(name.as_bytes()).with(&vni.get().to_be_bytes()),
         Target::Gateway { address, interface } => {
             let hash = match address {
                 IpAddr::V4(address) => hash.with(&address.octets()),
@@ -125,7 +129,7 @@ mod tests {
     fn members(names: impl IntoIterator<Item = String>) -> Vec<Member> {
         let member = |(number, name)| Member {
             index: NextHopIndex::new(number).unwrap(),
-            seed: seed(&Target::Node(name)),
+            seed: seed(&Target::Node { name, vni: None }),
             mtu: 1450,
         };
         names.into_iter().enumerate().map(member).collect()

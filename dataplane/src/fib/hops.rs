@@ -1,6 +1,6 @@
 //! The next hops in use: one per target, whom they serve, and what they depend on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -20,7 +20,7 @@ pub(super) struct Hops {
     /// By index, as in `table`.
     slots: Vec<Option<Slot>>,
     free: Vec<NextHopIndex>,
-    by_target: HashMap<Target, NextHopIndex>,
+    by_target: BTreeMap<Target, NextHopIndex>,
     /// By link and neighbour: who depends on it.
     watchers: BTreeSet<(String, IpAddr, NextHopIndex)>,
     /// Those that a changed fact may have changed.
@@ -164,6 +164,18 @@ impl Hops {
     /// The facts about `target` have changed.
     pub(super) fn mark_target(&mut self, target: &Target) {
         self.marked.extend(self.by_target.get(target));
+    }
+
+    /// The facts about a node have changed.
+    pub(super) fn mark_node(&mut self, name: &str) {
+        let least = Target::Node {
+            name: name.to_owned(),
+            vni: None,
+        };
+        let is_it = |target: &Target| matches!(target, Target::Node { name: of, .. } if of == name);
+        let of_it = self.by_target.range(least..);
+        let of_it = of_it.take_while(|(target, _)| is_it(target));
+        self.marked.extend(of_it.map(|(_, index)| *index));
     }
 
     /// A neighbour has come, changed or gone.

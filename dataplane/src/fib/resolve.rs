@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podway_proto::types::{Mode, Node, PortRole, Via};
+use podway_proto::types::{Mode, Node, PortRole, Via, Vni};
 
 use super::facts::{Facts, MIN_MTU, PortFacts, overhead};
 use super::group::{Group, Member};
@@ -15,8 +15,13 @@ use crate::tunnel::OuterHeader;
 pub(super) enum Target {
     /// The pod behind this interface.
     Pod(String),
-    /// The remote node of this name.
-    Node(String),
+    /// A remote node.
+    Node {
+        /// Its name.
+        name: String,
+        /// The VXLAN network identifier of tunnels to it, if it is not the overlay's.
+        vni: Option<Vni>,
+    },
     /// A router on a link.
     Gateway {
         /// The router's address.
@@ -41,7 +46,7 @@ impl Target {
 impl From<Via> for Target {
     fn from(via: Via) -> Self {
         match via {
-            Via::Node { node } => Self::Node(node),
+            Via::Node { node, vni } => Self::Node { name: node, vni },
             Via::Gateway { address, interface } => Self::Gateway { address, interface },
             Via::Multipath { members } => {
                 let mut members: Vec<Self> = members.into_iter().map(Self::from).collect();
@@ -70,7 +75,7 @@ pub(super) fn dependency(facts: &Facts, target: &Target) -> Option<Dependency> {
     match target {
         // A group follows its members.
         Target::Pod(_) | Target::Group(_) => None,
-        Target::Node(name) => {
+        Target::Node { name, .. } => {
             let path = facts.node(name)?.path.as_ref()?;
             Some((path.interface.clone(), path.next_hop))
         }
@@ -82,7 +87,7 @@ pub(super) fn dependency(facts: &Facts, target: &Target) -> Option<Dependency> {
 pub(super) fn resolve(facts: &Facts, target: &Target) -> Option<NextHop> {
     let hop = match target {
         Target::Pod(interface) => to_pod(facts, interface)?,
-        Target::Node(name) => to_node(facts, facts.node(name)?)?,
+        Target::Node { name, vni } => to_node(facts, facts.node(name)?, *vni)?,
         Target::Gateway { address, interface } => to_neighbor(facts, interface, *address)?,
         Target::Group(_) => return None,
     };
@@ -124,7 +129,7 @@ fn to_neighbor(facts: &Facts, interface: &str, address: IpAddr) -> Option<NextHo
     })
 }
 
-fn to_node(facts: &Facts, node: &Node) -> Option<NextHop> {
+fn to_node(facts: &Facts, node: &Node, vni: Option<Vni>) -> Option<NextHop> {
     let path = node.path.as_ref()?;
     let port = uplink(facts, &path.interface)?;
     let mac = facts.neighbor(&path.interface, path.next_hop)?;
@@ -140,11 +145,16 @@ fn to_node(facts: &Facts, node: &Node) -> Option<NextHop> {
         });
     }
     let local = facts.local()?;
+    let vni = vni.unwrap_or(local.vni);
+    // The other end would answer with it, and be dropped.
+    if vni != local.vni && !local.also_vnis.contains(&vni) {
+        return None;
+    }
     let outer = OuterHeader::new(
         (port.mac, path.source),
         (mac, node.underlay),
         local.vxlan_port,
-        local.vni,
+        vni,
     )?;
     Some(NextHop {
         port: port.id,

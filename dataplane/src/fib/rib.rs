@@ -122,7 +122,7 @@ impl Rib {
         let entry = self.prefixes.get(&IpNet::from(address))?;
         match self.hops.target(entry.pod?)? {
             Target::Pod(interface) => Some(interface),
-            Target::Node(_) | Target::Gateway { .. } | Target::Group(_) => None,
+            Target::Node { .. } | Target::Gateway { .. } | Target::Group(_) => None,
         }
     }
 

@@ -118,6 +118,8 @@ pub struct PortEntry {
 pub struct LocalTable {
     /// The overlay's VXLAN network identifier.
     pub vni: Vni,
+    /// Further identifiers that tunnels may have, in order.
+    pub also_vnis: Box<[Vni]>,
     /// UDP port of VXLAN, in host byte order.
     pub vxlan_port: u16,
     /// MAC of this node's VTEP: source of inner frames that are sent, destination of those that
@@ -130,6 +132,12 @@ pub struct LocalTable {
 }
 
 impl LocalTable {
+    /// Whether tunnels may have this identifier.
+    #[inline]
+    pub fn has_vni(&self, vni: Vni) -> bool {
+        vni == self.vni || self.also_vnis.binary_search(&vni).is_ok()
+    }
+
     /// Whether `address` is one of this node's own.
     #[inline]
     pub fn is_local(&self, address: IpAddr) -> bool {

@@ -118,6 +118,7 @@ pub(crate) fn tunnelled(node: u8, tos: u8, inner: &[u8]) -> Vec<u8> {
 pub(crate) fn multipath(v6: bool, nodes: &[u8]) -> Route {
     let by_node = |other: &u8| Via::Node {
         node: format!("node-{other}"),
+        vni: None,
     };
     Route {
         prefix: ipnet::IpNet::new(pod(v6, 9, 0), if v6 { 64 } else { 24 }).unwrap(),
@@ -184,6 +185,7 @@ pub(crate) fn facts(me: u8, mtus: Mtus) -> Facts {
     Facts {
         local: Some(LocalNode {
             vni: VNI.try_into().unwrap(),
+            also_vnis: Vec::new(),
             vxlan_port: 4789,
             vtep_mac: vtep_mac(me),
             addresses: vec![underlay(false, me), underlay(true, me)],
@@ -264,6 +266,7 @@ fn routes(other: u8) -> [Route; 2] {
             },
             _ => Via::Node {
                 node: format!("node-{other}"),
+                vni: None,
             },
         };
         Route {

@@ -13,7 +13,7 @@ use etherparse::{
     LaxSlicedPacket, TransportSlice, UdpHeader,
 };
 use ipnet::IpNet;
-use podway_proto::types::{LocalNode, MacAddr, Mode, PortRole, Via};
+use podway_proto::types::{LocalNode, MacAddr, Mode, PortRole, Via, Vni};
 use prefix_trie::joint::map::JointPrefixMap;
 
 use super::harness::combined;
@@ -165,7 +165,8 @@ impl Router {
         if header[0] & 0x08 == 0 {
             return Err(DropReason::VxlanFlagClear);
         }
-        if u32::from_be_bytes([0, header[4], header[5], header[6]]) != local.vni.get() {
+        let vni = u32::from_be_bytes([0, header[4], header[5], header[6]]);
+        if !vnis(local).contains(&vni) {
             return Err(DropReason::UnknownVni);
         }
         let mut nodes = self.facts.nodes.iter();
@@ -194,7 +195,7 @@ impl Router {
         let (_, way) = found.ok_or(DropReason::NoRoute)?;
         let hop = match way {
             Way::Pod(interface) => self.to_pod(interface),
-            Way::Route(Via::Node { node }) => self.to_node(node),
+            Way::Route(Via::Node { node, vni }) => self.to_node(node, *vni),
             Way::Route(Via::Gateway { address, interface }) => {
                 self.to_neighbor(interface, *address)
             }
@@ -233,7 +234,7 @@ impl Router {
         })
     }
 
-    fn to_node(&self, name: &str) -> Option<Hop> {
+    fn to_node(&self, name: &str, vni: Option<Vni>) -> Option<Hop> {
         let node = self.facts.nodes.iter().find(|node| node.name == name)?;
         let path = node.path.as_ref()?;
         let native = self.to_neighbor(&path.interface, path.next_hop)?;
@@ -245,7 +246,11 @@ impl Router {
             return Some(native);
         }
         let local = self.facts.local.as_ref()?;
-        let outer = outer(native.macs, [path.source, node.underlay], local);
+        let vni = vni.unwrap_or(local.vni);
+        if !vnis(local).contains(&vni.get()) {
+            return None;
+        }
+        let outer = outer(native.macs, [path.source, node.underlay], local, vni);
         Some(Hop {
             macs: [node.vtep_mac, local.vtep_mac],
             // Less the outer headers but Ethernet's, and the inner Ethernet header.
@@ -274,8 +279,14 @@ pub(crate) fn on_the_wire(departure: &Departure, source_port: u16) -> Vec<u8> {
     }
 }
 
+/// The identifiers that tunnels may have.
+fn vnis(local: &LocalNode) -> Vec<u32> {
+    let also = local.also_vnis.iter();
+    also.chain([&local.vni]).map(|vni| vni.get()).collect()
+}
+
 /// The outer headers of a tunnel, with zeros where [`encap`] writes.
-fn outer(macs: [MacAddr; 2], ends: [IpAddr; 2], local: &LocalNode) -> Vec<u8> {
+fn outer(macs: [MacAddr; 2], ends: [IpAddr; 2], local: &LocalNode, vni: Vni) -> Vec<u8> {
     let ether_type = match ends[0] {
         IpAddr::V4(_) => EtherType::IPV4,
         IpAddr::V6(_) => EtherType::IPV6,
@@ -316,7 +327,7 @@ fn outer(macs: [MacAddr; 2], ends: [IpAddr; 2], local: &LocalNode) -> Vec<u8> {
         ..UdpHeader::default()
     };
     bytes.extend(udp.to_bytes());
-    bytes.extend((0x08_u64 << 56 | u64::from(local.vni.get()) << 8).to_be_bytes());
+    bytes.extend((0x08_u64 << 56 | u64::from(vni.get()) << 8).to_be_bytes());
     bytes
 }
 

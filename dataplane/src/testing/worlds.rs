@@ -59,8 +59,15 @@ fn local() -> impl Strategy<Value = LocalNode> {
     let vni = select(&[1_u32, 42, 0xff_ffff][..]);
     let port = select(&[4789_u16, 8472][..]);
     let strangers = prop::bool::weighted(0.1);
-    (vni, port, families, strangers).prop_map(|(vni, vxlan_port, families, strangers)| LocalNode {
+    const ALSO: [&[u32]; 4] = [&[], &[77], &[77, 5], &[42, 77]];
+    let also = select(&ALSO[..]);
+    let any = (vni, also, port, families, strangers);
+    any.prop_map(|(vni, also, vxlan_port, families, strangers)| LocalNode {
         vni: vni.try_into().unwrap(),
+        also_vnis: also
+            .iter()
+            .map(|vni: &u32| (*vni).try_into().unwrap())
+            .collect(),
         vxlan_port,
         vtep_mac: vtep_mac(ME),
         addresses: (families.iter())
@@ -113,7 +120,11 @@ fn node(number: u8) -> impl Strategy<Value = Node> {
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    let by_node = (2..=7_u8).prop_map(|node| Via::Node { node: name(node) });
+    let vni = prop::option::weighted(0.3, select(&[42_u32, 77][..]));
+    let by_node = (2..=7_u8, vni).prop_map(|(node, vni)| Via::Node {
+        node: name(node),
+        vni: vni.map(|vni| vni.try_into().unwrap()),
+    });
     let router = prop_oneof![Just(ROUTER), 2..=6_u8];
     let gateway = (any::<bool>(), router, select(&LINKS[..]));
     let by_gateway = gateway.prop_map(|(v6, router, link)| Via::Gateway {
@@ -416,6 +427,10 @@ impl Tunnel {
             ..Spec::udp(b"")
         };
         let outer = outer.between(underlay(self.v6, self.node), underlay(self.v6, me));
+        let also = local.and_then(|local| local.also_vnis.first());
+        let vni = also
+            .filter(|_| self.sport % 2 == 0)
+            .map_or(vni, |vni| vni.get());
         let vni = vni ^ u32::from(is(Wrong::Vni));
         let mut frame = vxlan(&outer, vni, &inner);
         if self.unsummed {

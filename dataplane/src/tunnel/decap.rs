@@ -37,7 +37,7 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
     };
     let end = end_of_datagram(head, &outer);
     let (vni, inner_l3) = parse_vxlan(head, usize::from(outer.payload), end)?;
-    if vni != local.vni {
+    if !local.has_vni(vni) {
         return Err(DropReason::UnknownVni);
     }
     if !tables.is_vtep(outer.src) && !local.allow_unknown_vteps {
@@ -239,6 +239,25 @@ mod tests {
         facts.local.as_mut().unwrap().allow_unknown_vteps = true;
         let allowed = Node::new(facts.tables()).decap(&stranger);
         assert_eq!(allowed, Ok((50, inner)));
+    }
+
+    #[test]
+    fn each_vni_that_is_configured_will_do_and_no_other() {
+        let mut facts = facts(ME, Mtus::default());
+        let local = facts.local.as_mut().unwrap();
+        local.also_vnis = [77, 0, 0xff_ffff]
+            .map(|vni| vni.try_into().unwrap())
+            .to_vec();
+        let mut node = Node::new(facts.tables());
+        let inner = inner(false, 0);
+        for vni in [VNI, 0, 77, 0xff_ffff] {
+            let frame = vxlan(&outer(VXLAN_V4), vni, &inner);
+            assert_eq!(node.decap(&frame), Ok((50, inner.clone())), "{vni}");
+        }
+        for vni in [1, 76, 78, 0xff_fffe] {
+            let frame = vxlan(&outer(VXLAN_V4), vni, &inner);
+            assert_eq!(node.decap(&frame), Err(DropReason::UnknownVni), "{vni}");
+        }
     }
 
     #[test]

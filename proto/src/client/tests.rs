@@ -86,7 +86,10 @@ fn a_bulk_is_begun_handed_over_and_ended() {
     let mut client = peer.connect().unwrap();
     let route = crate::control::RouteSpec {
         prefix: "10.9.0.0/16".parse().unwrap(),
-        via: crate::control::ViaSpec::Node { node: "b".into() },
+        via: crate::control::ViaSpec::Node {
+            node: "b".into(),
+            vni: None,
+        },
     };
     let entries = Entries {
         routes: vec![route],

@@ -5,7 +5,7 @@ mod support;
 mod sync;
 
 use podway_proto::ErrorCode;
-use podway_proto::types::{MacAddr, Mode, Neighbor, Node, PortRole, Route};
+use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, PortRole, Route, Vni};
 
 use super::facts::FactError;
 use super::*;
@@ -13,11 +13,15 @@ use crate::tunnel::OuterHeader;
 use support::*;
 
 fn outer(neighbor: u8, underlay: &str) -> OuterHeader {
+    outer_of(neighbor, underlay, local().vni)
+}
+
+fn outer_of(neighbor: u8, underlay: &str, vni: Vni) -> OuterHeader {
     OuterHeader::new(
         (mac(0x10), ip("192.0.2.1")),
         (mac(neighbor), ip(underlay)),
         4789,
-        local().vni,
+        vni,
     )
     .unwrap()
 }
@@ -292,6 +296,41 @@ fn a_pod_takes_precedence_over_a_route_to_its_address() {
     assert_eq!(tables.lookup(address), routed.lookup(address));
     fib.del_route(net("10.0.1.5/32")).unwrap();
     assert_eq!(fib.build().tables.lookup(address), None);
+}
+
+/// The VNI of what goes to `address`, if that goes by a tunnel to n2; of those that tests use.
+fn vni_to(tables: &Tables, address: &str) -> Option<u32> {
+    let NextHopKind::Tunnel(header) = &tables.lookup(ip(address))?.kind else {
+        return None;
+    };
+    let is_it = |vni: &u32| **header == outer_of(0x22, "192.0.2.2", (*vni).try_into().unwrap());
+    [42, 77].into_iter().find(is_it)
+}
+
+#[test]
+fn a_route_may_have_a_vni_of_its_own() {
+    let mut fib = two_nodes();
+    fib.set_route(by_node("10.0.2.0/24", "n2")).unwrap();
+    fib.set_route(by_vni("10.7.0.0/24", "n2", 77)).unwrap();
+    let of_both = |fib: &mut Fib| {
+        let tables = fib.build().tables;
+        ["10.0.2.1", "10.7.0.1"].map(|address| vni_to(&tables, address))
+    };
+    assert_eq!(of_both(&mut fib), [Some(42), None], "not one of the node's");
+    let also_vnis = vec![77.try_into().unwrap()];
+    let both = LocalNode {
+        also_vnis,
+        ..local()
+    };
+    fib.set_local(both).unwrap();
+    assert_eq!(of_both(&mut fib), [Some(42), Some(77)]);
+    // What concerns the node concerns both.
+    fib.set_node(node("n2", "192.0.2.2", Mode::Native)).unwrap();
+    assert_eq!(of_both(&mut fib), [None, None]);
+    fib.set_node(node("n2", "192.0.2.2", Mode::Vxlan)).unwrap();
+    assert_eq!(of_both(&mut fib), [Some(42), Some(77)]);
+    fib.set_local(local()).unwrap();
+    assert_eq!(of_both(&mut fib), [Some(42), None]);
 }
 
 #[test]

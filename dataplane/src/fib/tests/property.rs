@@ -70,7 +70,7 @@ impl Model {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Local(u16),
+    Local(u16, bool),
     Attach(PortFacts),
     Detach(String),
     Node(Node),
@@ -165,7 +165,8 @@ fn step() -> impl Strategy<Value = Step> {
     );
     let neighbor = (link(), underlay(), 0x20..0x23_u8);
     prop_oneof![
-        1 => select(&[4789_u16, 8472][..]).prop_map(Step::Local),
+        1 => (select(&[4789_u16, 8472][..]), any::<bool>())
+            .prop_map(|(port, also)| Step::Local(port, also)),
         4 => port.prop_map(Step::Attach),
         2 => select(&["eth0", "eth1", "veth2", "veth3"][..])
             .prop_map(|name| Step::Detach(name.to_owned())),
@@ -173,6 +174,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => name().prop_map(|name| Step::DelNode(name.to_owned())),
         8 => prop_oneof![
             (prefix(), name()).prop_map(|(prefix, name)| by_node(&prefix.to_string(), name)),
+            (prefix(), name()).prop_map(|(prefix, name)| by_vni(&prefix.to_string(), name, 77)),
             (prefix(), underlay(), link()).prop_map(|(prefix, underlay, link)| {
                 by_gateway(&prefix.to_string(), underlay, link)
             }),
@@ -191,9 +193,11 @@ fn step() -> impl Strategy<Value = Step> {
 /// Takes the step in both; they must agree on whether it is possible.
 fn take(fib: &mut Fib, model: &mut Model, step: Step) -> Result<(), TestCaseError> {
     match step {
-        Step::Local(vxlan_port) => {
+        Step::Local(vxlan_port, also) => {
+            let also = also.then(|| 77.try_into().unwrap());
             let local = LocalNode {
                 vxlan_port,
+                also_vnis: also.into_iter().collect(),
                 ..local()
             };
             fib.set_local(local.clone()).unwrap();

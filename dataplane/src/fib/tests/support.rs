@@ -27,6 +27,7 @@ pub(super) fn mac(last: u8) -> MacAddr {
 pub(super) fn local() -> LocalNode {
     LocalNode {
         vni: Vni::try_from(42).unwrap(),
+        also_vnis: Vec::new(),
         vxlan_port: 4789,
         vtep_mac: mac(0x91),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
@@ -97,6 +98,18 @@ pub(super) fn by_node(prefix: &str, node: &str) -> Route {
         prefix: net(prefix),
         via: Via::Node {
             node: node.to_owned(),
+            vni: None,
+        },
+    }
+}
+
+/// In tunnels with another VNI than the overlay's.
+pub(super) fn by_vni(prefix: &str, node: &str, vni: u32) -> Route {
+    Route {
+        prefix: net(prefix),
+        via: Via::Node {
+            node: node.to_owned(),
+            vni: Some(vni.try_into().unwrap()),
         },
     }
 }
