@@ -436,6 +436,7 @@ fn write_state(node: &Node, nodes: u32, routes: u32) -> Result<()> {
     tell(NodeSpec {
         name: node.name.clone(),
         underlay: IpAddr::V4(node.underlay),
+        underlay6: None,
         pod_cidrs: vec![parse(&node.pod_cidr())?, parse(&node.pod_cidr6())?],
         vtep_mac: None,
         mode: None,
@@ -444,6 +445,7 @@ fn write_state(node: &Node, nodes: u32, routes: u32) -> Result<()> {
         tell(NodeSpec {
             name: node_name(number),
             underlay: IpAddr::V4(nth(NODES, number, 1)),
+            underlay6: None,
             pod_cidrs: vec![parse(&format!("{}/24", nth(POD_CIDRS, number, 256)))?],
             vtep_mac: None,
             mode: None,

@@ -281,6 +281,7 @@ mod tests {
         NodeSpec {
             name: name.into(),
             underlay: underlay.parse().unwrap(),
+            underlay6: None,
             pod_cidrs: vec![cidr.parse().unwrap()],
             vtep_mac: None,
             mode: None,
@@ -369,6 +370,7 @@ mod tests {
             0 | 1 => desired.set_node(NodeSpec {
                 name: name(one),
                 underlay: address(two),
+                underlay6: None,
                 pod_cidrs: Vec::from_iter((three % 5 > 0).then(|| prefix(three))),
                 vtep_mac: None,
                 mode: None,

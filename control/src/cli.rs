@@ -5,7 +5,7 @@ mod generate;
 mod load;
 
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -201,6 +201,9 @@ struct NodeSet {
     /// Its address on the underlay.
     #[arg(long, value_name = "IP")]
     underlay: IpAddr,
+    /// Its IPv6 address on the underlay beside an IPv4 one: natively the router to its IPv6 PodCIDRs.
+    #[arg(long, value_name = "IPV6")]
+    underlay6: Option<Ipv6Addr>,
     /// What its pods' addresses are taken from; one IPv4 and one IPv6, for example. None where a
     /// routing daemon tells it (import-kernel-table).
     #[arg(long = "pod-cidr", value_name = "CIDR", num_args = 1..,
@@ -531,6 +534,7 @@ impl Command {
             Self::Node(NodeCommand::Set(node)) => Request::NodeSet(NodeSpec {
                 name: node.name,
                 underlay: node.underlay,
+                underlay6: node.underlay6,
                 pod_cidrs: node.pod_cidrs,
                 vtep_mac: node.vtep_mac,
                 mode: node.mode.map(|mode| match mode {
@@ -833,6 +837,7 @@ mod tests {
             Request::NodeSet(NodeSpec {
                 name: "b".into(),
                 underlay: "192.168.1.2".parse().unwrap(),
+                underlay6: None,
                 pod_cidrs: vec![
                     "10.0.1.0/24".parse().unwrap(),
                     "fd00:1::/64".parse().unwrap()

@@ -293,6 +293,7 @@ mod tests {
             0 | 1 => Request::NodeSet(NodeSpec {
                 name: node(one),
                 underlay: underlay(two),
+                underlay6: None,
                 pod_cidrs: [three, four].map(prefix)[..1 + usize::from(flag)].to_vec(),
                 vtep_mac: None,
                 mode: [None, Some(Mode::Native), Some(Mode::Vxlan)][usize::from(one / 4 % 3)],

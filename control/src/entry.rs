@@ -143,6 +143,7 @@ mod tests {
         let node = NodeSpec {
             name: "b".into(),
             underlay: "192.168.1.2".parse().unwrap(),
+            underlay6: None,
             pod_cidrs: vec!["10.0.1.0/24".parse().unwrap()],
             vtep_mac: None,
             mode: None,

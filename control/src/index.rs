@@ -46,7 +46,9 @@ impl Index {
                 for cidr in &node.pod_cidrs {
                     self.pod_cidrs.remove(cidr);
                 }
-                self.underlays.remove(&node.underlay);
+                for address in node.underlays() {
+                    self.underlays.remove(&address);
+                }
             }
             Entry::Route(route) => self.remove_route(route.prefix, &route.via),
             Entry::Port(port) => {
@@ -68,7 +70,9 @@ impl Index {
         for cidr in &node.pod_cidrs {
             self.pod_cidrs.insert(*cidr, node.name.clone());
         }
-        self.underlays.insert(node.underlay, node.name.clone());
+        let addresses = node.underlays();
+        self.underlays
+            .extend(addresses.map(|address| (address, node.name.clone())));
     }
 
     fn add_port(&mut self, interface: &str, role: &PortRoleSpec) {

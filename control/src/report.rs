@@ -141,11 +141,10 @@ fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
             "the underlay address {underlay} is on no link of this node"
         ));
     }
-    for node in world
-        .remote_nodes()
-        .filter(|node| world.path(node.underlay).is_none())
-    {
-        let (name, underlay) = (&node.name, node.underlay);
+    let nodes = world.remote_nodes();
+    let addresses = nodes.flat_map(|node| node.underlays().map(move |address| (node, address)));
+    for (node, underlay) in addresses.filter(|(_, address)| world.path(*address).is_none()) {
+        let name = &node.name;
         hints.push(format!(
             "the kernel has no route to node {name}: ip route get {underlay}"
         ));
@@ -201,6 +200,7 @@ pub fn nodes(world: &World<'_>, health: Option<&Health>) -> Vec<NodeEntry> {
             name: node.name.clone(),
             local,
             underlay: node.underlay,
+            underlay6: node.underlay6,
             pod_cidrs: node.pod_cidrs.clone(),
             vtep_mac: node_vtep_mac(node),
             mode: world.mode(node),
@@ -357,16 +357,20 @@ fn answer_by(world: &World<'_>, address: IpAddr, route: RouteEntry) -> RouteAnsw
                     mode == Mode::Native && !world.settings.auto_direct_node_routes;
                 // Where neither kernel nor dataplane has a way, the hints say why.
                 let prefix = answer.route.prefix;
+                let router = match mode {
+                    Mode::Vxlan => node.underlay,
+                    Mode::Native => node.router_to(prefix),
+                };
                 let reached = mode == Mode::Vxlan || routing::direct(world, prefix, node).is_ok();
                 if follows_kernel {
                     if let Some((link, way)) = routing::kernel_way(world, prefix) {
-                        let router = way.gateway.unwrap_or(node.underlay);
+                        let router = way.gateway.unwrap_or(node.router_to(prefix));
                         answer.next_hop = Some(router);
                         answer.next_hop_mac = world.neighbor_mac(&link.name, router);
                         answer.mtu = mtu(world, &link.name);
                         answer.interface = Some(link.name.clone());
                     }
-                } else if let Some(path) = world.path(node.underlay).filter(|_| reached) {
+                } else if let Some(path) = world.path(router).filter(|_| reached) {
                     answer.next_hop = Some(path.next_hop);
                     answer.next_hop_mac = world.neighbor_mac(&path.interface, path.next_hop);
                     answer.mtu = Some(path.mtu);

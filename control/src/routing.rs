@@ -181,12 +181,20 @@ pub fn through_node(
     if world.mode(node) == Mode::Native {
         check_native(world, prefix)?;
         if world.settings.auto_direct_node_routes {
-            direct(world, prefix, node)?;
+            let link = direct(world, prefix, node)?;
+            let router = node.router_to(prefix);
+            if router != node.underlay {
+                let link = world.observed.link(link).ok_or(KernelOnly::NoWay)?;
+                return Ok(Via::Gateway {
+                    address: router,
+                    interface: link.name.clone(),
+                });
+            }
         } else {
             let (link, way) = kernel_way(world, prefix).ok_or(KernelOnly::NoWay)?;
             return Ok(Via::Gateway {
                 // On the link itself the node is who answers for its pods.
-                address: way.gateway.unwrap_or(node.underlay),
+                address: way.gateway.unwrap_or(node.router_to(prefix)),
                 interface: link.name.clone(),
             });
         }
@@ -203,11 +211,12 @@ pub fn through_node(
 /// # Errors
 /// Why there is none.
 pub fn direct(world: &World<'_>, prefix: IpNet, node: &NodeSpec) -> Result<u32, KernelOnly> {
-    let way = world.way(node.underlay).ok_or(KernelOnly::NoWay)?;
+    let node = node.router_to(prefix);
+    let way = world.way(node).ok_or(KernelOnly::NoWay)?;
     match way.gateway {
         Some(router) => Err(KernelOnly::BehindRouter(router)),
         // IPv4 by an IPv6 router there is (RFC 5549).
-        None if prefix.addr().is_ipv6() && node.underlay.is_ipv4() => Err(KernelOnly::OtherVersion),
+        None if prefix.addr().is_ipv6() && node.is_ipv4() => Err(KernelOnly::OtherVersion),
         None => Ok(way.link),
     }
 }
@@ -340,10 +349,13 @@ fn node_hints(world: &World<'_>, index: &Index, node: &NodeSpec) -> Vec<String> 
              an uplink to {prefixes}: set it or add the route"
         ));
     }
-    let router = world.way(node.underlay).and_then(|way| way.gateway);
-    if let Some(router) = router
-        && let Some(prefixes) = of(KernelOnly::BehindRouter(router))
-    {
+    let routers = node
+        .underlays()
+        .filter_map(|address| world.way(address)?.gateway);
+    for router in routers {
+        let Some(prefixes) = of(KernelOnly::BehindRouter(router)) else {
+            continue;
+        };
         hints.push(format!(
             "node {name} is behind the router {router}, so auto-direct-node-routes cannot serve \
              {prefixes}; set it with --mode vxlan, or turn that off and let a routing daemon \
@@ -352,8 +364,8 @@ fn node_hints(world: &World<'_>, index: &Index, node: &NodeSpec) -> Vec<String> 
     }
     if let Some(prefixes) = of(KernelOnly::OtherVersion) {
         hints.push(format!(
-            "{prefixes}: IPv6 cannot be routed by the IPv4 underlay address of node {name}; set the \
-             node with --mode vxlan"
+            "{prefixes}: IPv6 cannot be routed by the IPv4 underlay address of node {name}; tell its \
+             IPv6 one with --underlay6, or set the node with --mode vxlan"
         ));
     }
     hints
@@ -512,6 +524,43 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_goes_by_the_second_underlay_address() {
+        let mut fixture = native();
+        fixture.settings.auto_direct_node_routes = true;
+        let node = fixture.desired.nodes.get_mut("b").unwrap();
+        node.underlay6 = Some("fd77::2".parse().unwrap());
+        let world = fixture.world();
+        assert!(world.needed_ways(&fixture.index()).contains(&ip("fd77::2")));
+        assert_eq!(via(&fixture, "fd00:1::/64"), Err(KernelOnly::NoWay));
+        fixture.ways.insert(ip("fd77::2"), way(2, None));
+        assert_eq!(via(&fixture, "fd00:1::/64"), router("fd77::2", "eth0"));
+        let b = Ok(Via::Node {
+            node: "b".into(),
+            vni: None,
+        });
+        assert_eq!(via(&fixture, "10.0.1.0/24"), b);
+        let index = fixture.index();
+        let route = crate::kernel::route(
+            &fixture.world(),
+            &index,
+            &crate::kernel::Devices::new(),
+            net("fd00:1::/64"),
+        );
+        let route = route.unwrap().unwrap();
+        assert_eq!((route.gateway, route.link), (Some(ip("fd77::2")), 2));
+        fixture
+            .ways
+            .insert(ip("fd77::2"), way(2, Some("fd77::254")));
+        let behind = Err(KernelOnly::BehindRouter(ip("fd77::254")));
+        assert_eq!(via(&fixture, "fd00:1::/64"), behind);
+        let said = hints(&fixture.world(), &fixture.index());
+        assert!(said[0].contains("router fd77::254"), "{said:?}");
+        // In a tunnel it means nothing.
+        fixture.desired.nodes.get_mut("b").unwrap().mode = Some(Mode::Vxlan);
+        assert_eq!(via(&fixture, "fd00:1::/64"), b);
+    }
+
+    #[test]
     fn what_control_cannot_route_is_not_told_and_named() {
         let mut fixture = native();
         fixture.settings.auto_direct_node_routes = true;
@@ -525,8 +574,8 @@ mod tests {
         assert_eq!(
             hints(&fixture),
             [
-                "fd00:1::/64: IPv6 cannot be routed by the IPv4 underlay address of node b; set the \
-                 node with --mode vxlan"
+                "fd00:1::/64: IPv6 cannot be routed by the IPv4 underlay address of node b; tell its \
+                 IPv6 one with --underlay6, or set the node with --mode vxlan"
             ]
         );
         let underlay = ip("192.168.1.2");

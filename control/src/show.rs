@@ -253,7 +253,10 @@ fn show_nodes(nodes: &[NodeEntry]) -> String {
             } else {
                 node.name.clone()
             },
-            node.underlay.to_string(),
+            match node.underlay6 {
+                Some(second) => format!("{}, {second}", node.underlay),
+                None => node.underlay.to_string(),
+            },
             list(&node.pod_cidrs),
             if node.local {
                 "-".to_owned()

@@ -74,7 +74,14 @@ impl Desired {
     /// When the node cannot be, or cannot be beside the others.
     pub fn set_node(&mut self, node: NodeSpec) -> Check {
         check_node_name(&node.name)?;
-        check_unicast(node.underlay, "an underlay address")?;
+        for address in node.underlays() {
+            check_unicast(address, "an underlay address")?;
+        }
+        if node.underlay6.is_some() && node.underlay.is_ipv6() {
+            return Err(invalid(
+                "underlay6 is for nodes whose underlay address is IPv4; leave it out",
+            ));
+        }
         if node.pod_cidrs.len() > MAX_LIST {
             return Err(invalid(format!(
                 "give node {} {MAX_LIST} PodCIDRs at most",
@@ -86,11 +93,10 @@ impl Desired {
         }
         for (at, cidr) in node.pod_cidrs.iter().enumerate() {
             check_prefix(*cidr)?;
-            if cidr.contains(&node.underlay) {
+            if let Some(address) = node.underlays().find(|address| cidr.contains(address)) {
                 return Err(invalid(format!(
-                    "PodCIDR {cidr} holds the node's own underlay address {}; packets to the \
-                     node would be tunnelled to itself",
-                    node.underlay
+                    "PodCIDR {cidr} holds the node's own underlay address {address}; packets to \
+                     the node would be tunnelled to itself"
                 )));
             }
             if let Some(other) = node.pod_cidrs.iter().take(at).find(|o| overlap(cidr, o)) {
@@ -104,13 +110,15 @@ impl Desired {
                 )));
             }
         }
-        if let Some((prefix, through)) = self.route_through_node_to(node.underlay) {
-            return Err(invalid(format!(
-                "underlay address {} lies in {prefix}, to which there is a route via node \
-                 {through}: packets to node {} would be sent to that one; delete it first: podway \
-                 route del {prefix}",
-                node.underlay, node.name
-            )));
+        for address in node.underlays() {
+            if let Some((prefix, through)) = self.route_through_node_to(address) {
+                return Err(invalid(format!(
+                    "underlay address {address} lies in {prefix}, to which there is a route via \
+                     node {through}: packets to node {} would be sent to that one; delete it \
+                     first: podway route del {prefix}",
+                    node.name
+                )));
+            }
         }
         let others = self.nodes.values().filter(|other| other.name != node.name);
         for other in others {
@@ -145,10 +153,10 @@ impl Desired {
 
     fn check_beside(&self, node: &NodeSpec, other: &NodeSpec) -> Check {
         let name = &other.name;
-        if node.underlay == other.underlay {
+        let theirs = |address: &IpAddr| other.underlays().any(|theirs| theirs == *address);
+        if let Some(address) = node.underlays().find(theirs) {
             return Err(exists(format!(
-                "node {name} already has underlay address {}",
-                node.underlay
+                "node {name} already has underlay address {address}"
             )));
         }
         if vtep_mac(node) == vtep_mac(other) {
@@ -164,22 +172,19 @@ impl Desired {
                     "PodCIDR {cidr} overlaps {theirs} of node {name}"
                 )));
             }
-            if cidr.contains(&other.underlay) {
+            if let Some(address) = other.underlays().find(|address| cidr.contains(address)) {
                 return Err(invalid(format!(
-                    "PodCIDR {cidr} holds the underlay address {} of node {name}",
-                    other.underlay
+                    "PodCIDR {cidr} holds the underlay address {address} of node {name}"
                 )));
             }
         }
-        if let Some(theirs) = other
-            .pod_cidrs
-            .iter()
-            .find(|theirs| theirs.contains(&node.underlay))
-        {
-            return Err(invalid(format!(
-                "underlay address {} lies in PodCIDR {theirs} of node {name}",
-                node.underlay
-            )));
+        for address in node.underlays() {
+            let mut cidrs = other.pod_cidrs.iter();
+            if let Some(theirs) = cidrs.find(|theirs| theirs.contains(&address)) {
+                return Err(invalid(format!(
+                    "underlay address {address} lies in PodCIDR {theirs} of node {name}"
+                )));
+            }
         }
         Ok(())
     }
@@ -379,7 +384,7 @@ impl Desired {
 
 /// Whether a pod may have an address beside a node.
 fn check_node_and_pod(node: &NodeSpec, pod: IpAddr) -> Check {
-    if node.underlay == pod {
+    if node.underlays().any(|address| address == pod) {
         return Err(invalid(format!(
             "{pod} is the underlay address of node {}",
             node.name
@@ -512,6 +517,7 @@ mod tests {
         NodeSpec {
             name: name.into(),
             underlay: underlay.parse().unwrap(),
+            underlay6: None,
             pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             vtep_mac: None,
             mode: None,
@@ -632,6 +638,33 @@ mod tests {
     fn a_node_that_a_route_needs_stays() {
         refused(ErrorCode::Busy, |desired| delete_node(desired, "b"));
         refused(ErrorCode::NotFound, |desired| delete_node(desired, "c"));
+    }
+
+    #[test]
+    fn a_second_underlay_address_is_checked_as_the_first() {
+        let with = |name: &str, underlay: &str, second: &str| NodeSpec {
+            underlay6: Some(second.parse().unwrap()),
+            ..node(name, underlay, &[])
+        };
+        let mut desired = Desired::default();
+        let first = NodeSpec {
+            pod_cidrs: vec!["fd00:1::/64".parse().unwrap()],
+            ..with("b", "192.168.1.2", "fd77::2")
+        };
+        desired.set_node(first).unwrap();
+        let mut refused = |node: NodeSpec, says: &str| {
+            let error = desired.set_node(node).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        };
+        refused(with("c", "fd77::9", "fd77::3"), "leave it out");
+        refused(with("c", "192.168.1.3", "fd77::2"), "already has");
+        refused(with("c", "192.168.1.3", "fd00:1::3"), "lies in PodCIDR");
+        refused(with("c", "192.168.1.3", "ff02::1"), "underlay address");
+        let own = NodeSpec {
+            pod_cidrs: vec!["fd77::/64".parse().unwrap()],
+            ..with("c", "192.168.1.3", "fd77::3")
+        };
+        refused(own, "own underlay address");
     }
 
     #[test]

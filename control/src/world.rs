@@ -127,7 +127,7 @@ impl<'a> World<'a> {
         let routers = index.routers();
         let routers = routers.filter(|((_, interface), _)| interface.is_none());
         self.remote_nodes()
-            .map(|node| node.underlay)
+            .flat_map(NodeSpec::underlays)
             .chain(routers.map(|((address, _), _)| *address))
             .chain(routing::needed_ways(self, index))
             .collect()
@@ -262,6 +262,7 @@ pub(crate) mod tests {
             let node = |name: &str, underlay: &str, cidrs: &[&str]| NodeSpec {
                 name: name.into(),
                 underlay: underlay.parse().unwrap(),
+                underlay6: None,
                 pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
                 vtep_mac: None,
                 mode: None,

@@ -221,6 +221,7 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
             1 => Request::NodeSet(podway_proto::control::NodeSpec {
                 name: "c".to_owned(),
                 underlay: "192.168.77.3".parse().unwrap(),
+                underlay6: None,
                 pod_cidrs: Vec::new(),
                 vtep_mac: None,
                 mode: None,

@@ -5,7 +5,7 @@
 //! A refused request leaves everything as it was. Root and the daemon's own user may ask for
 //! changes; others who can connect may ask how things are.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,10 @@ pub struct NodeSpec {
     pub name: String,
     /// Its address on the underlay: the remote end of tunnels.
     pub underlay: IpAddr,
+    /// Its IPv6 address beside an IPv4 one: the router to its IPv6 PodCIDRs natively, and nothing
+    /// else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay6: Option<Ipv6Addr>,
     /// What its pods' addresses are taken from; no two nodes' may overlap. None where routes to
     /// them are told by other means.
     pub pod_cidrs: Vec<IpNet>,
@@ -128,6 +132,22 @@ pub struct NodeSpec {
     /// How packets are sent to it; the configuration's `tunnel` says it otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+}
+
+impl NodeSpec {
+    /// Its addresses on the underlay.
+    pub fn underlays(&self) -> impl Iterator<Item = IpAddr> {
+        let second = self.underlay6.map(IpAddr::from);
+        std::iter::once(self.underlay).chain(second)
+    }
+
+    /// The address of these that is the router to `prefix` natively.
+    pub fn router_to(&self, prefix: IpNet) -> IpAddr {
+        match (prefix, self.underlay6) {
+            (IpNet::V6(_), Some(second)) => second.into(),
+            _ => self.underlay,
+        }
+    }
 }
 
 /// A route, as it is told.
@@ -397,6 +417,9 @@ pub struct NodeEntry {
     pub local: bool,
     /// Its address on the underlay.
     pub underlay: IpAddr,
+    /// Its IPv6 address beside an IPv4 one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay6: Option<Ipv6Addr>,
     /// What its pods' addresses are taken from.
     pub pod_cidrs: Vec<IpNet>,
     /// MAC of its VTEP.

@@ -90,6 +90,7 @@ fn control_requests() {
         Request::NodeSet(control::NodeSpec {
             name: "node-b".into(),
             underlay: parse("192.168.1.2"),
+            underlay6: Some("fd00:100::2".parse().unwrap()),
             pod_cidrs: vec![parse("10.0.1.0/24"), parse("fd00:1::/64")],
             vtep_mac,
             mode,
@@ -184,6 +185,7 @@ fn control_responses() {
         name: "node-b".into(),
         local: false,
         underlay: parse("192.168.1.2"),
+        underlay6: None,
         pod_cidrs: vec![parse("10.0.1.0/24")],
         vtep_mac: parse("02:50:c0:a8:01:02"),
         mode: Mode::Vxlan,
@@ -417,6 +419,7 @@ fn entries() -> Entries {
         nodes: vec![control::NodeSpec {
             name: "node-b".into(),
             underlay: parse("192.168.1.2"),
+            underlay6: None,
             pod_cidrs: vec![parse("10.0.1.0/24")],
             vtep_mac: None,
             mode: Some(Mode::Vxlan),

@@ -51,6 +51,40 @@ fn ipv6_is_routed_natively() {
     network.finish();
 }
 
+#[test]
+#[ignore = "needs root; scripts/test runs it"]
+fn nodes_with_both_addresses_route_both_natively() {
+    let mut network = Network::up(strict(), &options(Mode::Native));
+    for (here, there) in [(0, 1), (1, 0)] {
+        let other = network.node(there);
+        let (underlay, underlay6) = (other.underlay.to_string(), other.underlay6.to_string());
+        let (cidr, cidr6) = (other.pod_cidr(), other.pod_cidr6());
+        let set = ["node", "set", &other.name, "--underlay", &underlay];
+        let second = ["--underlay6", &underlay6, "--mode", "native"];
+        let pods = ["--pod-cidr", &cidr, "--pod-cidr", &cidr6];
+        let args = [&set[..], &second, &pods].concat();
+        network.agent(here).cli(&args).unwrap();
+    }
+    network.podway.wait_ready().unwrap();
+    let to = network.pod(1, 0);
+    for address in [IpAddr::from(to.ipv4), to.ipv6.into()] {
+        carries(&network, address);
+    }
+    // Without dataplanes the kernel has the same routes.
+    for node in [0, 1] {
+        network.podway.agent_mut(node).stop_dataplane().unwrap();
+    }
+    let (from, to) = (network.pod(0, 0), network.pod(1, 0));
+    for address in [IpAddr::from(to.ipv4), to.ipv6.into()] {
+        ping_all(&from.netns, address, 56, PINGS);
+    }
+    for node in [0, 1] {
+        network.podway.agent_mut(node).start_dataplane().unwrap();
+    }
+    network.podway.wait_ready().unwrap();
+    network.finish();
+}
+
 /// Pings are counted one by one at both uplinks, and TCP runs both ways, all by the fast path.
 fn carries(network: &Network, to: IpAddr) {
     let (from, server) = (network.pod(0, 0), network.pod(1, 0));

@@ -281,6 +281,7 @@ mod tests {
         NodeSpec {
             name: "n".into(),
             underlay: ip(underlay),
+            underlay6: None,
             pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             vtep_mac: None,
             mode: None,

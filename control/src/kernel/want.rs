@@ -124,8 +124,12 @@ impl Want {
     }
 
     fn add_node(&mut self, world: &World<'_>, index: &Index, node: &NodeSpec) {
-        if let Some(way) = world.way(node.underlay) {
-            self.manage(world, way.link, way.gateway.unwrap_or(node.underlay));
+        let second = |address: &IpAddr| *address != node.underlay;
+        let native = world.mode(node) == Mode::Native;
+        for address in node.underlays().filter(|a| native || !second(a)) {
+            if let Some(way) = world.way(address) {
+                self.manage(world, way.link, way.gateway.unwrap_or(address));
+            }
         }
         match world.mode(node) {
             Mode::Vxlan if !self.devices.is_empty() => self.add_tunnel(world, index, node),
@@ -135,7 +139,11 @@ impl Want {
                 let added = index.routes_by_node(&node.name);
                 for prefix in node.pod_cidrs.iter().copied().chain(added) {
                     if let Some((link, way)) = routing::kernel_way(world, prefix) {
-                        self.manage(world, link.index, way.gateway.unwrap_or(node.underlay));
+                        self.manage(
+                            world,
+                            link.index,
+                            way.gateway.unwrap_or(node.router_to(prefix)),
+                        );
                     }
                 }
             }
@@ -306,7 +314,7 @@ fn route_to_node(
         Mode::Native if world.settings.auto_direct_node_routes => {
             // Why there is none is told by the hints.
             let link = routing::direct(world, prefix, node).ok();
-            link.map(|link| route_by(prefix, Some(node.underlay), link, false))
+            link.map(|link| route_by(prefix, Some(node.router_to(prefix)), link, false))
         }
         // The operator's or a routing daemon's.
         Mode::Native => None,

@@ -74,6 +74,9 @@ fn keys(entries: &Entries) -> BTreeSet<EntryKey> {
 
 fn node(node: &NodeSpec) -> String {
     let mut text = format!("node {} --underlay {}", node.name, node.underlay);
+    if let Some(second) = node.underlay6 {
+        let _ = write!(text, " --underlay6 {second}");
+    }
     if !node.pod_cidrs.is_empty() {
         let _ = write!(text, " --pod-cidr {}", list(&node.pod_cidrs));
     }

@@ -13,6 +13,7 @@ fn node(name: &str, number: u8) -> Entry {
     Entry::Node(NodeSpec {
         name: name.into(),
         underlay: [192, 168, 1, number].into(),
+        underlay6: None,
         pod_cidrs: vec![IpNet::new([10, 0, number, 0].into(), 24).unwrap()],
         vtep_mac: None,
         mode: None,
