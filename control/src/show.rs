@@ -38,11 +38,22 @@ pub fn text(response: &Response) -> String {
 
 /// The ports with what the dataplane got for them, as far as `status` tells.
 pub fn ports(ports: &[PortEntry], status: &Response) -> String {
-    let got = match status {
-        Response::Status(status) => status.dataplane.status(),
-        _ => None,
+    let Response::Status(status) = status else {
+        return ports::told(ports, None);
     };
-    ports::told(ports, got.map(|status| status.ports.as_slice()))
+    let got = status.dataplane.status();
+    ports::told(ports, got.map(|status| status.ports.as_slice())) + &pods_fit(status)
+}
+
+/// The MTU that pods may have.
+fn pods_fit(status: &Status) -> String {
+    let Some(mtu) = status.pod_mtu else {
+        return String::new();
+    };
+    match &status.pod_mtu_by {
+        Some(node) => format!("pods' routes fit with an MTU up to {mtu}, for the path to {node}\n"),
+        None => format!("pods' routes fit with an MTU up to {mtu}\n"),
+    }
 }
 
 /// Packets and bits per second of each port between two answers to `counters`.

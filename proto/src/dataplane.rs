@@ -7,6 +7,7 @@
 //! restart of control costs no packet.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,7 @@ pub enum Change {
         /// Its link.
         interface: String,
         /// Its address.
-        address: std::net::IpAddr,
+        address: IpAddr,
     },
 }
 
@@ -186,6 +187,23 @@ pub struct PortStatus {
     pub egress: String,
     /// Which worker serves which queue: index is the queue.
     pub queue_workers: Vec<u16>,
+    /// The last packet that came by this port and was left to the kernel because its route carries
+    /// less, as `xdp_passed` counts under `oversize`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oversize: Option<Oversize>,
+}
+
+/// A packet that was too large; in a tunnel the one inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Oversize {
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+    /// Bytes of the IP packet.
+    pub bytes: u32,
+    /// Bytes that the route carries.
+    pub mtu: u16,
 }
 
 /// Sizes of the tables.

@@ -654,6 +654,12 @@ fn dataplane_status() -> dataplane::Status {
             ingress_reason: Some("zero-copy: not supported by the driver".into()),
             egress: "af-packet gso".into(),
             queue_workers: vec![0],
+            oversize: Some(dataplane::Oversize {
+                source: parse("10.0.0.2"),
+                destination: parse("10.0.1.2"),
+                bytes: 1480,
+                mtu: 1450,
+            }),
         }],
         tables: dataplane::TableStatus {
             generation: 4,

@@ -44,4 +44,4 @@ pub use layout::{
 pub use load::Redirect;
 pub use memory::{Heartbeat, Unsent};
 pub use ring::{PacketRing, Record};
-pub use stats::{PassCause, PortStats, RefuseCause};
+pub use stats::{Oversize, PassCause, PortStats, RefuseCause};

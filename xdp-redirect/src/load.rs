@@ -62,6 +62,7 @@ pub(crate) struct Maps {
     pub(crate) pods4: MapHandle,
     pub(crate) pods6: MapHandle,
     pub(crate) counters: MapHandle,
+    pub(crate) oversize: MapHandle,
 }
 
 impl Redirect {
@@ -125,6 +126,7 @@ impl Redirect {
                 pods4: MapHandle::try_from(&maps.pods4)?,
                 pods6: MapHandle::try_from(&maps.pods6)?,
                 counters: MapHandle::try_from(&maps.counters)?,
+                oversize: MapHandle::try_from(&maps.oversize)?,
             },
             config,
             heartbeats: Arc::new(heartbeats),
@@ -237,7 +239,7 @@ impl Drop for Capture {
 mod tests {
     use super::*;
     use crate::layout::{Key, MAX_PORTS, MAX_SOCKETS, PortEntry, Role, exit, route};
-    use crate::stats::PortStats;
+    use crate::stats::{Oversize, PortStats};
     use libbpf_rs::OpenMapImpl;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -280,6 +282,7 @@ mod tests {
         );
         assert_eq!((sizes(&maps.pods4), sizes(&maps.pods6)), ((v4, 4), (v6, 4)));
         assert_eq!(sizes(&maps.counters), (4, PortStats::SIZE));
+        assert_eq!(sizes(&maps.oversize), (4, Oversize::SIZE));
         assert_eq!(maps.heartbeats.max_entries(), MAX_WORKERS);
         assert_eq!(maps.unsent.max_entries(), MAX_WORKERS);
         assert_eq!(maps.queue_workers.max_entries(), MAX_SOCKETS);

@@ -19,7 +19,7 @@ use crate::layout::{
 use crate::load::Redirect;
 use crate::memory::{Heartbeat, Unsent};
 use crate::ring::PacketRing;
-use crate::stats::PortStats;
+use crate::stats::{Oversize, PortStats};
 
 /// Value of maps in which presence is all that counts.
 const PRESENT: [u8; 1] = [1];
@@ -325,6 +325,47 @@ impl Redirect {
         let zeroes = vec![vec![0; PortStats::SIZE]; cpus];
         let counters = &self.maps.counters;
         counters
+            .update_percpu(&slot.to_ne_bytes(), &zeroes, MapFlags::ANY)
+            .map_err(failed)
+    }
+
+    /// The last packet of a slot that was left to the kernel because its route carries less.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::Map`].
+    pub fn oversize(&self, slot: u32) -> Result<Option<Oversize>, Error> {
+        in_range("counter slot", slot.into(), UNKNOWN_PORT_SLOT.into())?;
+        let found = self
+            .maps
+            .oversize
+            .lookup_percpu(&slot.to_ne_bytes(), MapFlags::ANY);
+        let cpus = found.map_err(|source| Error::Map {
+            map: "oversize",
+            action: "read",
+            key: entry(slot),
+            source,
+        })?;
+        let cpus = cpus.unwrap_or_default();
+        let last = cpus.iter().filter_map(|cpu| Oversize::decode(cpu));
+        Ok(last.max_by_key(|(at, _)| *at).map(|(_, packet)| packet))
+    }
+
+    /// Forgets it, for the slot's next port.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::Map`].
+    pub fn forget_oversize(&self, slot: u32) -> Result<(), Error> {
+        in_range("counter slot", slot.into(), UNKNOWN_PORT_SLOT.into())?;
+        let failed = |source| Error::Map {
+            map: "oversize",
+            action: "clear",
+            key: entry(slot),
+            source,
+        };
+        let cpus = libbpf_rs::num_possible_cpus().map_err(failed)?;
+        let zeroes = vec![vec![0; Oversize::SIZE]; cpus];
+        let oversize = &self.maps.oversize;
+        oversize
             .update_percpu(&slot.to_ne_bytes(), &zeroes, MapFlags::ANY)
             .map_err(failed)
     }

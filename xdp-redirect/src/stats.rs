@@ -1,5 +1,7 @@
 //! Counters of the program and the list of causes to pass, the Rust half of `bpf/shared.h`.
 
+use std::net::IpAddr;
+
 /// Makes an enum and its tables from one list, so that no cause can lack a name.
 macro_rules! causes {
     ($(#[$doc:meta])* $Cause:ident; $($cause:ident, $name:literal, $help:literal;)*) => {
@@ -133,6 +135,49 @@ impl PortStats {
             // Wrapping as the program's own counters do, after centuries.
             *sum = sum.wrapping_add(words.next().unwrap_or(0));
         }
+    }
+}
+
+/// A packet that was left to the kernel because its route carries less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Oversize {
+    /// Its source; in a tunnel that of the packet inside, as all of this.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+    /// Bytes of the IP packet.
+    pub length: u32,
+    /// Bytes that the route carries.
+    pub mtu: u16,
+}
+
+impl Oversize {
+    /// Size of `struct oversize` in bytes.
+    pub(crate) const SIZE: usize = 48;
+
+    /// When it came, and what it was; `None` if there was none yet.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(u64, Self)> {
+        let bytes: &[u8; Self::SIZE] = bytes.first_chunk()?;
+        let (at, rest) = bytes.split_first_chunk::<8>()?;
+        let (source, rest) = rest.split_first_chunk::<16>()?;
+        let (destination, rest) = rest.split_first_chunk::<16>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let &[a, b, c, d] = rest else {
+            return None;
+        };
+        let version = u16::from_ne_bytes([c, d]);
+        let address = |bytes: &[u8; 16]| match version {
+            6 => IpAddr::from(*bytes),
+            _ => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        };
+        let at = u64::from_ne_bytes(*at);
+        let packet = Self {
+            source: address(source),
+            destination: address(destination),
+            length: u32::from_ne_bytes(*length),
+            mtu: u16::from_ne_bytes([a, b]),
+        };
+        (at > 0).then_some((at, packet))
     }
 }
 

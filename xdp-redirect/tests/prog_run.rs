@@ -6,7 +6,7 @@ mod support;
 
 use PassCause::*;
 use Want::{Pass, Redirect as Ours, Refuse};
-use podway_xdp_redirect::{PassCause, PortEntry, RefuseCause, Role};
+use podway_xdp_redirect::{Oversize, PassCause, PortEntry, RefuseCause, Role};
 use support::in_netns;
 use support::node::*;
 use support::packets::*;
@@ -210,6 +210,49 @@ fn an_ipv4_fragment_is_ours_by_addresses_when_it_fits() {
             ("to the VTEP", to_vtep, Pass(NotVxlan)),
         ];
         node.check(Port::Uplink, cases);
+    });
+}
+
+#[test]
+fn what_is_too_large_is_kept_and_super_frames_are_not() {
+    in_netns(|| {
+        let node = Node::new();
+        let last = || node.redirect.oversize(Node::POD_SLOT).unwrap();
+        let of = |from, to, length: usize, headers| {
+            packet(from, to, 64, Udp(9), &vec![0; length - headers])
+        };
+        let told = |source: &str, destination: &str, length| Oversize {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            length,
+            mtu: ROUTE_MTU,
+        };
+        let fits = || of(POD, REMOTE, ROUTE_MTU.into(), 28);
+        node.check(Port::Pod, vec![("fits", fits(), Ours)]);
+        assert_eq!(last(), None);
+        let large = vec![(
+            "large",
+            of(POD, REMOTE, 1451, 28),
+            Pass(PassCause::Oversize),
+        )];
+        node.check(Port::Pod, large);
+        assert_eq!(last(), Some(told(POD, REMOTE, 1451)));
+        // The flow is the kernel's for a while.
+        let stays = vec![("stays", fits(), Pass(PassCause::Oversize))];
+        node.check(Port::Pod, stays);
+        let batch = vec![(
+            "batch",
+            of(POD, REMOTE, 3000, 28),
+            Pass(PassCause::Oversize),
+        )];
+        node.check(Port::Pod, batch);
+        assert_eq!(last(), Some(told(POD, REMOTE, 1451)));
+        let v6 = of(POD_V6, REMOTE_V6, 1500, 48);
+        node.check(Port::Pod, vec![("IPv6", v6, Pass(PassCause::Oversize))]);
+        assert_eq!(last(), Some(told(POD_V6, REMOTE_V6, 1500)));
+        assert_eq!(node.redirect.oversize(Node::UPLINK_SLOT).unwrap(), None);
+        node.redirect.forget_oversize(Node::POD_SLOT).unwrap();
+        assert_eq!(last(), None);
     });
 }
 

@@ -74,6 +74,7 @@ mod tests {
                 ingress_reason: None,
                 egress: String::new(),
                 queue_workers: vec![0],
+                oversize: None,
             }],
             tables: TableStatus {
                 generation: 4,

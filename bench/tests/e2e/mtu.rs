@@ -83,6 +83,7 @@ fn a_narrow_link_is_learned_and_forgotten() {
     for (before, after) in before.iter().zip(&network.counters()) {
         assert_eq!(Delta { before, after }.drops().len(), 0, "{after:?}");
     }
+    too_large_is_named(&network);
     for node in [0, 1] {
         let forgotten = || match path_mtu(&network, node) {
             1500 => Ok(()),
@@ -96,6 +97,30 @@ fn a_narrow_link_is_learned_and_forgotten() {
         .unwrap();
     }
     network.finish();
+}
+
+/// The ports say what did not fit, and what would.
+fn too_large_is_named(network: &Network) {
+    let (pod, other) = (network.pod(0, 0), network.pod(1, 0));
+    let target = other.ipv4.to_string();
+    let mut ping = pod.netns.command("ping");
+    // With headers 1428 bytes; the answer is that they do not fit.
+    ping.args(["-M", "do", "-s", "1400", "-c", "1", "-W", "1", &target]);
+    ping.output().unwrap();
+    let shown = network.agent(0).cli(&["port", "show"]).unwrap();
+    let fit = NARROW - 50;
+    for line in [
+        format!(
+            "too large on {}: {} to {target} with 1428 bytes, of which {fit} fit",
+            pod.host_interface, pod.ipv4
+        ),
+        format!(
+            "pods' routes fit with an MTU up to {fit}, for the path to {}",
+            network.node(1).name
+        ),
+    ] {
+        assert!(shown.contains(&line), "{line}\n{shown}");
+    }
 }
 
 /// What the kernel forwards it makes as large as its VXLAN device allows, whatever it has learned of

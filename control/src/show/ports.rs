@@ -17,6 +17,7 @@ pub(super) fn told(ports: &[PortEntry], got: Option<&[PortStatus]>) -> String {
         "ROLE",
         "ADDRESSES",
         "MAC",
+        "MTU",
         "XDP",
         "INGRESS",
         "EGRESS",
@@ -34,6 +35,7 @@ pub(super) fn told(ports: &[PortEntry], got: Option<&[PortStatus]>) -> String {
             role.to_owned(),
             addresses,
             or_dash(port.mac),
+            or_dash(attached.map(|got| got.mtu)),
             or_dash(attached.map(|got| &got.xdp_mode)),
             or_dash(attached.map(|got| &got.ingress)),
             or_dash(attached.map(|got| &got.egress)),
@@ -46,7 +48,8 @@ pub(super) fn told(ports: &[PortEntry], got: Option<&[PortStatus]>) -> String {
             },
         ]);
     }
-    table.render() + &reasons(got.unwrap_or_default())
+    let got = got.unwrap_or_default();
+    table.render() + &reasons(got) + &oversize(got)
 }
 
 /// The ports that the dataplane has; nothing when it has none.
@@ -65,7 +68,7 @@ pub(super) fn got(ports: &[PortStatus]) -> String {
     if table.is_empty() {
         return String::new();
     }
-    table.render() + &reasons(ports)
+    table.render() + &reasons(ports) + &oversize(ports)
 }
 
 /// Why ports did not get the better mode or engine: a line for each reason, since most ports of a
@@ -94,6 +97,18 @@ fn reasons(ports: &[PortStatus]) -> String {
         format!("{what} on {}{more}: {reason}\n", named.join(", "))
     };
     by_reason.iter().map(line).collect()
+}
+
+/// What did not fit last, a line for each port that has seen something.
+fn oversize(ports: &[PortStatus]) -> String {
+    let line = |port: &PortStatus| {
+        let packet = port.oversize.as_ref()?;
+        Some(format!(
+            "too large on {}: {} to {} with {} bytes, of which {} fit; left to the kernel\n",
+            port.interface, packet.source, packet.destination, packet.bytes, packet.mtu
+        ))
+    };
+    ports.iter().filter_map(line).collect()
 }
 
 /// `reason` without the name of its own interface at the front.
@@ -153,6 +168,7 @@ mod tests {
             ingress_reason: Some(format!("{interface} queue 0: cannot bind: no")),
             egress: "af-packet gso".into(),
             queue_workers: vec![0],
+            oversize: None,
         }
     }
 
@@ -161,12 +177,32 @@ mod tests {
         assert_eq!(
             told(&entries(), Some(&[attached("eth0", "uplink", "native")])),
             "\
-PORT    ROLE    ADDRESSES         MAC                XDP     INGRESS      EGRESS         STATE
-eth0    uplink  -                 02:00:00:00:00:01  native  af-xdp copy  af-packet gso  ready
-veth-a  pod     10.0.0.2,fd00::2  -                  -       -            -              waiting for the pod's MAC
-veth-b  pod     10.0.0.3          02:00:00:00:00:01  -       -            -              not attached: see podway status
+PORT    ROLE    ADDRESSES         MAC                MTU   XDP     INGRESS      EGRESS         STATE
+eth0    uplink  -                 02:00:00:00:00:01  1500  native  af-xdp copy  af-packet gso  ready
+veth-a  pod     10.0.0.2,fd00::2  -                  -     -       -            -              waiting for the pod's MAC
+veth-b  pod     10.0.0.3          02:00:00:00:00:01  -     -       -            -              not attached: see podway status
 af-xdp copy on eth0: queue 0: cannot bind: no
 "
+        );
+    }
+
+    #[test]
+    fn what_did_not_fit_is_named() {
+        let mut ports = [
+            attached("eth0", "uplink", "native"),
+            attached("a", "pod", "none"),
+        ];
+        assert_eq!(oversize(&ports), "");
+        ports[1].oversize = Some(podway_proto::dataplane::Oversize {
+            source: "fd00::2".parse().unwrap(),
+            destination: "fd00:1::2".parse().unwrap(),
+            bytes: 1480,
+            mtu: 1430,
+        });
+        assert_eq!(
+            oversize(&ports),
+            "too large on a: fd00::2 to fd00:1::2 with 1480 bytes, of which 1430 fit; left to the \
+             kernel\n"
         );
     }
 
@@ -175,8 +211,8 @@ af-xdp copy on eth0: queue 0: cannot bind: no
         assert_eq!(
             told(&entries()[..1], None),
             "\
-PORT  ROLE    ADDRESSES  MAC                XDP  INGRESS  EGRESS  STATE
-eth0  uplink  -          02:00:00:00:00:01  -    -        -       ready
+PORT  ROLE    ADDRESSES  MAC                MTU  XDP  INGRESS  EGRESS  STATE
+eth0  uplink  -          02:00:00:00:00:01  -    -    -        -       ready
 "
         );
     }

@@ -93,6 +93,7 @@ impl Supervisor {
         let id = self.free_id()?;
         let xsk_base = self.free_sockets(interface.rx_queues)?;
         self.slots = self.slots.max(id.0 + 1);
+        self.redirect.forget_oversize(id.0.into()).map_err(system)?;
         let attached = AttachedPort {
             id,
             role: port.role.clone(),

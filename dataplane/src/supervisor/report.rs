@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use podway_proto::ErrorBody;
 use podway_proto::dataplane::{
-    Books, Counters, PortCounters, PortStatus, Status, TableStatus, WorkerCounters, WorkerStatus,
+    Books, Counters, Oversize, PortCounters, PortStatus, Status, TableStatus, WorkerCounters,
+    WorkerStatus,
 };
 use podway_proto::digest::Digests;
 
@@ -17,6 +18,17 @@ use crate::verdict::DropReason;
 use crate::xsk::BindMode;
 
 impl Supervisor {
+    /// What did not fit of what came by a port.
+    fn oversize(&self, port: &AttachedPort) -> Option<Oversize> {
+        let found = self.redirect.oversize(port.id.0.into()).ok()??;
+        Some(Oversize {
+            source: found.source,
+            destination: found.destination,
+            bytes: found.length,
+            mtu: found.mtu,
+        })
+    }
+
     /// What the dataplane is.
     pub fn status(&self) -> Status {
         let counts = self.fib.counts();
@@ -39,7 +51,10 @@ impl Supervisor {
             ports: self
                 .ports
                 .iter()
-                .map(|(name, port)| port_status(name, port, self.no_tap.as_deref()))
+                .map(|(name, port)| PortStatus {
+                    oversize: self.oversize(port),
+                    ..port_status(name, port, self.no_tap.as_deref())
+                })
                 .collect(),
             tables: TableStatus {
                 generation: self.publisher.published(),
@@ -236,5 +251,6 @@ fn port_status(name: &str, port: &AttachedPort, no_tap: Option<&str>) -> PortSta
         ingress_reason,
         egress: egress.to_owned(),
         queue_workers: port.queues.iter().map(|queue| queue.worker).collect(),
+        oversize: None,
     }
 }

@@ -168,4 +168,11 @@ struct {
 	__type(value, struct port_counters);
 } counters SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32); /* slot */
+	__type(value, struct oversize);
+} oversize SEC(".maps");
+
 #endif

@@ -502,6 +502,25 @@ static __always_inline bool same_mac(const void *a, const void *b)
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
 }
 
+/*
+ * Keeps what the packet was, for people who look for why it did not get through. Not of a UDP
+ * super-frame, whose datagrams may fit.
+ */
+static __always_inline void note_oversize(const struct ip *ip, __u32 slot)
+{
+	struct route *route = route_to(&ip->destination, ip->v6);
+	struct oversize *last = bpf_map_lookup_elem(&oversize, &slot);
+
+	if (!route || !last || ip->super_frame || ip->length <= route->mtu)
+		return;
+	last->at_ns = bpf_ktime_get_ns();
+	__builtin_memcpy(last->source, &ip->source, sizeof(last->source));
+	__builtin_memcpy(last->destination, &ip->destination, sizeof(last->destination));
+	last->length = ip->length;
+	last->mtu = route->mtu;
+	last->version = ip->v6 ? 6 : 4;
+}
+
 /* Finds whose the frame is, and its innermost IP header. */
 static __always_inline int classify(const struct frame *frame, const struct port *port,
 				    const struct config *cfg, struct ip *ip)
@@ -530,7 +549,10 @@ static __always_inline int classify(const struct frame *frame, const struct port
 				       : check_uplink(ip, cfg, frame->end);
 	if (cause != OURS)
 		return cause;
-	return check_forward(ip, cfg, frame->end);
+	cause = check_forward(ip, cfg, frame->end);
+	if (cause == PASS_OVERSIZE)
+		note_oversize(ip, port->slot);
+	return cause;
 }
 
 #endif

@@ -173,6 +173,19 @@ struct route {
 	__u16 unused;
 };
 
+/*
+ * `oversize`, per CPU, indexed by slot: the last packet that was left to the kernel because its route
+ * carries less. Addresses in network byte order; IPv4 ones take the first bytes.
+ */
+struct oversize {
+	__u64 at_ns; /* CLOCK_MONOTONIC; 0: none yet */
+	__u8 source[16];
+	__u8 destination[16];
+	__u32 length;  /* of the IP packet in bytes */
+	__u16 mtu;     /* what the route carries */
+	__u16 version; /* 4 or 6 */
+};
+
 /* `counters`, per CPU, indexed by slot. */
 struct port_counters {
 	__u64 redirected;
