@@ -429,7 +429,7 @@ impl Tunnel {
         let outer = outer.between(underlay(self.v6, self.node), underlay(self.v6, me));
         let also = local.and_then(|local| local.also_vnis.first());
         let vni = also
-            .filter(|_| self.sport % 2 == 0)
+            .filter(|_| self.sport.is_multiple_of(2))
             .map_or(vni, |vni| vni.get());
         let vni = vni ^ u32::from(is(Wrong::Vni));
         let mut frame = vxlan(&outer, vni, &inner);
