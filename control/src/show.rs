@@ -206,7 +206,11 @@ fn show_status(status: &Status) -> String {
 fn drift_rows(drift: &DriftStatus) -> Vec<String> {
     let mut rows: Vec<String> = drift.found.iter().map(|e| format!("drift: {e}")).collect();
     if let (Some(ago), true) = (drift.compared_seconds_ago, rows.is_empty()) {
-        rows.push(format!("holds what it was told, compared {ago} s ago"));
+        let but = match drift.passed_over.join(", ") {
+            kinds if kinds.is_empty() => kinds,
+            kinds => format!(", but for {kinds}, of which it has refused some"),
+        };
+        rows.push(format!("holds what it was told{but}, compared {ago} s ago"));
     }
     if drift.mended > 0 {
         let (times, last) = (drift.mended, drift.last_mended.join("; "));

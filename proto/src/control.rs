@@ -391,6 +391,8 @@ pub struct DriftStatus {
     /// What differed then, one sentence for each kind of facts; empty when nothing did. While there
     /// is anything, the link is not synced.
     pub found: Vec<String>,
+    /// Kinds of facts that were not compared, since the dataplane has refused some of them.
+    pub passed_over: Vec<String>,
     /// How often drift was mended since control was started.
     pub mended: u64,
     /// What differed the last time that it was.

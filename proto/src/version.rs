@@ -11,9 +11,12 @@ use crate::{ErrorBody, ErrorCode};
 /// do new requests and new fields of requests: a daemon of before refuses them with
 /// [`ErrorCode::BadRequest`].
 ///
+/// A new field of a fact that the dataplane is told is left out of its JSON while it has its default:
+/// facts are compared by hashes of that ([`crate::digest`]), and the other end may not know the field.
+///
 /// `{"request":"hello","version":N}`, its answer and the shape of an error are the same in all
 /// versions, so that programs of any two releases understand why they do not go together.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The refusal when `client` and `daemon` speak different versions. Names both, and says which of
 /// the two programs is older and has to be upgraded.

@@ -221,6 +221,7 @@ fn control_responses() {
             drift: control::DriftStatus {
                 compared_seconds_ago: Some(4),
                 found: vec!["routes: the dataplane holds 1 and was told 2".into()],
+                passed_over: vec!["ports".into()],
                 mended: 1,
                 last_mended: vec!["nodes: the dataplane holds 0 and was told 1".into()],
             },

@@ -1,6 +1,6 @@
 //! Whether the dataplane holds what it was told: when it is asked, and what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use podway_proto::control::DriftStatus;
@@ -30,12 +30,16 @@ pub(super) enum Outcome {
 pub(super) struct Drift {
     /// When the next one is; none before all was told, nor of a dataplane that cannot be asked.
     due: Option<Instant>,
+    /// Not before this, whoever asks.
+    rest_until: Option<Instant>,
     /// When it was asked last.
     asked: Option<Instant>,
     /// When the last one was.
     compared: Option<Instant>,
     /// What differed then.
     found: Vec<String>,
+    /// Kinds of facts that could not be compared.
+    passed_over: Vec<String>,
     /// Whether all was told anew because of that.
     told_anew: bool,
     mended: u64,
@@ -71,7 +75,8 @@ impl Drift {
     pub(super) fn hurry(&mut self, now: Instant) {
         let is_fresh = |at: Instant| now.saturating_duration_since(at) < FRESH;
         if !self.compared.is_some_and(is_fresh) {
-            self.due = self.due.map(|due| due.min(now));
+            let soonest = self.rest_until.map_or(now, |until| until.max(now));
+            self.due = self.due.map(|due| due.min(soonest));
         }
     }
 
@@ -97,17 +102,35 @@ impl Drift {
     ) -> Outcome {
         let took = self.asked.map(|asked| now.saturating_duration_since(asked));
         let rest = took.unwrap_or_default() * REST;
+        self.rest_until = Some(now + rest);
         self.due = self.due.map(|due| due.max(now + rest));
         // What it holds in the place of one that it refused is not known here.
+        let mut passed_over = BTreeSet::new();
         for key in refused.keys() {
-            match key {
-                Key::Local => told.local = held.local,
-                Key::Port(_) => told.ports = held.ports,
-                Key::Neighbor(..) => told.neighbors = held.neighbors,
-                Key::Node(_) => told.nodes = held.nodes,
-                Key::Route(_) => told.routes = held.routes,
-            }
+            passed_over.insert(match key {
+                Key::Local => {
+                    told.local = held.local;
+                    "this node"
+                }
+                Key::Port(_) => {
+                    told.ports = held.ports;
+                    "ports"
+                }
+                Key::Neighbor(..) => {
+                    told.neighbors = held.neighbors;
+                    "neighbors"
+                }
+                Key::Node(_) => {
+                    told.nodes = held.nodes;
+                    "nodes"
+                }
+                Key::Route(_) => {
+                    told.routes = held.routes;
+                    "routes"
+                }
+            });
         }
+        self.passed_over = passed_over.into_iter().map(str::to_owned).collect();
         self.compared = Some(now);
         let found = told.differences(held);
         let before = std::mem::replace(&mut self.found, found);
@@ -124,13 +147,13 @@ impl Drift {
             let found = self.found.join("; ");
             tracing::warn!("drift: {found}; telling everything anew");
         }
-        // What telling anew does not mend is told anew at the next comparison, not in a loop.
+        // What telling anew does not mend is told anew after a while, not in a loop.
         self.told_anew = !self.told_anew;
         if self.told_anew {
-            Outcome::TellAnew
-        } else {
-            Outcome::Wait
+            return Outcome::TellAnew;
         }
+        self.rest_until = Some(now + rest.max(PERIOD));
+        Outcome::Wait
     }
 
     /// For people and programs.
@@ -139,6 +162,7 @@ impl Drift {
         DriftStatus {
             compared_seconds_ago: self.compared.map(ago),
             found: self.found.clone(),
+            passed_over: self.passed_over.clone(),
             mended: self.mended,
             last_mended: self.last_mended.clone(),
         }
@@ -177,6 +201,7 @@ mod tests {
         let mended = DriftStatus {
             compared_seconds_ago: Some(0),
             found: Vec::new(),
+            passed_over: Vec::new(),
             mended: 1,
             last_mended: lost,
         };
@@ -191,6 +216,7 @@ mod tests {
         let refused = BTreeMap::from([(Key::Node("b".into()), "why".to_owned())]);
         let (told, held) = (digests(2, 2), digests(2, 1));
         assert_eq!(drift.compare(told, &held, &refused, now), Outcome::Wait);
+        assert_eq!(drift.status(now).passed_over, ["nodes"]);
         let outcome = drift.compare(told, &held, &BTreeMap::new(), now);
         assert_eq!(outcome, Outcome::TellAnew);
     }
@@ -217,6 +243,9 @@ mod tests {
         let late = now + Duration::from_secs(1);
         drift.compare(told, &held, &BTreeMap::new(), late);
         assert_eq!(drift.due(), Some(late + Duration::from_secs(100)));
+        drift.hurry(late + FRESH);
+        let rested = late + Duration::from_secs(100);
+        assert_eq!(drift.due(), Some(rested), "whoever asks");
         drift.told_all(now);
         assert_eq!(drift.due(), Some(now), "whether it was mended");
         drift.cannot_be_asked();
