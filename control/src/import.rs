@@ -16,8 +16,8 @@
 //!   (Were that done for the main table's own routes, too, zebra would take ours for the better
 //!   one, withdraw its own, and with it the reason for ours.)
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ pub struct Import {
     routers: BTreeMap<(u32, IpAddr), usize>,
     /// How many routes name each next-hop object.
     objects: BTreeMap<u32, usize>,
+    /// Links that went down under routers of the table: the kernel uses those again, without telling,
+    /// when they come up.
+    down: BTreeSet<u32>,
     doubtful: bool,
     read: Option<Instant>,
 }
@@ -72,11 +75,20 @@ impl Import {
             }
             // With a link or an address the kernel removes IPv4 routes without telling
             // (`fib_sync_down_dev`, `fib_sync_down_addr`).
-            Event::Link(Link {
-                index, up: false, ..
-            })
-            | Event::LinkGone { index } => self.doubt_link(*index),
-            Event::AddressGone(address) => self.doubt_link(address.index),
+            Event::Link(Link { index, up, .. }) => {
+                if *up {
+                    self.doubtful |= self.down.remove(index);
+                } else if self.doubt_link(*index) {
+                    self.down.insert(*index);
+                }
+            }
+            Event::LinkGone { index } => {
+                self.doubt_link(*index);
+                self.down.remove(index);
+            }
+            Event::AddressGone(address) => {
+                self.doubt_link(address.index);
+            }
             Event::NextHop { object } => self.doubtful |= self.objects.contains_key(object),
             _ => {}
         }
@@ -140,9 +152,12 @@ impl Import {
         }
     }
 
-    fn doubt_link(&mut self, index: u32) {
+    /// Has the table read anew if it has routers on that link; whether it has.
+    fn doubt_link(&mut self, index: u32) -> bool {
         let mut hops = self.routes.values().flatten().flat_map(|one| &one.hops);
-        self.doubtful |= hops.any(|hop| hop.link == index);
+        let has = hops.any(|hop| hop.link == index);
+        self.doubtful |= has;
+        has
     }
 
     /// Has the table read anew: events of it were lost.
@@ -193,6 +208,13 @@ impl Import {
     /// The prefixes of the table.
     pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         self.routes.keys().copied()
+    }
+
+    /// Those of them that have several routers.
+    pub fn multipath(&self) -> impl Iterator<Item = IpNet> {
+        let first = self.routes.iter();
+        let several = first.filter(|(_, all)| all.first().is_some_and(|one| one.hops.len() > 1));
+        several.map(|(prefix, _)| *prefix)
     }
 
     /// Whether the table has a route to exactly `prefix`.
@@ -398,7 +420,19 @@ pub(crate) mod tests {
         let mut down = link(2, "eth0");
         assert!(!doubts(Event::Link(down.clone())));
         down.up = false;
-        assert!(doubts(Event::Link(down)));
+        assert!(doubts(Event::Link(down.clone())));
+        // The kernel uses a router again without telling.
+        let mut import = self::import("100", vec![known.clone()]);
+        import.apply(&Event::Link(down.clone()));
+        import.replace(vec![one.clone()], true, Instant::now());
+        let up = |index| Event::Link(link(index, "eth0"));
+        import.apply(&up(3));
+        assert_eq!(import.deadline(), None, "another link");
+        import.apply(&up(2));
+        assert!(import.deadline().is_some());
+        import.replace(vec![known.clone()], true, Instant::now());
+        import.apply(&up(2));
+        assert_eq!(import.deadline(), None, "once");
         assert!(!doubts(replaced(one.clone())));
         assert!(!doubts(added(known.clone())), "said twice");
         assert!(!doubts(Event::ForeignRouteGone(known.clone())));

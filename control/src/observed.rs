@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use podway_proto::types::MacAddr;
 
-use crate::netlink::{Address, Event, FdbEntry, Link, Neighbor, Route};
+use crate::netlink::{Address, Event, FdbEntry, Hop, Link, Neighbor, Route};
 
 /// The mirror.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Observed {
                 true
             }
             // What it hid may now be the way to what was behind it.
-            Event::OurRouteGone(route) => self.remove_our_route(route.prefix),
+            Event::OurRouteGone(route) => self.remove_routers(&route),
             Event::Unreachable(prefix) => self.touch_unreachable(prefix, |all| all.insert(prefix)),
             Event::UnreachableGone(prefix) => {
                 self.touch_unreachable(prefix, |all| all.remove(&prefix))
@@ -137,6 +137,23 @@ impl Observed {
                 self.stale.all = true;
                 false
             }
+        }
+    }
+
+    /// Takes away what the kernel tells to be gone: the whole route, or of an IPv6 one with several
+    /// routers some of them (`fib6_del_route` of net/ipv6/ip6_fib.c tells of each alone).
+    fn remove_routers(&mut self, gone: &Route) -> bool {
+        let Some(old) = self.our_routes.get(&gone.prefix) else {
+            return false;
+        };
+        let gone_hops: Vec<Hop> = gone.hops().collect();
+        let left = old.hops().filter(|hop| !gone_hops.contains(hop)).collect();
+        let (prefix, mtu) = (old.prefix, old.mtu);
+        let left = Route::by(prefix, left).filter(|_| prefix.addr().is_ipv6());
+        self.remove_our_route(prefix);
+        match left {
+            Some(left) => self.apply(Event::OurRoute(Route { mtu, ..left })),
+            None => true,
         }
     }
 
@@ -452,6 +469,26 @@ pub(crate) mod tests {
             assert!(observed.our_routes().is_empty());
             assert!(observed.routes_by_link.is_empty());
         }
+    }
+
+    #[test]
+    fn of_several_ipv6_routers_those_told_are_gone() {
+        let hop = |last: u16| Hop {
+            gateway: std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).into(),
+            link: 1,
+            onlink: false,
+        };
+        let prefix: IpNet = "fd09::/64".parse().unwrap();
+        let by = |hops: &[u16]| Route::by(prefix, hops.iter().copied().map(hop).collect()).unwrap();
+        let mut observed = Observed::from_dump(vec![
+            Event::Link(link(1, "eth0")),
+            Event::OurRoute(by(&[7, 8, 9])),
+        ]);
+        assert!(observed.apply(Event::OurRouteGone(by(&[8]))));
+        assert_eq!(observed.our_routes().get(&prefix), Some(&by(&[7, 9])));
+        assert!(observed.apply(Event::OurRouteGone(by(&[7, 9]))));
+        assert!(observed.our_routes().is_empty());
+        assert!(!observed.apply(Event::OurRouteGone(by(&[7]))));
     }
 
     #[test]

@@ -150,11 +150,14 @@ fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
         ));
     }
     hints.extend(routing::hints(world, index));
+    hints.extend(missing_routers(world));
     for (version, is_v4) in [("ipv4", true), ("ipv6", false)] {
-        let routes = world.desired.routes.iter();
-        let mut routes = routes.filter(|(prefix, _)| prefix.addr().is_ipv4() == is_v4);
+        let told = world.desired.routes.iter();
+        let told = told.filter(|(_, via)| via.is_multipath());
+        let imported = world.import.multipath();
+        let mut prefixes = told.map(|(prefix, _)| *prefix).chain(imported);
         let setting = "fib_multipath_hash_policy";
-        if routes.any(|(_, via)| via.is_multipath())
+        if prefixes.any(|prefix| prefix.addr().is_ipv4() == is_v4)
             && switched_off(&format!("/proc/sys/net/{version}/{setting}"))
         {
             hints.push(format!(
@@ -172,6 +175,31 @@ fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
         );
     }
     hints
+}
+
+/// Routers of several that the kernel cannot use; their share goes by the others.
+fn missing_routers(world: &World<'_>) -> Vec<String> {
+    let members = world.desired.routes.iter().flat_map(|(prefix, via)| {
+        let members = match via {
+            ViaSpec::Multipath { members } => &members[..],
+            _ => &[],
+        };
+        members.iter().map(move |member| (prefix, member))
+    });
+    let missing = members.filter_map(|(prefix, member)| match member {
+        ViaSpec::Gateway { address, interface } => {
+            let link = world.gateway_link(*address, interface.as_deref());
+            let is_up = link.is_some_and(|link| link.up);
+            (!is_up).then(|| {
+                format!(
+                    "route {prefix}: the router {address} is on no link that is up; its share goes \
+                     by the others"
+                )
+            })
+        }
+        _ => None,
+    });
+    missing.collect()
 }
 
 /// Whether a switch of the kernel is there and off. The file shows the network namespace of the

@@ -331,11 +331,18 @@ fn a_route_by_several_next_hops_is_the_kernels_too() {
         assert_eq!(next_hops(&cluster, prefix), [one]);
         cluster.podway("a", &format!("route replace {prefix} via b via c"));
         assert_eq!(next_hops(&cluster, prefix).len(), 2, "{prefix}");
-        // Somebody takes one next hop away.
+        // Somebody takes it away; and of the IPv6 one a next hop, of which the kernel tells alone.
         cluster.ip("a", &format!("route del {prefix}"));
         eventually("the route is back", || {
             next_hops(&cluster, prefix).len() == 2
         });
+        if prefix.contains("::") {
+            let part = format!("route del {prefix} via fd00:2:: dev podway.vx");
+            cluster.ip("a", &part);
+            eventually("both next hops are back", || {
+                next_hops(&cluster, prefix).len() == 2
+            });
+        }
         cluster.podway("a", &format!("route del {prefix}"));
         assert!(next_hops(&cluster, prefix).is_empty(), "{prefix}");
     }

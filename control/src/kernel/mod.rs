@@ -14,9 +14,7 @@ pub mod want;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::netlink::{
-    self, Address, FdbEntry, Hop, Link, LinkKind, Lookup, Order, Requests, Route,
-};
+use crate::netlink::{self, Address, FdbEntry, Hop, Link, LinkKind, Order, Requests, Route};
 use crate::observed::Observed;
 use crate::world::World;
 use ipnet::IpNet;
@@ -146,17 +144,26 @@ fn is_missing(error: &netlink::Error) -> bool {
 /// kernel tells that it is gone.
 fn foreign_route(requests: &mut Requests, route: &Route) -> Result<(), String> {
     let prefix = route.prefix;
-    let way = requests
-        .lookup(prefix.addr())
-        .map_err(|error| error.to_string())?;
-    match way {
-        Some(way) if way.link == route.link && way.gateway == route.gateway => Ok(()),
-        // The kernel names one of several.
-        Some(way) if route.also.iter().any(|hop| is_by(&way, hop)) => Ok(()),
-        _ => Err(format!(
-            "the kernel already has another route to {prefix}; delete it: ip route del {prefix}"
-        )),
+    let address = prefix.addr();
+    let says_the_same = if route.also.is_empty() {
+        let way = requests.lookup(address);
+        let way = way.map_err(|error| error.to_string())?;
+        way.is_some_and(|way| way.link == route.link && way.gateway == route.gateway)
+    } else {
+        let found = requests.foreign_route(address);
+        let found = found.map_err(|error| error.to_string())?;
+        found.is_some_and(|found| {
+            let routers = |hop: Hop| (hop.link, hop.gateway);
+            let have: BTreeSet<_> = found.hops.into_iter().map(routers).collect();
+            found.prefix == prefix && have == route.hops().map(routers).collect()
+        })
+    };
+    if says_the_same {
+        return Ok(());
     }
+    Err(format!(
+        "the kernel already has another route to {prefix}; delete it: ip route del {prefix}"
+    ))
 }
 
 /// An IPv6 router that counts as on the link must not be reached by another one
@@ -171,10 +178,6 @@ fn other_way_to_router(requests: &mut Requests, route: &Route) -> String {
         ),
         _ => String::new(),
     }
-}
-
-fn is_by(way: &Lookup, hop: &Hop) -> bool {
-    way.link == hop.link && way.gateway == Some(hop.gateway)
 }
 
 /// What leads from `observed` to `want`, routes aside: what others stand on, which comes before

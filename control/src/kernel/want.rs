@@ -347,7 +347,10 @@ fn tunnel_mtu(world: &World<'_>, node: &NodeSpec) -> Option<u32> {
     if node.underlay.is_ipv4() {
         return None;
     }
-    let path = world.way(node.underlay)?.mtu?;
+    let way = world.way(node.underlay)?;
+    let path = way
+        .mtu
+        .or_else(|| Some(world.observed.link(way.link)?.mtu))?;
     let narrower = path < world.uplink()?.mtu;
     narrower.then(|| path.saturating_sub(world.overhead()))
 }

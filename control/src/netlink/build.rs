@@ -259,6 +259,13 @@ pub(super) fn lookup(address: IpAddr) -> RouteMessage {
     message
 }
 
+/// Asks for the route itself that packets to an address take, with all its routers.
+pub(super) fn whole_lookup(address: IpAddr) -> RouteMessage {
+    let mut message = lookup(address);
+    message.header.flags = RouteFlags::FibMatch;
+    message
+}
+
 /// Asks for all routes of one family that are marked as ours.
 pub(super) fn our_routes(family: AddressFamily) -> RouteMessage {
     let mut message = RouteMessage::default();

@@ -153,6 +153,22 @@ impl Requests {
         Ok(ways.into_iter().next().flatten())
     }
 
+    /// The route of somebody else that packets to `address` take, with all its routers; `None` when it
+    /// is not one.
+    ///
+    /// # Errors
+    /// What the kernel says, also that there is none.
+    pub fn foreign_route(&mut self, address: IpAddr) -> Result<Option<ForeignRoute>, Error> {
+        let request = Message::GetRoute(build::whole_lookup(address));
+        let what = format!("look up the route to {address}");
+        let (messages, _) = self.exchange(&what, request, 0)?;
+        let route = |message| match parse::event(message, 0) {
+            Some(Event::ForeignRoute { route, .. }) => Some(route),
+            _ => None,
+        };
+        Ok(messages.into_iter().find_map(route))
+    }
+
     /// Makes a VXLAN device, up and without an address.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! - the flows of a member that goes are dealt out to the others, and no other flow moves;
 //! - a member that comes, for the first time or again, takes what it is the best for, and nothing
 //!   moves between the others;
-//! - two nodes, and two runs, give a flow to the same member.
+//! - two runs give a flow to the same member, and two nodes, if interfaces of routers are called alike.
 //!
 //! The price is that shares are not quite equal: see decision 0024.
 

@@ -39,7 +39,7 @@ pub struct NextHop {
     /// [`NextHopKind::Native`], the VTEPs' (inner) for [`NextHopKind::Tunnel`].
     pub l2: L2Rewrite,
     /// Largest L3 packet in bytes that may take this way; for a tunnel the largest inner one, for a
-    /// group the largest that any of its members takes.
+    /// group the largest that all of its members take.
     pub mtu: u16,
     /// What is at the other end.
     pub kind: NextHopKind,
