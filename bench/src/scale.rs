@@ -11,7 +11,7 @@
 //! - *change*: from sending `route-add` or `route-del` until it is answered, and until every worker
 //!   has adopted tables with or without the route, as the dataplane's own status tells.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -82,6 +82,9 @@ pub struct Row {
     pub acknowledged: Quantiles,
     /// One changed route until all workers read it.
     pub adopted: Quantiles,
+    /// A line appended to a file in the state file's directory and forced to the disk: what of
+    /// `acknowledged` is the disk's.
+    pub disk: Quantiles,
     /// Memory of control.
     pub control_memory: u64,
     /// Memory of the dataplane, the frames of its workers included.
@@ -124,7 +127,8 @@ impl Scale {
         writeln!(
             out,
             "{:>8} {:>6} | full sync, ms: cold      kernel  dataplane    control | one change, ms: \
-             acknowledged p50/p99    at the workers p50/p99/max | MiB: control  dataplane",
+             acknowledged p50/p99    at the workers p50/p99/max   the disk p50/p99 | MiB: control  \
+             dataplane",
             "routes", "nodes"
         )
         .map_err(print)?;
@@ -134,7 +138,7 @@ impl Scale {
             writeln!(
                 out,
                 "{:>8} {:>6} | {:>19.0} {:>11.0} {:>10.0} {:>10.0} | {:>29.2}/{:>5.2} \
-                 {:>17.2}/{:>5.2}/{:>5.2} | {:>12} {:>10}",
+                 {:>17.2}/{:>5.2}/{:>5.2} {:>12.2}/{:>5.2} | {:>12} {:>10}",
                 row.routes,
                 row.nodes,
                 row.cold_workers,
@@ -146,6 +150,8 @@ impl Scale {
                 row.adopted.median,
                 row.adopted.p99,
                 row.adopted.most,
+                row.disk.median,
+                row.disk.p99,
                 row.control_memory >> 10,
                 row.dataplane_memory >> 10,
             )
@@ -188,6 +194,7 @@ impl Scale {
         wait_for_kernel(control_pid, in_kernel)?;
         let cold_kernel = ms(begin).max(cold_workers);
         let (acknowledged, adopted) = self.change(&run_dir, &mut dataplane, in_tables)?;
+        let disk = self.disk(&agent.node().directory.join("state"))?;
         let control_memory = resident(control_pid)?;
         let dataplane_memory = resident(agent.dataplane_pid()?)?;
 
@@ -211,6 +218,7 @@ impl Scale {
             control_again,
             acknowledged,
             adopted,
+            disk,
             control_memory,
             dataplane_memory,
         })
@@ -251,7 +259,26 @@ impl Scale {
         }
         Ok((Quantiles::of(acknowledged), Quantiles::of(adopted)))
     }
+
+    /// As many lines as there are changes, as far apart.
+    fn disk(&self, directory: &Path) -> Result<Quantiles> {
+        let path = directory.join("disk-alone");
+        let mut file = File::create(&path).map_err(Error::io("make a file"))?;
+        let mut sample = Vec::new();
+        for line in 0..self.changes {
+            std::thread::sleep(Duration::from_micros(20_000 + u64::from(line) * 137));
+            let begin = Instant::now();
+            let written = file.write_all(&LINE).and_then(|()| file.sync_data());
+            written.map_err(Error::io("write to the disk"))?;
+            sample.push(ms(begin));
+        }
+        fs::remove_file(&path).map_err(Error::io("remove a file"))?;
+        Ok(Quantiles::of(sample))
+    }
 }
+
+/// About as long as a line of the state file.
+const LINE: [u8; 128] = [b'-'; 128];
 
 /// A connection to a daemon's socket.
 struct Lines(client::Lines);

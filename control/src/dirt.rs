@@ -99,7 +99,9 @@ impl Dirt {
         self.objects = true;
         self.routes.extend(&node.pod_cidrs);
         self.routes.extend(index.routes_by_node(&node.name));
-        self.routes.extend(world.import.touched_by(node.underlay));
+        for underlay in node.underlays() {
+            self.routes.extend(world.import.touched_by(underlay));
+        }
         self.nodes.insert(node.name.clone());
     }
 

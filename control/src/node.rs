@@ -31,7 +31,7 @@ use crate::nftables::{Rules, nft};
 use crate::observed::{Observed, Stale};
 use crate::path_mtu;
 use crate::report;
-use crate::reverse_path::ReversePath;
+use crate::reverse_path::{self, ReversePath};
 use crate::session::{LinkState, Session, Ticket};
 use crate::settings::Settings;
 use crate::state::Desired;
@@ -597,16 +597,21 @@ impl Node {
     /// Brings the VXLAN devices in line; what is in the way.
     fn settle_devices(&mut self) -> Vec<String> {
         let (mut errors, mut done) = (Vec::new(), false);
-        for want in DeviceWant::all(&self.world()) {
-            match kernel::apply_device(&mut self.requests, &self.observed, &want) {
-                Ok(changed) => done |= changed,
-                Err(error) => errors.push(error),
-            }
-        }
+        // First: one of them may have a VNI that another is to get.
         for index in kernel::stale_devices(&self.world()) {
             match self.requests.delete_link(index) {
                 Ok(()) => done = true,
                 Err(error) => errors.push(error.to_string()),
+            }
+        }
+        for want in DeviceWant::all(&self.world()) {
+            match kernel::apply_device(&mut self.requests, &self.observed, &want) {
+                Ok(true) if !self.settings.also_vnis.is_empty() => {
+                    done = true;
+                    errors.extend(reverse_path::loosen(&want.name).err());
+                }
+                Ok(changed) => done |= changed,
+                Err(error) => errors.push(error),
             }
         }
         if done {

@@ -4,7 +4,7 @@
 //! the mirror is never written by hand and never ahead of the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use podway_proto::types::MacAddr;
@@ -280,6 +280,14 @@ impl Observed {
     /// All neighbours, by link.
     pub fn neighbors(&self) -> impl Iterator<Item = &Neighbor> {
         self.neighbors.values()
+    }
+
+    /// All neighbours on a link.
+    pub fn neighbors_on(&self, index: u32) -> impl Iterator<Item = &Neighbor> {
+        let first = (index, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let on_link = self.neighbors.range(first..);
+        let on_link = on_link.take_while(move |((link, _), _)| *link == index);
+        on_link.map(|(_, neighbor)| neighbor)
     }
 
     /// A neighbour on a link.

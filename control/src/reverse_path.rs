@@ -66,6 +66,18 @@ impl ReversePath {
     }
 }
 
+/// Makes the check of one interface loose, whatever that of `all` is. With several VNIs the way back may
+/// lead by the device of another one.
+///
+/// # Errors
+/// A sentence with what the kernel says.
+pub fn loosen(interface: &str) -> Result<(), String> {
+    let path = switch(interface);
+    fs::write(&path, LOOSE).map_err(|error| {
+        format!("cannot loosen the kernel's check of sources on {interface}: {path}: {error}")
+    })
+}
+
 /// The switch of an interface. Names have no slash, and dots stay dots here.
 fn switch(interface: &str) -> String {
     format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter")

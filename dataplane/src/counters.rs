@@ -60,7 +60,7 @@ pub struct PortSheet {
     pub cut: Counter,
     /// ICMP errors made about packets that came by this port.
     pub icmp_sent: Counter,
-    /// ICMP errors not made, because of their rate.
+    /// Packets for which no ICMP error was thought of, because of their rate.
     pub icmp_suppressed: Counter,
 }
 

@@ -4,7 +4,7 @@
 use etherparse::{PacketBuilder, UdpHeader};
 use podway_bench::frames::send_raw;
 use podway_bench::podway::Options;
-use podway_bench::topology::UPLINK;
+use podway_bench::topology::{Node, UPLINK};
 use podway_proto::control::derived_vtep_mac;
 use podway_proto::types::Mode;
 
@@ -118,24 +118,37 @@ fn tunnels(v6: bool, allowed: bool) {
     if allowed {
         assert!(listing.is_err(), "{listing:?}");
     } else {
-        let listing = listing.unwrap();
-        let counters = listing.split("counter packets ").skip(1);
-        let packets: Vec<u64> = counters
-            .map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
-            .collect();
         // Of a packet in fragments over IPv6 that is the first one, which may end before the VNI.
         let expected = if v6 {
-            [0, 3 * COUNT, COUNT]
+            [0, 3 * COUNT, COUNT, 0, 0]
         } else {
-            [4 * COUNT, 0, 0]
+            [4 * COUNT, 0, 0, 0, 0]
         };
-        assert_eq!(packets, expected, "{listing}");
+        assert_eq!(dropped_by_rules(&here), expected);
+        // Nor may a pod be masqueraded as a node.
+        if !v6 {
+            let tunnel = format!(
+                "for i in $(seq {COUNT}); do printf '\\x08\\0\\0\\0\\0\\0\\1\\0' >/dev/udp/{}/4789; done",
+                here.underlay
+            );
+            peer.netns.run("bash", &["-c", &tunnel]).unwrap();
+            assert_eq!(dropped_by_rules(&there), [0, 0, 0, COUNT, 0]);
+        }
     }
     network.podway.agent_mut(0).start_dataplane().unwrap();
     network.podway.wait_ready().unwrap();
     // The nodes themselves are heard all the time.
     ping_all(&pod.netns, peer.ipv4.into(), 56, 10);
     network.finish();
+}
+
+/// What each rule of the node's nftables table has dropped.
+fn dropped_by_rules(node: &Node) -> Vec<u64> {
+    let listing = node.netns.run("nft", &["list", "table", "inet", "podway"]);
+    let listing = listing.unwrap();
+    let counters = listing.split("counter packets ").skip(1);
+    let packets = counters.map(|rest| rest.split(' ').next().unwrap().parse().unwrap());
+    packets.collect()
 }
 
 /// With IP options that say nothing.

@@ -43,6 +43,11 @@ fn a_route_by_another_vni_is_the_same_with_and_without_a_dataplane() {
         ..base
     };
     let mut network = Network::up(spec(), &options);
+    // As systemd sets it: the way back is by the other VNI's device.
+    for node in [0, 1] {
+        let loose = "net.ipv4.conf.all.rp_filter=2";
+        network.node(node).netns.sysctl(&[loose]).unwrap();
+    }
     let (pod, other) = (network.pod(0, 0).clone(), network.pod(1, 0).clone());
     let extra: IpAddr = EXTRA.parse().unwrap();
     let lines = [

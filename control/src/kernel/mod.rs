@@ -231,16 +231,16 @@ fn device_orders(
         .addresses()
         .filter(|a| a.index == device && a.global)
         .collect();
-    let addresses = want.addresses.iter();
-    for address in addresses.filter(|_| want.device == Some(device)) {
+    for address in &want.addresses {
         let right = |a: &&Address| a.address == *address && a.prefix_len == full_length(*address);
         if !have.iter().any(right) {
             orders.push(Order::AddAddress(device_address(device, *address)));
         }
     }
     for address in have {
-        let wanted = want.device == Some(device) && want.addresses.contains(&address.address);
-        if !wanted || address.prefix_len != full_length(address.address) {
+        if !want.addresses.contains(&address.address)
+            || address.prefix_len != full_length(address.address)
+        {
             removals.push(Order::DeleteAddress(*address));
         }
     }
@@ -267,7 +267,7 @@ fn device_orders(
             orders.push(Order::SetNeighbor(device, *address, *mac));
         }
     }
-    for neighbor in observed.neighbors().filter(|n| n.index == device && n.ours) {
+    for neighbor in observed.neighbors_on(device).filter(|n| n.ours) {
         if !want.neighbors.contains_key(&neighbor.address) {
             removals.push(Order::DeleteNeighbor(device, neighbor.address));
         }
@@ -350,7 +350,6 @@ mod tests {
 
     fn want() -> Want {
         Want {
-            device: Some(9),
             devices: BTreeSet::from([9]),
             addresses: BTreeSet::from([ip("10.0.0.0")]),
             unreachable: BTreeSet::from(["10.0.0.0/24".parse().unwrap()]),

@@ -69,10 +69,10 @@ impl DeviceWant {
 pub struct Want {
     /// Indexes of the VXLAN devices. They have the same forwarding entries and neighbours.
     pub devices: BTreeSet<u32>,
-    /// That of the configuration's `vni`, if there is one.
-    pub device: Option<u32>,
-    /// Its addresses, without neighbours on the link. They are the source of what the node itself
-    /// sends to pods of other nodes, and what those send answers to.
+    /// Addresses of each, without neighbours on the link. They are the source of what the node itself
+    /// sends to pods of other nodes, and what those send answers to. A device without one would fail
+    /// the kernel's check of sources wherever the way back is another (`no_addr` of
+    /// `__fib_validate_source`, net/ipv4/fib_frontend.c).
     pub addresses: BTreeSet<IpAddr>,
     /// Prefixes to which packets are refused that no longer route has.
     pub unreachable: BTreeSet<IpNet>,
@@ -91,17 +91,22 @@ impl Want {
     /// are of nodes, routers and ports, and of routes through native nodes that follow the
     /// kernel's.
     pub fn of(world: &World<'_>, index: &Index, devices: &Devices) -> Self {
-        let device = devices.get(&world.settings.vni).copied();
         let mut want = Self {
             devices: devices.values().copied().collect(),
-            device,
             ..Self::default()
         };
         let own = world.own().into_iter().flat_map(|own| &own.pod_cidrs);
         want.unreachable = own.copied().collect();
-        if device.is_some() {
+        if !want.devices.is_empty() {
             want.addresses = want.unreachable.iter().map(IpNet::network).collect();
         }
+        // Not by a shorter prefix, which another VNI or no tunnel at all may carry.
+        let without_vni = world.desired.routes.iter().filter(|(_, spec)| {
+            let vnis = world.settings.vnis().collect::<Vec<_>>();
+            matches!(spec, ViaSpec::Node { vni: Some(vni), .. } if !vnis.contains(vni))
+        });
+        want.unreachable
+            .extend(without_vni.map(|(prefix, _)| *prefix));
         for ((address, interface), _) in index.routers() {
             let link = world.gateway_link(*address, interface.as_deref());
             if let Some(link) = link {
@@ -546,7 +551,7 @@ mod tests {
         let (world, index) = (fixture.world(), fixture.index());
         let want = Want::of(&world, &index, &devices);
         assert_eq!(want.devices, BTreeSet::from([DEVICE, 10]));
-        assert_eq!(want.device, Some(DEVICE));
+        assert_eq!(want.unreachable, BTreeSet::from([own()]));
         let gateway = |prefix: &str| {
             let route = route(&world, &index, &devices, prefix.parse().unwrap());
             route.unwrap().map(|route| (route.link, route.gateway))
@@ -557,6 +562,13 @@ mod tests {
         // Its configuration has gone.
         let devices = Devices::from([(Vni::DEFAULT, DEVICE)]);
         assert_eq!(route(&world, &index, &devices, prefix), Ok(None));
+        fixture.settings.also_vnis = Vec::new();
+        let want = Want::of(&fixture.world(), &fixture.index(), &devices);
+        assert_eq!(want.unreachable, BTreeSet::from([own(), prefix]));
+    }
+
+    fn own() -> IpNet {
+        "10.0.0.0/24".parse().unwrap()
     }
 
     #[test]

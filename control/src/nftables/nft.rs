@@ -106,7 +106,9 @@ impl Keeper {
         let Some(rules) = rules else { return };
         let same = self.made.as_ref().is_some_and(|(made, _)| made == rules);
         let asked = self.doubtful || self.error.is_some();
-        if (same && !asked) || (asked && self.next.is_some_and(|next| now < next)) {
+        let waits = self.next.is_some_and(|next| now < next);
+        // Rules that have changed wait for nothing but an `nft` that does not work.
+        if (same && (!asked || waits)) || (self.error.is_some() && waits) {
             return;
         }
         self.doubtful = false;

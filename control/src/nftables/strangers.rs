@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use podway_proto::types::Vni;
 
 use super::list;
@@ -21,6 +22,8 @@ pub struct Strangers {
     vnis: Vec<Vni>,
     v4: BTreeSet<Ipv4Addr>,
     v6: BTreeSet<Ipv6Addr>,
+    /// PodCIDRs of this node.
+    own: BTreeSet<IpNet>,
 }
 
 impl Strangers {
@@ -34,6 +37,11 @@ impl Strangers {
             vnis: world.settings.vnis().collect(),
             v4: BTreeSet::new(),
             v6: BTreeSet::new(),
+            own: world
+                .own()
+                .into_iter()
+                .flat_map(|own| own.pod_cidrs.clone())
+                .collect(),
         };
         for node in world.remote_nodes() {
             match node.underlay {
@@ -57,10 +65,27 @@ impl Strangers {
         let _ = writeln!(
             text,
             "chain input {{\ntype filter hook input priority filter; policy accept;\n\
-             ip saddr != @nodes-ip udp dport {port} @th,96,24 {{ {vnis} }} counter drop\n\
-             ip6 saddr != @nodes-ip6 udp dport {port} @th,96,24 {{ {vnis} }} counter drop\n\
-             ip6 saddr != @nodes-ip6 udp dport {port} exthdr frag exists counter drop\n}}"
+             udp dport {port} ip saddr != @nodes-ip @th,96,24 {{ {vnis} }} counter drop\n\
+             udp dport {port} ip6 saddr != @nodes-ip6 @th,96,24 {{ {vnis} }} counter drop\n\
+             udp dport {port} ip6 saddr != @nodes-ip6 exthdr frag exists counter drop\n}}"
         );
+        // Masqueraded, a pod's own tunnel would come from a known node.
+        let _ = writeln!(
+            text,
+            "chain forward {{\ntype filter hook forward priority filter; policy accept;"
+        );
+        for (version, nodes) in [("ip", "nodes-ip"), ("ip6", "nodes-ip6")] {
+            let of_version = |cidr: &&IpNet| cidr.addr().is_ipv4() == (version == "ip");
+            let own = list(self.own.iter().filter(of_version).map(IpNet::to_string));
+            if !own.is_empty() {
+                let _ = writeln!(
+                    text,
+                    "udp dport {port} {version} saddr {{ {own} }} {version} daddr @{nodes} counter \
+                     drop"
+                );
+            }
+        }
+        text.push_str("}\n");
     }
 }
 
@@ -94,9 +119,13 @@ mod tests {
              set nodes-ip6 { type ipv6_addr; }\n\
              chain input {\n\
              type filter hook input priority filter; policy accept;\n\
-             ip saddr != @nodes-ip udp dport 8472 @th,96,24 { 42, 77 } counter drop\n\
-             ip6 saddr != @nodes-ip6 udp dport 8472 @th,96,24 { 42, 77 } counter drop\n\
-             ip6 saddr != @nodes-ip6 udp dport 8472 exthdr frag exists counter drop\n\
+             udp dport 8472 ip saddr != @nodes-ip @th,96,24 { 42, 77 } counter drop\n\
+             udp dport 8472 ip6 saddr != @nodes-ip6 @th,96,24 { 42, 77 } counter drop\n\
+             udp dport 8472 ip6 saddr != @nodes-ip6 exthdr frag exists counter drop\n\
+             }\n\
+             chain forward {\n\
+             type filter hook forward priority filter; policy accept;\n\
+             udp dport 8472 ip saddr { 10.0.0.0/24 } ip daddr @nodes-ip counter drop\n\
              }\n\
              }\n"
         );

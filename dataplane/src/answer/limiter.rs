@@ -27,18 +27,20 @@ impl Default for Limiter {
 }
 
 impl Limiter {
+    /// Whether the port may cause an error at `now`, as [`Self::take`] would say.
+    pub(super) fn has(&self, port: PortId, now: u64) -> bool {
+        let full_at = self.full_at.get(usize::from(port.0));
+        full_at.is_some_and(|full_at| full_at.saturating_sub(now) <= (BURST - 1) * INTERVAL)
+    }
+
     /// Whether the port may cause an error at `now`, in nanoseconds of any clock that never goes back;
     /// if so it has one less.
     pub(super) fn take(&mut self, port: PortId, now: u64) -> bool {
-        let Some(full_at) = self.full_at.get_mut(usize::from(port.0)) else {
-            return false;
-        };
-        let since = (*full_at).max(now);
-        if since - now > (BURST - 1) * INTERVAL {
-            return false;
+        let has = self.has(port, now);
+        if let (true, Some(full_at)) = (has, self.full_at.get_mut(usize::from(port.0))) {
+            *full_at = (*full_at).max(now) + INTERVAL;
         }
-        *full_at = since + INTERVAL;
-        true
+        has
     }
 }
 

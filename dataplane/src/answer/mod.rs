@@ -42,16 +42,28 @@ impl Answers {
         tables: &'t Tables,
         sheet: &Sheet,
     ) -> Option<Send<'t>> {
-        let answer = Answer::to(packet, from, reason, tables)?;
-        let counters = sheet.port(from)?;
-        if !self.limiter.take(from, now()) {
+        if !has_answer(reason) {
+            return None;
+        }
+        let (counters, now) = (sheet.port(from)?, now());
+        // Before anything is read: all of a flow may be dropped.
+        if !self.limiter.has(from, now) {
             counters.icmp_suppressed.add(1);
             return None;
         }
+        let answer = Answer::to(packet, from, reason, tables)?;
+        self.limiter.take(from, now);
         let send = answer.build(packet)?;
         counters.icmp_sent.add(1);
         Some(send)
     }
+}
+
+/// Whether there is anything to say. Only these come of a packet whose headers were read, the outer ones
+/// pulled.
+fn has_answer(reason: DropReason) -> bool {
+    use DropReason::{NoRoute, TooBig, TtlExpired};
+    matches!(reason, TtlExpired | NoRoute | TooBig)
 }
 
 /// The coarse clock costs no read of the hardware.
@@ -83,11 +95,7 @@ impl<'t> Answer<'t> {
         reason: DropReason,
         tables: &'t Tables,
     ) -> Option<Self> {
-        // Only these come of a packet whose headers were read, the outer ones pulled.
-        if !matches!(
-            reason,
-            DropReason::TtlExpired | DropReason::NoRoute | DropReason::TooBig
-        ) {
+        if !has_answer(reason) {
             return None;
         }
         let about = parse(packet.head(), ethernet::HEADER_LEN, packet.len()).ok()?;

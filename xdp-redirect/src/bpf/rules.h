@@ -508,10 +508,14 @@ static __always_inline bool same_mac(const void *a, const void *b)
  */
 static __always_inline void note_oversize(const struct ip *ip, __u32 slot)
 {
-	struct route *route = route_to(&ip->destination, ip->v6);
-	struct oversize *last = bpf_map_lookup_elem(&oversize, &slot);
+	struct route *route;
+	struct oversize *last;
 
-	if (!route || !last || ip->super_frame || ip->length <= route->mtu)
+	if (ip->super_frame)
+		return;
+	route = route_to(&ip->destination, ip->v6);
+	last = bpf_map_lookup_elem(&oversize, &slot);
+	if (!route || !last || ip->length <= route->mtu)
 		return;
 	last->at_ns = bpf_ktime_get_ns();
 	__builtin_memcpy(last->source, &ip->source, sizeof(last->source));
