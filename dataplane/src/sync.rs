@@ -1,22 +1,22 @@
 //! The primitives of concurrent code that is model-checked: those of loom when the crate is built
 //! with the feature `loom`, else the real ones.
 
-#[cfg(feature = "loom")]
+#[cfg(all(test, feature = "loom"))]
 pub(crate) use loom::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-#[cfg(not(feature = "loom"))]
+#[cfg(not(all(test, feature = "loom")))]
 pub(crate) use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
 /// A place for one `Arc` that threads swap without waiting.
-#[cfg(not(feature = "loom"))]
+#[cfg(not(all(test, feature = "loom")))]
 pub(crate) struct Slot<T>(crossbeam::atomic::AtomicCell<Option<Arc<T>>>);
 
-#[cfg(not(feature = "loom"))]
+#[cfg(not(all(test, feature = "loom")))]
 impl<T> Slot<T> {
     /// An `AtomicCell` that does not fit in one atomic word would take a global lock.
     const ONE_WORD: () = assert!(crossbeam::atomic::AtomicCell::<Option<Arc<T>>>::is_lock_free());
@@ -34,10 +34,10 @@ impl<T> Slot<T> {
 
 /// The model of the slot above: loom cannot see into crossbeam. A mutex orders what two swaps of
 /// the same slot order, and no more.
-#[cfg(feature = "loom")]
+#[cfg(all(test, feature = "loom"))]
 pub(crate) struct Slot<T>(loom::sync::Mutex<Option<Arc<T>>>);
 
-#[cfg(feature = "loom")]
+#[cfg(all(test, feature = "loom"))]
 impl<T> Slot<T> {
     pub(crate) fn new() -> Self {
         Self(loom::sync::Mutex::new(None))

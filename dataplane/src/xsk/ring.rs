@@ -207,16 +207,16 @@ mod tests {
 
     use super::*;
 
-    #[cfg(feature = "loom")]
+    #[cfg(all(test, feature = "loom"))]
     use loom::{cell::UnsafeCell, sync::Arc, sync::atomic::AtomicU32, thread};
-    #[cfg(not(feature = "loom"))]
+    #[cfg(not(all(test, feature = "loom")))]
     use std::{sync::Arc, sync::atomic::AtomicU32, thread};
 
     /// loom's cell, without its checks.
-    #[cfg(not(feature = "loom"))]
+    #[cfg(not(all(test, feature = "loom")))]
     struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
-    #[cfg(not(feature = "loom"))]
+    #[cfg(not(all(test, feature = "loom")))]
     impl<T> UnsafeCell<T> {
         fn new(value: T) -> Self {
             Self(std::cell::UnsafeCell::new(value))
@@ -331,20 +331,20 @@ mod tests {
         assert_eq!(consumer.pop(), None);
     }
 
-    #[cfg(feature = "loom")]
+    #[cfg(all(test, feature = "loom"))]
     #[test]
     fn descriptors_arrive_in_order_in_every_interleaving() {
         // Three descriptors through two slots: one slot is used again. Indexes wrap on the way.
         loom::model(|| transfer(&Plain::new(2, u32::MAX - 1), 3));
     }
 
-    #[cfg(not(feature = "loom"))]
+    #[cfg(not(all(test, feature = "loom")))]
     #[test]
     fn descriptors_arrive_in_order_across_threads() {
         transfer(&Plain::new(8, u32::MAX - 1000), 50_000);
     }
 
-    #[cfg(not(feature = "loom"))]
+    #[cfg(not(all(test, feature = "loom")))]
     #[test]
     fn nothing_is_seen_before_publish_nor_reused_before_release() {
         let (mut producer, mut consumer) = Plain::new(4, u32::MAX - 1).ends();
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(rest, [2, 3, 4]);
     }
 
-    #[cfg(not(feature = "loom"))]
+    #[cfg(not(all(test, feature = "loom")))]
     #[test]
     fn a_peer_index_out_of_range_stops_the_ring() {
         let ring = Plain::new(4, 10);
