@@ -15,6 +15,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// After a comparison there is none for this many times as long as the answer took: a million routes
 /// must not keep the dataplane at it.
 const REST: u32 = 100;
+/// The same when somebody asks.
+const REST_WHEN_ASKED: u32 = 10;
 
 /// What is to follow from a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +103,10 @@ impl Drift {
         now: Instant,
     ) -> Outcome {
         let took = self.asked.map(|asked| now.saturating_duration_since(asked));
-        let rest = took.unwrap_or_default() * REST;
+        let took = took.unwrap_or_default();
+        self.due = self.due.map(|due| due.max(now + took * REST));
+        let rest = took * REST_WHEN_ASKED;
         self.rest_until = Some(now + rest);
-        self.due = self.due.map(|due| due.max(now + rest));
         // What it holds in the place of one that it refused is not known here.
         let mut passed_over = BTreeSet::new();
         for key in refused.keys() {
@@ -244,7 +247,7 @@ mod tests {
         drift.compare(told, &held, &BTreeMap::new(), late);
         assert_eq!(drift.due(), Some(late + Duration::from_secs(100)));
         drift.hurry(late + FRESH);
-        let rested = late + Duration::from_secs(100);
+        let rested = late + Duration::from_secs(10);
         assert_eq!(drift.due(), Some(rested), "whoever asks");
         drift.told_all(now);
         assert_eq!(drift.due(), Some(now), "whether it was mended");
