@@ -46,7 +46,7 @@ impl Peer {
     }
 }
 
-const HELLO: &str = "{\"response\":\"hello\",\"version\":4,\"pid\":7}\n";
+const HELLO: &str = "{\"response\":\"hello\",\"version\":5,\"pid\":7}\n";
 
 #[test]
 fn calls_are_answered_one_by_one() {
@@ -70,7 +70,7 @@ fn calls_are_answered_one_by_one() {
     let asked = "{\"request\":\"node-del\",\"name\":\"b\"}\n";
     assert_eq!(
         peer.heard(),
-        ["{\"request\":\"hello\",\"version\":4}\n", asked, asked]
+        ["{\"request\":\"hello\",\"version\":5}\n", asked, asked]
     );
 }
 
@@ -119,12 +119,12 @@ fn a_daemon_of_another_version_is_told_apart() {
     // An older one refuses in words of its own. One that answers all the same is as good.
     let older =
         "{\"response\":\"error\",\"code\":\"version-mismatch\",\"message\":\"its words\"}\n";
-    let newer = "{\"response\":\"hello\",\"version\":5,\"pid\":7,\"more\":true}\n";
+    let newer = "{\"response\":\"hello\",\"version\":6,\"pid\":7,\"more\":true}\n";
     for (answer, words) in [
         (older, "its words"),
         (
             newer,
-            "the client speaks protocol version 4 and the daemon 5; upgrade the client, which is \
+            "the client speaks protocol version 5 and the daemon 6; upgrade the client, which is \
              older",
         ),
     ] {
