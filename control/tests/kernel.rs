@@ -224,7 +224,18 @@ fn each_vni_has_a_device_that_comes_and_goes_with_the_configuration() {
     eventually("it is said", || {
         cluster.podway("a", "status").contains(hint)
     });
-    assert_eq!(next_hops(&cluster, "10.9.1.0/24"), Vec::<String>::new());
+    // Nor does a shorter prefix take its packets.
+    let unreachable = || {
+        let routes = cluster.json("a", "-4 route show 10.9.1.0/24 proto 80");
+        let kinds: Vec<_> = routes.iter().map(|route| route["type"].as_str()).collect();
+        kinds == [Some("unreachable")]
+    };
+    eventually("it is unreachable", unreachable);
+    daemon.stop();
+    let daemon = cluster.start("a", &config);
+    eventually("it has its VNI again", || {
+        next_hops(&cluster, "10.9.1.0/24") == ["10.0.1.0 podway.77"]
+    });
     daemon.stop();
 }
 
