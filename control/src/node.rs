@@ -279,7 +279,7 @@ impl Node {
         now: Instant,
     ) -> Vec<(ClientId, Response)> {
         let (mut responses, questions) = self.carry_out(tasks);
-        self.settle(registry, now);
+        self.settle(now);
         if let Some(health) = &mut self.health {
             health.advance(registry);
         }
@@ -314,9 +314,8 @@ impl Node {
         }
     }
 
-    /// Brings dataplane and kernel in line if anything has changed, side by side: the dataplane works
-    /// on what it was told while the kernel is given its part.
-    fn settle(&mut self, registry: &Registry, now: Instant) {
+    /// Brings kernel and dataplane in line if anything has changed.
+    fn settle(&mut self, now: Instant) {
         self.ask_doubtful(now);
         self.read_table(now);
         self.dirt.all |= self.netfilter.look(now);
@@ -342,32 +341,14 @@ impl Node {
             if dirt.all || dirt.objects {
                 self.ask_new_ways(&mut dirt, &mut errors);
             }
-            self.settle_dataplane(&dirt);
-            self.settle_kernel(registry, now, &dirt, &errors);
+            self.settle_kernel(now, &dirt, &errors);
             settled.merge(dirt);
             self.follow_kernel();
             if self.dirt.is_empty() {
                 break;
             }
         }
-        let world = World {
-            settings: &self.settings,
-            desired: &self.desired,
-            observed: &self.observed,
-            ways: &self.ways,
-            learned: &self.learned,
-            import: &self.import,
-            chains: self.netfilter.chains(),
-        };
-        if let Some(health) = &mut self.health {
-            health.update(&world, &settled, now);
-        }
-    }
-
-    /// Has the dataplane told what `dirt` names.
-    fn settle_dataplane(&mut self, dirt: &Dirt) {
-        let ports = dirt.all || dirt.ports;
-        if ports {
+        if settled.all || settled.ports {
             self.learn_macs();
         }
         let world = World {
@@ -379,10 +360,13 @@ impl Node {
             import: &self.import,
             chains: self.netfilter.chains(),
         };
-        if ports {
+        if settled.all || settled.ports {
             self.reverse_path.follow(&world);
         }
-        self.session.update(&world, &self.index, dirt);
+        self.session.update(&world, &self.index, &settled);
+        if let Some(health) = &mut self.health {
+            health.update(&world, &settled, now);
+        }
     }
 
     /// Asks for the ways that are needed and not known, and forgets those that are not needed.
@@ -516,13 +500,7 @@ impl Node {
 
     /// Brings those objects of the kernel in line that `dirt` names; what fails is tried again in
     /// a second, `way_errors` too.
-    fn settle_kernel(
-        &mut self,
-        registry: &Registry,
-        now: Instant,
-        dirt: &Dirt,
-        way_errors: &BTreeSet<String>,
-    ) {
+    fn settle_kernel(&mut self, now: Instant, dirt: &Dirt, way_errors: &BTreeSet<String>) {
         let mut errors: Vec<String> = way_errors.iter().cloned().collect();
         let objects = dirt.all || dirt.objects;
         if objects {
@@ -562,7 +540,6 @@ impl Node {
         orders.extend(routes);
         orders.extend(removals);
         for some in orders.chunks(ORDERS_AT_ONCE) {
-            self.session.advance(registry, Instant::now());
             for (position, error) in kernel::carry_out(&mut self.requests, some) {
                 match some[position].route() {
                     Some(route) => drop(refused.insert(route.prefix, error)),
