@@ -18,6 +18,7 @@ pub type Router = (IpAddr, Option<String>);
 pub struct Index {
     by_node: BTreeMap<String, BTreeSet<IpNet>>,
     by_router: BTreeMap<Router, BTreeSet<IpNet>>,
+    uncommon: BTreeSet<IpNet>,
     pod_cidrs: BTreeMap<IpNet, String>,
     underlays: BTreeMap<IpAddr, String>,
     pods: BTreeMap<IpAddr, String>,
@@ -82,6 +83,9 @@ impl Index {
     }
 
     fn add_route(&mut self, prefix: IpNet, via: &ViaSpec) {
+        if is_uncommon(via) {
+            self.uncommon.insert(prefix);
+        }
         let routes = match via {
             ViaSpec::Node { node, .. } => self.by_node.entry(node.clone()).or_default(),
             ViaSpec::Gateway { address, interface } => {
@@ -97,6 +101,7 @@ impl Index {
     }
 
     fn remove_route(&mut self, prefix: IpNet, via: &ViaSpec) {
+        self.uncommon.remove(&prefix);
         match via {
             ViaSpec::Node { node, .. } => {
                 let routes = self.by_node.get_mut(node);
@@ -122,6 +127,15 @@ impl Index {
     /// The routes that were added through a node, in order: IPv4 first.
     pub fn routes_by_node(&self, node: &str) -> impl DoubleEndedIterator<Item = IpNet> {
         self.by_node.get(node).into_iter().flatten().copied()
+    }
+
+    /// The routes that were added by several next hops or by a VNI of their own, few among many.
+    pub fn uncommon<'a>(
+        &'a self,
+        desired: &'a Desired,
+    ) -> impl Iterator<Item = (IpNet, &'a ViaSpec)> {
+        let prefixes = self.uncommon.iter();
+        prefixes.filter_map(|prefix| Some((*prefix, desired.routes.get(prefix)?)))
     }
 
     /// The routers of routes that were added, each with its routes.
@@ -182,4 +196,8 @@ pub fn pod_addresses(role: &PortRoleSpec) -> &[IpAddr] {
         PortRoleSpec::Pod { addresses, .. } => addresses,
         PortRoleSpec::Uplink { .. } => &[],
     }
+}
+/// Whether it is one of [`Index::uncommon`]; a member of one by several next hops is not asked.
+fn is_uncommon(via: &ViaSpec) -> bool {
+    via.is_multipath() || matches!(via, ViaSpec::Node { vni: Some(_), .. })
 }

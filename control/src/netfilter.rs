@@ -13,24 +13,20 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::{Duration, Instant};
 
-use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use serde::Deserialize;
 
 pub use self::forward::Hooked;
 
 use self::forward::Forward;
 use self::legacy::Legacy;
+use crate::nftables::changes::Changes;
 use crate::nftables::{TABLE, nft};
 use crate::world::World;
 
-/// Multicast group of all changes of nftables (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
-const GROUP: u32 = 7;
 /// Messages that tell of a table or a chain that came or went (linux/netfilter/nf_tables.h).
 const OF_CHAINS: [u8; 4] = [0, 2, 3, 5];
 /// Messages that tell of a rule that came or went.
 const OF_RULES: [u8; 2] = [6, 8];
-/// Room for a message of the kernel; of a longer one the beginning is enough.
-const MESSAGE: usize = 8192;
 /// Who changes chains all the time is followed at most this often.
 const PERIOD: Duration = Duration::from_secs(2);
 /// When chains that could not be asked for are asked for again.
@@ -53,7 +49,7 @@ pub struct Chains {
 #[derive(Debug)]
 pub struct Watch {
     /// Tells of changes.
-    changes: Option<Socket>,
+    changes: Option<Changes>,
     legacy: Legacy,
     /// What the chains of nftables mean.
     found: Chains,
@@ -72,14 +68,7 @@ pub struct Watch {
 impl Watch {
     /// Begins to listen to changes.
     pub fn start(now: Instant) -> Self {
-        let listen = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind_auto()?;
-            socket.add_membership(GROUP)?;
-            socket.set_non_blocking(true)?;
-            Ok(socket)
-        };
-        let changes = listen().map_err(|error| {
+        let changes = Changes::listen().map_err(|error| {
             tracing::info!("the kernel has no nftables to listen to: {error}");
         });
         Self {
@@ -96,7 +85,7 @@ impl Watch {
 
     /// What is readable when something has changed.
     pub fn fd(&self) -> Option<RawFd> {
-        self.changes.as_ref().map(Socket::as_raw_fd)
+        self.changes.as_ref().map(Changes::as_raw_fd)
     }
 
     /// When [`Self::look`] has something to do though nothing came.
@@ -107,17 +96,8 @@ impl Watch {
 
     /// Takes in what the kernel tells.
     pub fn follow(&mut self) {
-        let Some(socket) = &self.changes else { return };
-        let mut buffer = Vec::with_capacity(MESSAGE);
-        loop {
-            buffer.clear();
-            match socket.recv(&mut buffer, 0) {
-                Ok(_) => self.doubtful |= matters(&buffer, &self.forward),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // ENOBUFS, once per overrun: reading goes on after it.
-                Err(_) => self.doubtful = true,
-            }
+        if let Some(changes) = &self.changes {
+            self.doubtful |= changes.any(|message| matters(message, &self.forward));
         }
     }
 

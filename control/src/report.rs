@@ -150,12 +150,12 @@ fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
         ));
     }
     hints.extend(routing::hints(world, index));
-    hints.extend(missing_routers(world));
+    hints.extend(missing_routers(world, index));
     for (version, is_v4) in [("ipv4", true), ("ipv6", false)] {
-        let told = world.desired.routes.iter();
+        let told = index.uncommon(world.desired);
         let told = told.filter(|(_, via)| via.is_multipath());
         let imported = world.import.multipath();
-        let mut prefixes = told.map(|(prefix, _)| *prefix).chain(imported);
+        let mut prefixes = told.map(|(prefix, _)| prefix).chain(imported);
         let setting = "fib_multipath_hash_policy";
         if prefixes.any(|prefix| prefix.addr().is_ipv4() == is_v4)
             && switched_off(&format!("/proc/sys/net/{version}/{setting}"))
@@ -178,14 +178,10 @@ fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
 }
 
 /// Routers of several that the kernel cannot use; their share goes by the others.
-fn missing_routers(world: &World<'_>) -> Vec<String> {
-    let members = world.desired.routes.iter().flat_map(|(prefix, via)| {
-        let members = match via {
-            ViaSpec::Multipath { members } => &members[..],
-            _ => &[],
-        };
-        members.iter().map(move |member| (prefix, member))
-    });
+fn missing_routers(world: &World<'_>, index: &Index) -> Vec<String> {
+    let told = index.uncommon(world.desired);
+    let members =
+        told.flat_map(|(prefix, via)| via.members().iter().map(move |member| (prefix, member)));
     let missing = members.filter_map(|(prefix, member)| match member {
         ViaSpec::Gateway { address, interface } => {
             let link = world.gateway_link(*address, interface.as_deref());

@@ -284,9 +284,9 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
     for node in world.remote_nodes().filter(is_native) {
         hints.extend(node_hints(world, index, node));
     }
-    let told = world.desired.routes.iter();
-    let without = told.filter(|(_, spec)| has_no_vni(world, spec));
-    if let Some(prefixes) = named(without.map(|(prefix, _)| *prefix)) {
+    let told = index.uncommon(world.desired);
+    let without = told.filter(|(_, spec)| spec.members().iter().any(|via| has_no_vni(world, via)));
+    if let Some(prefixes) = named(without.map(|(prefix, _)| prefix)) {
         hints.push(format!(
             "{prefixes}: by a VNI that the configuration does not name; add it to also-vnis"
         ));
@@ -318,12 +318,12 @@ pub fn hints(world: &World<'_>, index: &Index) -> Vec<String> {
     hints
 }
 
-/// Whether a next hop of a route is by a VNI that is not configured.
-fn has_no_vni(world: &World<'_>, spec: &ViaSpec) -> bool {
-    spec.members().iter().any(|member| match member {
+/// Whether a next hop is by a VNI that is not configured.
+pub fn has_no_vni(world: &World<'_>, next_hop: &ViaSpec) -> bool {
+    match next_hop {
         ViaSpec::Node { vni: Some(vni), .. } => world.settings.vnis().all(|known| known != *vni),
         _ => false,
-    })
+    }
 }
 
 /// The same of the routes through one native node.

@@ -7,6 +7,8 @@
 //! decremented, the Ethernet header is rewritten. What depends on how it is sent (segmentation,
 //! checksums, outer headers) is left to egress, which learns it from [`Send`].
 
+use std::net::IpAddr;
+
 use crate::fib::{NextHop, NextHopKind, PortId, Tables};
 use crate::packet::Packet;
 use crate::tunnel::decap;
@@ -64,7 +66,8 @@ fn route<'t>(
         None => return Err(DropReason::PartialChecksum),
     };
 
-    let next_hop = next_hop(&headers, tables)?;
+    let flow_hash = flow_hash::hash(&headers);
+    let next_hop = next_hop(headers.dst, flow_hash, tables)?;
     match next_hop.kind {
         NextHopKind::Unresolved | NextHopKind::Group(_) => return Err(DropReason::NoNeighbor),
         // A packet from another node ends here: sending it on would make loops possible.
@@ -98,22 +101,23 @@ fn route<'t>(
     headers.hop_limit -= 1;
     Ok(Send {
         next_hop,
-        flow_hash: flow_hash::hash(&headers),
+        flow_hash,
         headers,
         partial_checksum,
         max_l3_len,
     })
 }
 
-/// The next hop of the packet's flow; it may be unresolved.
+/// The next hop to `destination` of the flow with that hash; it may be unresolved.
 #[inline(always)]
-pub(crate) fn next_hop<'t>(
-    headers: &Headers,
-    tables: &'t Tables,
-) -> Result<&'t NextHop, DropReason> {
-    let next_hop = tables.lookup(headers.dst).ok_or(DropReason::NoRoute)?;
+pub(crate) fn next_hop(
+    destination: IpAddr,
+    flow_hash: u32,
+    tables: &Tables,
+) -> Result<&NextHop, DropReason> {
+    let next_hop = tables.lookup(destination).ok_or(DropReason::NoRoute)?;
     if let NextHopKind::Group(group) = &next_hop.kind {
-        let member = tables.member(group, flow_hash::hash(headers));
+        let member = tables.member(group, flow_hash);
         return member.ok_or(DropReason::NoNeighbor);
     }
     Ok(next_hop)

@@ -87,9 +87,8 @@ pub struct Want {
 }
 
 impl Want {
-    /// The objects as they should be; Costs what there
-    /// are of nodes, routers and ports, and of routes through native nodes that follow the
-    /// kernel's.
+    /// The objects as they should be. Costs what there are of nodes, routers and ports, of routes
+    /// through native nodes that follow the kernel's, and of uncommon ones.
     pub fn of(world: &World<'_>, index: &Index, devices: &Devices) -> Self {
         let mut want = Self {
             devices: devices.values().copied().collect(),
@@ -101,12 +100,12 @@ impl Want {
             want.addresses = want.unreachable.iter().map(IpNet::network).collect();
         }
         // Not by a shorter prefix, which another VNI or no tunnel at all may carry.
-        let without_vni = world.desired.routes.iter().filter(|(_, spec)| {
-            let vnis = world.settings.vnis().collect::<Vec<_>>();
-            matches!(spec, ViaSpec::Node { vni: Some(vni), .. } if !vnis.contains(vni))
+        let told = index.uncommon(world.desired);
+        let stranded = told.filter(|(_, spec)| {
+            let mut members = spec.members().iter();
+            members.all(|member| routing::has_no_vni(world, member))
         });
-        want.unreachable
-            .extend(without_vni.map(|(prefix, _)| *prefix));
+        want.unreachable.extend(stranded.map(|(prefix, _)| prefix));
         for ((address, interface), _) in index.routers() {
             let link = world.gateway_link(*address, interface.as_deref());
             if let Some(link) = link {

@@ -2,11 +2,13 @@
 //!
 //! - [`masquerade`]: what pods send out of the cluster gets the node's address.
 //! - [`strangers`]: the kernel takes no tunnels from unknown nodes.
+//! - [`changes`]: what the kernel tells, also of others' tables.
 //! - [`nft`]: putting the rules into the kernel, and noticing when somebody takes them out.
 //!
 //! Like everything else in the kernel the table stays when control stops. It goes when control
 //! starts with neither wanted, and with `--cleanup`.
 
+pub mod changes;
 pub mod masquerade;
 pub mod nft;
 pub mod strangers;

@@ -10,19 +10,15 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::changes::Changes;
 use super::{REMOVAL, Rules, TABLE};
 
-/// Multicast group of all changes of nftables (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
-const GROUP: u32 = 7;
 /// Family of the table (`NFPROTO_INET`, linux/netfilter.h).
 const FAMILY: u8 = 1;
-/// Room for a message of the kernel; of a longer one the beginning is enough.
-const MESSAGE: usize = 8192;
 /// Who changes the table all the time is answered at most this often.
 const CHECK_PERIOD: Duration = Duration::from_millis(200);
 /// When something that failed is tried again.
@@ -38,7 +34,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 #[derive(Debug)]
 pub struct Keeper {
     /// Tells of changes; `None` while no table is wanted.
-    changes: Option<Socket>,
+    changes: Option<Changes>,
     /// What the table was made from, and how it then read.
     made: Option<(Rules, String)>,
     /// Whether somebody may have changed it.
@@ -58,15 +54,8 @@ impl Keeper {
         if !on && let Err(error) = remove() {
             tracing::warn!("{error}");
         }
-        let listen = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind_auto()?;
-            socket.add_membership(GROUP)?;
-            socket.set_non_blocking(true)?;
-            Ok(socket)
-        };
         Ok(Self {
-            changes: on.then(listen).transpose()?,
+            changes: on.then(Changes::listen).transpose()?,
             made: None,
             doubtful: false,
             next: None,
@@ -76,7 +65,7 @@ impl Keeper {
 
     /// What is readable when something has changed.
     pub fn fd(&self) -> Option<RawFd> {
-        self.changes.as_ref().map(Socket::as_raw_fd)
+        self.changes.as_ref().map(Changes::as_raw_fd)
     }
 
     /// When [`Self::keep`] has something to do though nothing came.
@@ -87,18 +76,8 @@ impl Keeper {
 
     /// Takes in what the kernel tells.
     pub fn follow(&mut self) {
-        let Some(socket) = &self.changes else { return };
-        let mut buffer = Vec::with_capacity(MESSAGE);
-        loop {
-            buffer.clear();
-            match socket.recv(&mut buffer, 0) {
-                Ok(_) => self.doubtful |= concerns_table(&buffer),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // ENOBUFS, once per overrun: reading goes on after it.
-                Err(_) => self.doubtful = true,
-            }
-        }
+        let changes = self.changes.as_ref();
+        self.doubtful |= changes.is_some_and(|changes| changes.any(concerns_table));
     }
 
     /// Makes the table as `rules` say where it is not.

@@ -84,6 +84,7 @@ pub struct Answer<'t> {
     quoted: u16,
     /// Of the answer.
     headers: Headers,
+    flow_hash: u32,
 }
 
 impl<'t> Answer<'t> {
@@ -116,7 +117,8 @@ impl<'t> Answer<'t> {
         };
         let source = local.addresses.nearest(pod, is_routed)?;
         let mut headers = answering(&about, source);
-        let next_hop = next_hop(&headers, tables).ok()?;
+        let flow_hash = flow_hash::hash(&headers);
+        let next_hop = next_hop(headers.dst, flow_hash, tables).ok()?;
         if matches!(
             next_hop.kind,
             NextHopKind::Unresolved | NextHopKind::Group(_)
@@ -133,6 +135,7 @@ impl<'t> Answer<'t> {
             about,
             quoted,
             headers,
+            flow_hash,
         })
     }
 
@@ -143,6 +146,7 @@ impl<'t> Answer<'t> {
             about,
             next_hop,
             headers,
+            flow_hash,
             ..
         } = self;
         finish_quoted(packet, &about);
@@ -168,7 +172,7 @@ impl<'t> Answer<'t> {
         );
         Some(Send {
             next_hop,
-            flow_hash: flow_hash::hash(&headers),
+            flow_hash,
             headers,
             partial_checksum: false,
             max_l3_len: next_hop.mtu,
@@ -206,7 +210,9 @@ fn too_big(packet: &Packet<'_>, about: &Headers, tables: &Tables) -> Option<Icmp
             .head()
             .get(about.l3.into()..)
             .is_some_and(|ip| Ipv4Packet::new_unchecked(ip).dont_frag());
-    let mtu = next_hop(about, tables).ok()?.mtu;
+    let mtu = next_hop(about.dst, flow_hash::hash(about), tables)
+        .ok()?
+        .mtu;
     (!may_be_fragmented && about.l3_len > mtu.into()).then_some(IcmpError::TooBig(mtu))
 }
 
