@@ -1,5 +1,6 @@
 //! The command line `podway`: arguments to a request, a response to text or JSON.
 
+mod explain;
 mod files;
 mod generate;
 mod load;
@@ -109,6 +110,33 @@ Examples:
         /// Once a second until interrupted, with the rates.
         #[arg(long)]
         watch: bool,
+    },
+    /// What was dropped, and what the programs on the ports have refused: reason, place, count, the
+    /// last packet's header, and what to do about it.
+    #[command(after_help = "\
+The rate is that of the last ten seconds; with --watch that between two looks. With --json all
+reasons are listed, also at 0.
+
+Examples:
+  podway drops
+  podway drops --all
+  podway drops --watch")]
+    Drops {
+        /// Once a second until interrupted.
+        #[arg(long)]
+        watch: bool,
+        /// Also the reasons that have dropped nothing.
+        #[arg(long)]
+        all: bool,
+    },
+    /// What a reason to drop, to refuse or to pass means and what to do about it; no daemon is asked.
+    #[command(after_help = "\
+Examples:
+  podway explain
+  podway explain no_route")]
+    Explain {
+        /// Its name; all are listed without it.
+        reason: Option<String>,
     },
     /// Write all that was told: nodes, added routes and ports, as a file for `podway import`.
     #[command(after_help = EXPORT)]
@@ -361,6 +389,9 @@ enum Failure {
     /// A configuration file is wrong.
     #[error("{0}")]
     Config(String),
+    /// What was named does not exist, and no daemon had to be asked.
+    #[error("{0}")]
+    NotFound(String),
     #[error("{0}")]
     Usage(String),
     #[error("cannot write the answer: {0}")]
@@ -377,6 +408,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Refused(error)) if error.code.is_not_found() => 3,
+            Self::NotFound(_) => 3,
             Self::Client(ClientError::Refused(_))
             | Self::Entries { .. }
             | Self::Config(_)
@@ -402,6 +434,7 @@ impl Failure {
             Self::Client(error) => (ErrorCode::Unavailable, error.to_string(), &[][..]),
             Self::Entries { what, refused, .. } => (ErrorCode::Invalid, what.clone(), &refused[..]),
             Self::Config(message) => (ErrorCode::Invalid, message.clone(), &[][..]),
+            Self::NotFound(message) => (ErrorCode::NotFound, message.clone(), &[][..]),
             Self::Usage(message) => (ErrorCode::BadRequest, message.clone(), &[][..]),
             Self::Output(_) => (ErrorCode::System, self.to_string(), &[][..]),
         };
@@ -466,8 +499,30 @@ impl Cli {
             }
             Command::Completions { shell } => return print(out, &generate::completions(shell)),
             Command::Man { directory } => return generate::man(&directory),
+            Command::Explain { reason } => {
+                return print(out, &explain::explain(reason.as_deref(), json)?);
+            }
             Command::Counters { watch: true } => {
-                return watch_counters(&mut connect()?, json, out);
+                let text = |response: &Response, last: Option<(Duration, &Response)>| {
+                    let rates =
+                        last.map(|(elapsed, before)| show::rates(before, response, elapsed));
+                    show::text(response) + &rates.unwrap_or_default()
+                };
+                return watch(&mut connect()?, &Request::Counters, json, out, text);
+            }
+            Command::Drops { watch: true, all } => {
+                let text = |response: &Response, last: Option<(Duration, &Response)>| match last {
+                    Some((elapsed, before)) => show::drops::between(before, response, elapsed, all),
+                    None => show::drops::text(response, all),
+                };
+                return watch(&mut connect()?, &Request::Drops, json, out, text);
+            }
+            Command::Drops { watch: false, all } => {
+                let response = connect()?.call(&Request::Drops)?;
+                return match json {
+                    true => print(out, &codec::encode(&response)),
+                    false => print(out, show::drops::text(&response, all).as_bytes()),
+                };
             }
             Command::Route(RouteCommand::Load { file, dry_run }) => {
                 client = connect()?;
@@ -528,9 +583,11 @@ impl Command {
             Self::Import(_)
             | Self::Config(_)
             | Self::Completions { .. }
+            | Self::Explain { .. }
             | Self::Man { .. }
             | Self::Route(RouteCommand::Load { .. }) => unreachable!("it is no single request"),
             Self::Counters { .. } => Request::Counters,
+            Self::Drops { .. } => Request::Drops,
             Self::Node(NodeCommand::Set(node)) => Request::NodeSet(NodeSpec {
                 name: node.name,
                 underlay: node.underlay,
@@ -642,23 +699,27 @@ fn number(vni: &str) -> Result<Vni, String> {
     Vni::try_from(number).map_err(|error| error.to_string())
 }
 
-/// Shows the counters once a second until interrupted or the reader is gone.
-fn watch_counters(client: &mut Client, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+/// Asks once a second and shows what `text` makes of the answer, given the one before and how long ago
+/// that was; until interrupted or the reader is gone.
+fn watch(
+    client: &mut Client,
+    request: &Request,
+    json: bool,
+    out: &mut impl Write,
+    text: impl Fn(&Response, Option<(Duration, &Response)>) -> String,
+) -> Result<(), Failure> {
     const PERIOD: Duration = Duration::from_secs(1);
     // Home and clear to the end: what is left of the last picture goes, without flicker.
     const CLEAR: &str = "\x1b[H\x1b[J";
     let mut last: Option<(Instant, Response)> = None;
     loop {
-        let response = client.call(&Request::Counters)?;
+        let response = client.call(request)?;
         let now = Instant::now();
         let written = if json {
             out.write_all(&codec::encode(&response))
         } else {
-            let rates = last
-                .as_ref()
-                .map(|(then, before)| show::rates(before, &response, now - *then))
-                .unwrap_or_default();
-            write!(out, "{CLEAR}{}{rates}", show::text(&response))
+            let last = last.as_ref().map(|(then, before)| (now - *then, before));
+            write!(out, "{CLEAR}{}", text(&response, last))
         };
         if written.and_then(|()| out.flush()).is_err() {
             return Ok(());
@@ -927,6 +988,7 @@ mod tests {
         for (failure, code) in [
             (Failure::Client(timed_out), "unavailable"),
             (Failure::Config(String::new()), "invalid"),
+            (Failure::NotFound(String::new()), "not-found"),
             (Failure::Usage(String::new()), "bad-request"),
             (Failure::Output(io::ErrorKind::StorageFull.into()), "system"),
         ] {

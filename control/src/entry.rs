@@ -45,6 +45,7 @@ impl Entry {
             | Request::RouteGet { .. }
             | Request::PortShow
             | Request::Counters
+            | Request::Drops
             | Request::Export
             | Request::BulkBegin { .. }
             | Request::BulkPart(_)

@@ -99,6 +99,7 @@ pub struct Node {
 enum Question {
     Status,
     Counters,
+    Drops,
 }
 
 /// What hears of changes that nobody asked for, open and listening.
@@ -652,6 +653,7 @@ impl Node {
             Request::Export => Response::Entries(bulk::entries(&self.desired)),
             Request::Status => return self.ask(client, Question::Status),
             Request::Counters => return self.ask(client, Question::Counters),
+            Request::Drops => return self.ask(client, Question::Drops),
             // Clients are greeted before they come here, and changes were made before.
             _ => Response::Error(ErrorBody::new(ErrorCode::BadRequest, "not a question")),
         })
@@ -661,6 +663,7 @@ impl Node {
         let request = match question {
             Question::Status => dataplane::Request::Status,
             Question::Counters => dataplane::Request::Counters,
+            Question::Drops => dataplane::Request::Drops,
         };
         match self.session.ask(request) {
             Ok(ticket) => {
@@ -688,10 +691,11 @@ impl Node {
                     counters,
                 }
             }
-            (Question::Counters, Ok(dataplane::Response::Error(error)) | Err(error)) => {
-                Response::Error(error)
+            (Question::Drops, Ok(dataplane::Response::Drops { drops })) => {
+                Response::Drops { drops }
             }
-            (Question::Counters, Ok(_)) => Response::Error(ErrorBody::new(
+            (_, Ok(dataplane::Response::Error(error)) | Err(error)) => Response::Error(error),
+            (_, Ok(_)) => Response::Error(ErrorBody::new(
                 ErrorCode::System,
                 "podway-dataplane answered something else; install both from one release",
             )),

@@ -1,6 +1,8 @@
 //! Responses as text for people.
 
 pub mod change;
+pub mod drops;
+pub mod explain;
 mod health;
 mod ports;
 mod table;
@@ -29,6 +31,7 @@ pub fn text(response: &Response) -> String {
             counters,
             imbalances,
         } => show_counters(counters, imbalances),
+        Response::Drops { drops } => drops::told(drops, false),
         Response::Entries(entries) => change::entries(entries),
         Response::BulkDone(difference) => change::summary(difference),
         Response::BulkRefused { refused } => change::refused(refused).join("\n") + "\n",

@@ -55,6 +55,12 @@ fn with_json_every_failure_is_one_document() {
             "bad-request",
             "invalid value '10.9.0.0/33' ",
         ),
+        (
+            &["explain", "no_rout", "--json"],
+            3,
+            "not-found",
+            "there is no reason no_rout; did you mean no_route?",
+        ),
     ] {
         let (status, said) = podway(words);
         assert_eq!(status, Some(exit), "{words:?}: {said}");

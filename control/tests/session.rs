@@ -111,6 +111,7 @@ fn serve(stream: UnixStream, told: &Mutex<Told>) {
                 },
                 ..Counters::default()
             }),
+            Request::Drops => Response::Drops { drops: Vec::new() },
             Request::Status => Response::Error(podway_proto::ErrorBody::new(
                 podway_proto::ErrorCode::Unsupported,
                 "not here",

@@ -65,6 +65,7 @@ pub fn serve(
                 encode(&response)
             });
         }
+        supervisor.sample_drops();
         if let Err(error) = supervisor.settle() {
             tracing::error!(%error, "cannot bring the XDP maps to the tables");
         }
@@ -100,6 +101,10 @@ fn answer(
         Request::SyncEnd => supervisor.sync_end()?,
         Request::Status => return Ok(Response::Status(supervisor.status())),
         Request::Counters => return Ok(Response::Counters(supervisor.counters()?)),
+        Request::Drops => {
+            let drops = supervisor.drops()?;
+            return Ok(Response::Drops { drops });
+        }
         Request::Digest => return Ok(Response::Digest(supervisor.digests())),
     }
     Ok(Response::Done)

@@ -11,6 +11,7 @@ use crossbeam::utils::CachePadded;
 use podway_xdp_redirect::MAX_PORTS;
 
 use crate::fib::PortId;
+use crate::last_drop::{LastDrop, Record};
 use crate::verdict::DropReason;
 
 /// A number that one thread writes.
@@ -80,6 +81,7 @@ pub struct Totals {
 pub struct Sheet {
     ports: Box<[CachePadded<PortSheet>]>,
     drops: Box<[Counter]>,
+    last_drops: Box<[Record]>,
     /// Bursts with at least one packet.
     pub bursts: Counter,
     /// Rounds of the loop.
@@ -111,6 +113,7 @@ impl Default for Sheet {
         Self {
             ports: (0..MAX_PORTS).map(|_| CachePadded::default()).collect(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
+            last_drops: DropReason::ALL.iter().map(|_| Record::default()).collect(),
             bursts: Counter::default(),
             rounds: Counter::default(),
             sleeps: Counter::default(),
@@ -144,17 +147,26 @@ impl Sheet {
         }
     }
 
-    /// Counts `packets` that died of `reason`.
-    #[inline]
-    pub fn drop_packets(&self, reason: DropReason, packets: u64) {
-        if let Some(counter) = self.drops.get(reason as usize) {
+    /// Counts `packets` that died of `reason`, and keeps the last of them.
+    #[cold]
+    pub fn drop_packets(&self, reason: DropReason, packets: u64, last: LastDrop) {
+        let slot = reason as usize;
+        if let (Some(counter), Some(record)) = (self.drops.get(slot), self.last_drops.get(slot))
+            && packets > 0
+        {
             counter.add(packets);
+            record.set(last);
         }
     }
 
     /// Packets that died of `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.get(reason as usize).map_or(0, Counter::get)
+    }
+
+    /// The last packet that died of `reason`.
+    pub fn last_drop(&self, reason: DropReason) -> Option<LastDrop> {
+        self.last_drops.get(reason as usize)?.get()
     }
 
     /// Sums over every port that ever was.
@@ -178,10 +190,13 @@ mod tests {
     fn every_reason_has_its_slot() {
         let sheet = Sheet::default();
         for (n, &reason) in (1..).zip(DropReason::ALL) {
-            sheet.drop_packets(reason, n);
+            sheet.drop_packets(reason, n, LastDrop::new(n, 1, 0, &[]));
+            sheet.drop_packets(reason, 0, LastDrop::new(0, 2, 0, &[]));
         }
         for (n, &reason) in (1..).zip(DropReason::ALL) {
             assert_eq!(sheet.dropped(reason), n, "{}", reason.name());
+            let last = sheet.last_drop(reason).unwrap();
+            assert_eq!((last.at, last.ifindex), (n, 1), "{}", reason.name());
         }
     }
 

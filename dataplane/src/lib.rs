@@ -24,6 +24,7 @@
 
 pub mod answer;
 pub mod api;
+mod clock;
 pub mod config;
 pub mod counters;
 pub mod cpu_latency;
@@ -31,6 +32,7 @@ pub mod egress;
 pub mod fib;
 pub mod forward;
 pub mod ingress;
+pub mod last_drop;
 pub mod limits;
 pub mod packet;
 pub mod supervisor;

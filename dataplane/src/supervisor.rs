@@ -5,6 +5,7 @@
 //! its destination.
 
 mod devices;
+mod drops;
 mod ports;
 mod report;
 
@@ -34,6 +35,7 @@ use crate::worker::{Command, Link, Queues, Reply, Worker};
 use crate::xsk::{Frame, FramePool, Region, Umem};
 
 use devices::{WorkerDevices, make_devices};
+use drops::DropRates;
 use ports::AttachedPort;
 
 /// How long a worker may take to answer; it looks at its commands once a round. Control waits longer
@@ -78,6 +80,8 @@ pub struct Supervisor {
     commands: u64,
     /// Packets that detached sockets had lost.
     lost_before: u64,
+    /// What rates of drops are made from.
+    drop_rates: DropRates,
     /// Keeps CPUs awake, if that is wanted.
     _cpu_latency: Option<CpuLatency>,
 }
@@ -242,6 +246,7 @@ impl Supervisor {
             broken: None,
             commands: 0,
             lost_before: 0,
+            drop_rates: DropRates::new(Instant::now()),
             _cpu_latency: cpu_latency,
             no_tap,
         };

@@ -11,13 +11,16 @@ use crossbeam::queue::ArrayQueue;
 use podway_xdp_redirect::Heartbeat;
 
 use crate::answer::Answers;
+use crate::clock::monotonic_nanoseconds;
 use crate::counters::Sheet;
 use crate::egress::Egress;
 use crate::fib::{PortId, Reader, Tables};
 use crate::forward::forward;
 use crate::ingress::{Burst, Ingress, LEAST_POSTED};
+use crate::last_drop::LastDrop;
 use crate::limits::Limits;
-use crate::verdict::Verdict;
+use crate::packet::Packet;
+use crate::verdict::{DropReason, Verdict};
 use crate::wait::{Rest, Waiter};
 use crate::xsk::{Frame, FramePool, Region};
 
@@ -223,23 +226,29 @@ impl Worker {
         let tables = self.tables.get();
         for (port, mut packet) in burst.packets(&self.region) {
             self.sheet.received(port, packet.len(), packet.frames());
-            match forward(&mut packet, port, tables) {
+            let fate = match forward(&mut packet, port, tables) {
                 Verdict::Send(mut send) => {
                     if let Some(limits) = &self.limits {
                         limits.apply(&packet, &mut send, tables);
                     }
                     self.egress
-                        .push(&mut packet, &send, tables, &self.region, &self.sheet);
+                        .push(&mut packet, &send, tables, &self.region, &self.sheet)
                 }
                 Verdict::Drop(reason) => {
-                    self.sheet.drop_packets(reason, 1);
+                    drop_packet(&self.sheet, reason, &packet, port, tables);
                     let answer =
                         (self.answers).answer(&mut packet, port, reason, tables, &self.sheet);
-                    if let Some(send) = answer {
-                        self.egress
-                            .push(&mut packet, &send, tables, &self.region, &self.sheet);
+                    match answer {
+                        Some(send) => {
+                            self.egress
+                                .push(&mut packet, &send, tables, &self.region, &self.sheet)
+                        }
+                        None => Ok(()),
                     }
                 }
+            };
+            if let Err(reason) = fate {
+                drop_packet(&self.sheet, reason, &packet, port, tables);
             }
         }
         self.egress.flush(&self.region, &self.sheet);
@@ -388,10 +397,17 @@ impl Queues {
     }
 }
 
-/// CLOCK_MONOTONIC in nanoseconds, the clock of the heartbeat; no system call (vDSO).
-#[inline]
-fn monotonic_nanoseconds() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+/// Counts a packet that died, and keeps its header.
+#[cold]
+fn drop_packet(
+    sheet: &Sheet,
+    reason: DropReason,
+    packet: &Packet<'_>,
+    from: PortId,
+    tables: &Tables,
+) {
+    let ifindex = tables.port(from).map_or(0, |port| port.ifindex);
+    let now = monotonic_nanoseconds();
+    let last = LastDrop::new(now, ifindex, packet.len(), packet.head());
+    sheet.drop_packets(reason, 1, last);
 }

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use podway_dataplane::verdict::DropReason;
 use podway_proto::dataplane::{Books, PortCounters, WorkerCounters};
-use podway_xdp_redirect::{PassCause, RefuseCause};
+use podway_proto::reasons::{self, Explanation, Fate, Place};
 
 fn fields<T: Default + serde::Serialize>() -> Vec<String> {
     let serde_json::Value::Object(fields) = serde_json::to_value(T::default()).unwrap() else {
@@ -18,20 +17,8 @@ fn fields<T: Default + serde::Serialize>() -> Vec<String> {
 #[test]
 fn every_counter_is_documented() {
     let text = include_str!("../../docs/counters.md");
-    let names = DropReason::ALL
-        .iter()
-        .map(|reason| reason.name().to_owned())
-        .chain(
-            PassCause::ALL
-                .into_iter()
-                .map(|cause| cause.name().to_owned()),
-        )
-        .chain(
-            RefuseCause::ALL
-                .into_iter()
-                .map(|cause| cause.name().to_owned()),
-        )
-        .chain(fields::<PortCounters>())
+    let names = fields::<PortCounters>()
+        .into_iter()
         .chain(fields::<WorkerCounters>())
         .chain(fields::<Books>());
     let missing: Vec<_> = names.filter(|name| !text.contains(name.as_str())).collect();
@@ -39,16 +26,21 @@ fn every_counter_is_documented() {
 }
 
 #[test]
-fn help_texts_are_those_of_the_documentation() {
+fn reasons_are_those_of_the_documentation() {
     let text = include_str!("../../docs/counters.md");
-    for reason in DropReason::ALL {
-        let row = format!("| `{}` |", reason.name());
-        let mut rows = text.lines().filter(|line| line.starts_with(&row));
-        assert!(
-            rows.any(|row| row.contains(reason.help())),
-            "{}",
-            reason.name()
-        );
+    let rows: BTreeSet<_> = text.lines().collect();
+    for reason in reasons::all() {
+        let Explanation { name, meaning, .. } = reason;
+        let places: Vec<_> = reason.places.iter().map(Place::to_string).collect();
+        for place in &places {
+            let row = format!("| `{place}` |");
+            assert!(rows.iter().any(|line| line.starts_with(&row)), "{place}");
+        }
+        let row = match reason.fate {
+            Fate::Drop => format!("| `{name}` | {} | {meaning} |", places.join(", ")),
+            Fate::Refuse | Fate::Pass => format!("| `{name}` | {meaning} |"),
+        };
+        assert!(rows.contains(row.as_str()), "{row}");
     }
 }
 

@@ -196,7 +196,11 @@ impl Worker {
             let packet = Packet::new(region, chain).unwrap();
             let mut packet = packet.with_offload(Some(offload));
             match forward(&mut packet, POD, tables) {
-                Verdict::Send(send) => egress.push(&mut packet, &send, tables, region, sheet),
+                Verdict::Send(send) => {
+                    egress
+                        .push(&mut packet, &send, tables, region, sheet)
+                        .unwrap();
+                }
                 Verdict::Drop(reason) => panic!("{reason:?}"),
             }
         }
@@ -407,6 +411,19 @@ fn what_is_lost_behind_the_tap_is_a_drop() {
         exit(0);
         check("no exit any more", 0, 0, packets);
         assert_eq!(capture.next(), None);
+        // The last message of the burst, as it was to go on the wire.
+        for reason in [DropReason::EgressFull, DropReason::EgressRefused] {
+            let last = worker.sheet.last_drop(reason).unwrap();
+            let (inner, _) = burst.last().unwrap();
+            assert_eq!(
+                (last.ifindex, last.bytes as usize),
+                (pair.far, 50 + inner.len())
+            );
+            assert_eq!(last.header().len(), 64);
+            let header = &last.header()[14..];
+            assert_eq!((header[0], header[9]), (0x45, 17), "{reason:?}");
+            assert_eq!(header[20 + 2..][..2], 4789_u16.to_be_bytes(), "{reason:?}");
+        }
     });
 }
 

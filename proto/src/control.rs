@@ -69,6 +69,9 @@ pub enum Request {
     PortShow,
     /// What the dataplane has counted. Answer: [`Response::Counters`].
     Counters,
+    /// What the dataplane has dropped, and the programs on the ports have refused. Answer:
+    /// [`Response::Drops`].
+    Drops,
     /// All that was told. Answer: [`Response::Entries`].
     Export,
     /// Begins a bulk: entries by the thousand that come into force together or not at all. One that
@@ -105,6 +108,7 @@ impl Request {
                 | Self::RouteGet { .. }
                 | Self::PortShow
                 | Self::Counters
+                | Self::Drops
                 | Self::Export
         )
     }
@@ -275,6 +279,11 @@ pub enum Response {
         /// What of the two books does not balance, one sentence each. While packets flow, packets
         /// on their way show here.
         imbalances: Vec<String>,
+    },
+    /// To [`Request::Drops`].
+    Drops {
+        /// Every reason to drop and cause to refuse, also at 0.
+        drops: Vec<dataplane::DropCount>,
     },
     /// To [`Request::Export`].
     Entries(Entries),

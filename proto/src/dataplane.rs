@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ErrorBody;
 use crate::digest::Digests;
+use crate::reasons::Place;
 use crate::types::{LocalNode, Neighbor, Node, Port, Route};
 
 /// What a client may ask of the dataplane.
@@ -39,6 +40,8 @@ pub enum Request {
     Status,
     /// What it has counted. Answer: [`Response::Counters`].
     Counters,
+    /// What it has dropped, and the programs on the ports have refused. Answer: [`Response::Drops`].
+    Drops,
     /// Which facts it holds, in short. Answer: [`Response::Digest`].
     Digest,
 }
@@ -49,7 +52,7 @@ impl Request {
     pub fn only_asks(&self) -> bool {
         matches!(
             self,
-            Self::Hello { .. } | Self::Status | Self::Counters | Self::Digest
+            Self::Hello { .. } | Self::Status | Self::Counters | Self::Drops | Self::Digest
         )
     }
 }
@@ -114,6 +117,11 @@ pub enum Response {
     Status(Status),
     /// To [`Request::Counters`].
     Counters(Counters),
+    /// To [`Request::Drops`].
+    Drops {
+        /// Every reason to drop and cause to refuse, also at 0, in the order of their counters.
+        drops: Vec<DropCount>,
+    },
     /// To [`Request::Digest`].
     Digest(Digests),
     /// The request was refused as a whole; nothing has changed.
@@ -236,6 +244,52 @@ pub struct Counters {
     pub drop_help: BTreeMap<String, String>,
     /// The two books.
     pub books: Books,
+}
+
+/// What died of one reason since the dataplane was started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// The reason's stable name.
+    pub reason: String,
+    /// Where on their path the packets were.
+    pub places: Vec<Place>,
+    /// Packets.
+    pub packets: u64,
+    /// Packets per second in the last ten seconds, or since the dataplane was started; `None` for
+    /// what the programs on the ports refuse, which is not looked at in between.
+    pub packets_per_second: Option<f64>,
+    /// The last of them; `None` where there was none, and for what the programs refuse: they keep
+    /// no header.
+    pub last: Option<DroppedPacket>,
+    /// What happened.
+    pub meaning: String,
+    /// What an operator does about it.
+    pub remedy: String,
+}
+
+/// A packet that was dropped, as it was at that place: in the tunnel that it came by until that is off,
+/// and at `send` in the one that it was to leave by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedPacket {
+    /// How long ago.
+    pub seconds_ago: u64,
+    /// The port that it came by; of what was dropped at `send`, the one that it was to leave by.
+    /// `None` when that is detached.
+    pub interface: Option<String>,
+    /// Its size in bytes, Ethernet header included.
+    pub bytes: u32,
+    /// Source address; `None` where no IP header can be read.
+    pub source: Option<IpAddr>,
+    /// Destination address.
+    pub destination: Option<IpAddr>,
+    /// Number of the protocol that the IP header names.
+    pub protocol: Option<u8>,
+    /// Source port of TCP and UDP; `None` where none can be read.
+    pub source_port: Option<u16>,
+    /// Destination port of TCP and UDP.
+    pub destination_port: Option<u16>,
+    /// Its first bytes from the Ethernet header on, up to 64, in hexadecimal.
+    pub header: String,
 }
 
 /// Counters of one port, summed over workers and CPUs.

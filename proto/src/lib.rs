@@ -7,6 +7,7 @@
 //! - [`dataplane`]: what `podway-control` says to `podway-dataplane` over `dataplane.sock`.
 //! - [`control`]: what `podway` (or any other client) says to `podway-control` over `control.sock`.
 //! - [`types`]: the facts that both share: ports, nodes, routes, neighbours.
+//! - [`reasons`]: why packets are dropped, refused or left to the kernel, and what to do about it.
 //! - [`digest`]: whether both ends hold the same facts.
 //! - [`entries`]: all that was told as one document, and differences between two of them.
 //! - [`config`]: the configuration file that both daemons read.
@@ -23,6 +24,7 @@ pub mod digest;
 pub mod entries;
 mod error;
 pub mod fnv;
+pub mod reasons;
 pub mod server;
 pub mod types;
 mod version;

@@ -11,6 +11,7 @@ use podway_proto::control::{self, PortRoleSpec, ViaSpec};
 use podway_proto::dataplane::{self, Change};
 use podway_proto::digest::{Digest, Digests};
 use podway_proto::entries::{Difference, Entries, EntryKey, RefusedEntry};
+use podway_proto::reasons::{DropReason, Explanation, RefuseCause};
 use podway_proto::types::{
     Link, LocalNode, MacAddr, Mode, Neighbor, Node, Path as NodePath, Port, PortRole, Route, Via,
     Vni,
@@ -165,6 +166,7 @@ fn control_requests() {
             },
             Request::PortShow,
             Request::Counters,
+            Request::Drops,
             Request::Export,
             Request::BulkBegin {
                 replace: false,
@@ -348,6 +350,7 @@ fn control_responses() {
                 counters: counters(),
                 imbalances: vec!["frames".into()],
             },
+            Response::Drops { drops: drops() },
             Response::Entries(entries()),
             Response::BulkDone(Difference {
                 removed: Entries::default(),
@@ -460,6 +463,7 @@ fn dataplane_requests() {
             Request::SyncEnd,
             Request::Status,
             Request::Counters,
+            Request::Drops,
             Request::Digest,
         ],
     );
@@ -584,6 +588,7 @@ fn dataplane_responses() {
             },
             Response::Status(dataplane_status()),
             Response::Counters(counters()),
+            Response::Drops { drops: drops() },
             Response::Digest(Digests {
                 local: Digest { count: 1, sum: 7 },
                 routes: Digest::of(["a", "b"]),
@@ -671,6 +676,49 @@ fn dataplane_status() -> dataplane::Status {
             neighbors: 1,
         },
     }
+}
+
+fn drops() -> Vec<dataplane::DropCount> {
+    let drop = |reason: Explanation, packets_per_second, last| dataplane::DropCount {
+        reason: reason.name.into(),
+        places: reason.places.to_vec(),
+        packets: 1,
+        packets_per_second,
+        last,
+        meaning: "what happened".into(),
+        remedy: "what to do".into(),
+    };
+    let last = dataplane::DroppedPacket {
+        seconds_ago: 3,
+        interface: Some("veth-a".into()),
+        bytes: 106,
+        source: Some(parse("10.0.0.2")),
+        destination: Some(parse("10.0.1.7")),
+        protocol: Some(17),
+        source_port: Some(40_000),
+        destination_port: Some(9),
+        header: "02000000000b02000000000a0800".into(),
+    };
+    let unread = dataplane::DroppedPacket {
+        seconds_ago: 3,
+        interface: None,
+        bytes: 13,
+        source: None,
+        destination: None,
+        protocol: None,
+        source_port: None,
+        destination_port: None,
+        header: "02000000000b02000000000a08".into(),
+    };
+    vec![
+        drop(DropReason::NotLocal.explain(), Some(0.1), Some(last)),
+        drop(
+            DropReason::TruncatedEthernet.explain(),
+            Some(0.1),
+            Some(unread),
+        ),
+        drop(RefuseCause::OwnSource.explain(), None, None),
+    ]
 }
 
 fn counters() -> dataplane::Counters {

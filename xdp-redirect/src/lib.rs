@@ -13,7 +13,7 @@
 //! | `memory` | the memory-mapped maps: gate, VXLAN port, heartbeats, what did not leave |
 //! | `ring` | what the tcx program has copied for a worker, read in memory |
 //! | `attach` | attaching to an interface: XDP in native or generic mode, tcx |
-//! | `stats` | counters and the list of causes to pass |
+//! | `stats` | counters |
 //! | `error` | what can go wrong, with the remedy |
 //!
 //! Nothing is pinned: program, maps and links live as long as the descriptors of this process, so
@@ -43,5 +43,6 @@ pub use layout::{
 };
 pub use load::Redirect;
 pub use memory::{Heartbeat, Unsent};
+pub use podway_proto::reasons::{PassCause, RefuseCause};
 pub use ring::{PacketRing, Record};
-pub use stats::{Oversize, PassCause, PortStats, RefuseCause};
+pub use stats::{Oversize, PortStats};

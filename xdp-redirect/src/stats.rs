@@ -1,76 +1,9 @@
-//! Counters of the program and the list of causes to pass, the Rust half of `bpf/shared.h`.
+//! Counters of the program. Their causes are `podway_proto::reasons`, the Rust half of those in
+//! `bpf/shared.h`.
 
 use std::net::IpAddr;
 
-/// Makes an enum and its tables from one list, so that no cause can lack a name.
-macro_rules! causes {
-    ($(#[$doc:meta])* $Cause:ident; $($cause:ident, $name:literal, $help:literal;)*) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(usize)]
-        pub enum $Cause {
-            $(#[doc = $help] $cause,)*
-        }
-
-        impl $Cause {
-            /// All causes, by index.
-            pub const ALL: [Self; $Cause::COUNT] = [$(Self::$cause,)*];
-            /// How many causes there are.
-            pub const COUNT: usize = [$($name,)*].len();
-
-            /// The stable name that users see, in snake case.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$cause => $name,)*
-                }
-            }
-
-            /// One line for users.
-            pub fn help(self) -> &'static str {
-                match self {
-                    $(Self::$cause => $help,)*
-                }
-            }
-        }
-    };
-}
-
-causes! {
-    /// Why the program refused a packet: nobody has it. The order is that of the program.
-    RefuseCause;
-    SpoofedSource, "spoofed_source", "pod port: the sender is not the pod by its address, ARP included";
-    OwnSource, "own_source", "uplink: the sender has an address of this node, or in a tunnel of one of its pods";
-}
-
-causes! {
-    /// Why the program left a packet to the kernel. The order is that of the program.
-    PassCause;
-    GateClosed, "gate_closed", "the gate is closed: Podway starts, stops or was told to stand aside";
-    WorkerStalled, "worker_stalled", "the worker of the queue has not beaten for a second";
-    NoSocket, "no_socket", "no AF_XDP socket or TAP serves the queue";
-    UnknownPort, "unknown_port", "the interface is not a port of this node";
-    NotForUs, "not_for_us", "the destination MAC is not the port's, broadcast and multicast included";
-    NotIp, "not_ip", "neither IPv4 nor IPv6: ARP, VLAN-tagged and other frames";
-    Malformed, "malformed", "a header that is needed to classify is cut short or has a wrong version";
-    Options, "options", "an IPv4 header with options";
-    ExtensionHeader, "extension_header", "an IPv6 extension header other than a fragment header";
-    Fragment, "fragment", "an IPv6 fragment; of IPv4, where the kernel puts fragments together, as it does for conntrack";
-    Protocol, "protocol", "neither TCP, UDP nor ICMP";
-    NeighborDiscovery, "neighbor_discovery", "ICMPv6 that concerns one link: ND, MLD and their kin";
-    Multicast, "multicast", "the destination is multicast, broadcast or reserved (224.0.0.0/3, ff00::/8)";
-    LinkLocal, "link_local", "the destination is link-local, loopback or unspecified";
-    LocalAddress, "local_address", "a pod speaks to an address of the node";
-    ForeignSource, "foreign_source", "a source that no router forwards, or natively that of a pod of this node";
-    NoSuchPod, "no_such_pod", "the destination of a packet from the uplink is no attached pod";
-    NoRoute, "no_route", "the destination, or natively the source of a packet from the uplink, is in no fast-path prefix";
-    Unresolved, "unresolved", "the destination's prefix has no resolved next hop";
-    HopLimit, "hop_limit", "TTL or hop limit is used up; the kernel answers";
-    Oversize, "oversize", "larger than the route or the port carries and not to be cut, or larger than 64 KiB";
-    NotVxlan, "not_vxlan", "for the node itself and not VXLAN with a VNI on the configured port";
-    UnknownVni, "unknown_vni", "VXLAN of a network that this node does not serve";
-    Batch, "batch", "a tunnel's datagram that holds more than one packet (unsegmented UDP GSO)";
-    Translated, "translated", "conntrack translates the connection (NAT), as for a service; ICMP errors where it may";
-}
+use podway_proto::reasons::{PassCause, RefuseCause};
 
 /// What the program counted for one slot, summed over CPUs. A super-frame counts one, unless it is so
 /// large that the kernel cuts it on its way to a TAP.
@@ -109,7 +42,7 @@ impl PortStats {
 
     /// Each cause with its count, zeroes included.
     pub fn passed_by_cause(&self) -> impl Iterator<Item = (PassCause, u64)> + '_ {
-        PassCause::ALL.into_iter().zip(self.passed)
+        PassCause::ALL.iter().copied().zip(self.passed)
     }
 
     /// Packets refused for one cause.
@@ -119,7 +52,7 @@ impl PortStats {
 
     /// Each cause to refuse with its count, zeroes included.
     pub fn refused_by_cause(&self) -> impl Iterator<Item = (RefuseCause, u64)> + '_ {
-        RefuseCause::ALL.into_iter().zip(self.refused)
+        RefuseCause::ALL.iter().copied().zip(self.refused)
     }
 
     /// Adds one CPU's `struct port_counters`; bytes beyond it are ignored.
@@ -209,7 +142,7 @@ mod tests {
                 [
                     cause.name().to_uppercase(),
                     cause.name().to_owned(),
-                    cause.help().to_owned(),
+                    cause.meaning().to_owned(),
                 ]
             })
             .collect();
@@ -220,14 +153,11 @@ mod tests {
                 [
                     cause.name().to_uppercase(),
                     cause.name().to_owned(),
-                    cause.help().to_owned(),
+                    cause.meaning().to_owned(),
                 ]
             })
             .collect();
         assert_eq!(refused, header_causes("#define REFUSE_CAUSES(X)"));
-        for (index, cause) in PassCause::ALL.into_iter().enumerate() {
-            assert_eq!(cause as usize, index);
-        }
     }
 
     #[test]

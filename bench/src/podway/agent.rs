@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use podway_proto::control::{NodeEntry, Response, RouteEntry, Status};
-use podway_proto::dataplane::Counters;
+use podway_proto::dataplane::{Counters, DropCount};
 use podway_proto::types::{MacAddr, Mode};
 use rustix::process::Signal;
 
@@ -155,6 +155,17 @@ impl Agent {
         match self.ask(&["--json", "counters"])? {
             Response::Counters { counters, .. } => Ok(counters),
             other => Err(unexpected("counters", &other)),
+        }
+    }
+
+    /// `podway drops --json`.
+    ///
+    /// # Errors
+    /// When control or the dataplane cannot be reached.
+    pub fn drops(&self) -> Result<Vec<DropCount>> {
+        match self.ask(&["--json", "drops"])? {
+            Response::Drops { drops } => Ok(drops),
+            other => Err(unexpected("drops", &other)),
         }
     }
 

@@ -7,6 +7,8 @@ use etherparse::PacketBuilder;
 use podway_bench::frames::send_raw;
 use podway_bench::netns::{Netns, run};
 use podway_bench::topology::{Node, POD_INTERFACE, Pod, UPLINK};
+use podway_proto::dataplane::{DropCount, DroppedPacket};
+use podway_proto::reasons::Place;
 use podway_proto::types::{MacAddr, Mode};
 
 use crate::support::{Delta, Network, options, ping_all, spec};
@@ -56,8 +58,45 @@ fn from_a_pod() {
             send_raw(&pod.netns, POD_INTERFACE, &case.frame).unwrap();
         });
     }
+    are_told(&network, pod, peer);
     ping_all(&pod.netns, peer.ipv4.into(), 56, 10);
     network.finish();
+}
+
+/// What `podway drops` tells of the frames of [`pod_cases`].
+fn are_told(network: &Network, pod: &Pod, peer: &Pod) {
+    let bad = drop_of(network, "ipv4_bad_checksum");
+    assert_eq!((bad.packets, &bad.places[..]), (1, &[Place::Parse][..]));
+    let last = bad.last.unwrap();
+    let told = DroppedPacket {
+        seconds_ago: last.seconds_ago,
+        interface: Some(pod.host_interface.clone()),
+        bytes: 14 + 20 + 8 + 64,
+        source: Some(pod.ipv4.into()),
+        destination: Some(peer.ipv4.into()),
+        protocol: Some(17),
+        source_port: Some(40_000),
+        destination_port: Some(9),
+        header: last.header.clone(),
+    };
+    assert_eq!(last, told);
+    let refused = drop_of(network, "spoofed_source");
+    assert_eq!(
+        (refused.packets, &refused.places[..]),
+        (3, &[Place::Xdp][..])
+    );
+    assert_eq!((refused.packets_per_second, refused.last), (None, None));
+    // All that is there is told in the text, and nothing else.
+    let text = network.agent(0).cli(&["drops"]).unwrap();
+    for drop in network.agent(0).drops().unwrap() {
+        let row = format!("\n{} ", drop.reason);
+        assert_eq!(
+            text.contains(&row),
+            drop.packets > 0,
+            "{}: {text}",
+            drop.reason
+        );
+    }
 }
 
 #[test]
@@ -101,7 +140,10 @@ fn meets(network: &Network, case: &Case, ingress: &str, egress: &str, send: impl
     let seen = (received, sent, delta.drops());
     let what = case.what;
     match case.fate {
-        Dropped(reason) => assert_eq!(seen, (1, 0, one(reason)), "{what}"),
+        Dropped(reason) => {
+            assert_eq!(seen, (1, 0, one(reason)), "{what}");
+            is_named(network, case, reason, ingress, after.drops[reason]);
+        }
         Sent => assert_eq!(seen, (1, 1, BTreeMap::new()), "{what}"),
         Passed(cause) => {
             assert_eq!(seen, (0, 0, BTreeMap::new()), "{what}");
@@ -113,6 +155,33 @@ fn meets(network: &Network, case: &Case, ingress: &str, egress: &str, send: impl
             assert_eq!(delta.refused(ingress), one(cause), "{what}");
         }
     }
+}
+
+/// `podway drops` names the frame that was just dropped: whole, or without its tunnel.
+fn is_named(network: &Network, case: &Case, reason: &str, ingress: &str, packets: u64) {
+    let what = case.what;
+    let drop = drop_of(network, reason);
+    assert_eq!(drop.packets, packets, "{what}");
+    let last = drop.last.unwrap();
+    assert_eq!(last.interface.as_deref(), Some(ingress), "{what}");
+    assert!(last.seconds_ago < 60, "{what}: {last:?}");
+    let inner = case.frame.get(OUTER..).unwrap_or_default();
+    let told = (last.bytes as usize, mac_apart(&last.header));
+    let is_it = |frame: &[u8]| {
+        let header = frame.iter().take(64).map(|byte| format!("{byte:02x}"));
+        told == (frame.len(), mac_apart(&header.collect::<String>()))
+    };
+    assert!(is_it(&case.frame) || is_it(inner), "{what}: {last:?}");
+}
+
+/// A header in hexadecimal without the destination MAC, in whose place a TAP's packet has its port.
+fn mac_apart(header: &str) -> &str {
+    header.get(12..).unwrap_or_default()
+}
+
+fn drop_of(network: &Network, reason: &str) -> DropCount {
+    let mut drops = network.agent(0).drops().unwrap().into_iter();
+    drops.find(|drop| drop.reason == reason).unwrap()
 }
 
 fn pod_cases(pod: &Pod, peer: &Pod, node: &Node, gateway: MacAddr) -> Vec<Case> {

@@ -57,3 +57,9 @@ pub(super) fn list<T: Display>(values: &[T]) -> String {
     let texts: Vec<String> = values.iter().map(T::to_string).collect();
     texts.join(",")
 }
+
+/// The values with commas and spaces between them.
+pub(super) fn words<T: Display>(values: &[T]) -> String {
+    let texts: Vec<String> = values.iter().map(T::to_string).collect();
+    texts.join(", ")
+}

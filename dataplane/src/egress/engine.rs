@@ -1,8 +1,10 @@
 //! A worker's way out: gathers the packets of a burst to messages and sends them.
 
-use super::{Flush, Gather, Message, PacketGso, Pushed, SendError, TapGso};
+use super::{Flush, Gather, Message, PacketGso, Pushed, SendError, TapGso, packet_gso};
+use crate::clock::monotonic_nanoseconds;
 use crate::counters::Sheet;
 use crate::fib::Tables;
+use crate::last_drop::{HEADER, LastDrop};
 use crate::packet::Packet;
 use crate::verdict::{DropReason, Send};
 use crate::wire::flow_hash::SourcePorts;
@@ -31,6 +33,9 @@ impl Egress {
     }
 
     /// Takes one packet. Its frames must stay as they are until [`Egress::flush`].
+    ///
+    /// # Errors
+    /// Why it does not leave; it is not counted yet.
     #[inline]
     pub fn push(
         &mut self,
@@ -39,17 +44,17 @@ impl Egress {
         tables: &Tables,
         region: &Region,
         sheet: &Sheet,
-    ) {
+    ) -> Result<(), DropReason> {
         let mut pushed = self.gather.push(packet, send, tables);
         if matches!(pushed, Pushed::Full) {
             self.flush(region, sheet);
             pushed = self.gather.push(packet, send, tables);
         }
         match pushed {
-            Pushed::Gathered => {}
+            Pushed::Gathered => Ok(()),
             // An empty gathering is never full; the packet still gets its verdict.
-            Pushed::Full => sheet.drop_packets(DropReason::EgressFull, 1),
-            Pushed::Drop(reason) => sheet.drop_packets(reason, 1),
+            Pushed::Full => Err(DropReason::EgressFull),
+            Pushed::Drop(reason) => Err(reason),
         }
     }
 
@@ -61,6 +66,7 @@ impl Egress {
             return;
         }
         let Flush { messages, headers } = self.gather.flush();
+        let memory = Memory { region, headers };
         let mut calls = 0;
         let has_tap = self.tap.is_some();
         let by_tap = |message: &Message| has_tap && message.is_cut_on_uplink();
@@ -70,12 +76,12 @@ impl Egress {
                 && message.is_cut_on_uplink()
             {
                 calls += 1;
-                sent(message, tap.send(message, region, headers), sheet);
+                sent(message, tap.send(message, region, headers), &memory, sheet);
                 continue;
             }
             calls += self.socket.send(group, region, headers, |index, result| {
                 if let Some(message) = group.get(index) {
-                    sent(message, result, sheet);
+                    sent(message, result, &memory, sheet);
                 }
             });
         }
@@ -84,9 +90,15 @@ impl Egress {
     }
 }
 
+/// What the pieces of messages lie in.
+struct Memory<'a> {
+    region: &'a Region,
+    headers: &'a [u8],
+}
+
 /// Counts what became of a message.
 #[inline]
-fn sent(message: &Message, result: Result<(), SendError>, sheet: &Sheet) {
+fn sent(message: &Message, result: Result<(), SendError>, memory: &Memory<'_>, sheet: &Sheet) {
     let packets = u64::from(message.packets);
     match result {
         Ok(()) => {
@@ -99,7 +111,21 @@ fn sent(message: &Message, result: Result<(), SendError>, sheet: &Sheet) {
             port.joined.add(u64::from(message.joined));
             port.cut.add(u64::from(message.cut));
         }
-        Err(SendError::Full) => sheet.drop_packets(DropReason::EgressFull, packets),
-        Err(SendError::Refused(_)) => sheet.drop_packets(DropReason::EgressRefused, packets),
+        Err(SendError::Full) => not_sent(message, DropReason::EgressFull, memory, sheet),
+        Err(SendError::Refused(_)) => not_sent(message, DropReason::EgressRefused, memory, sheet),
     }
+}
+
+/// Counts a message that the kernel did not take; all its packets are known by its first headers.
+#[cold]
+fn not_sent(message: &Message, reason: DropReason, memory: &Memory<'_>, sheet: &Sheet) {
+    let mut header = [0; HEADER];
+    let length = packet_gso::copy_head(message, memory.region, memory.headers, &mut header);
+    let last = LastDrop::new(
+        monotonic_nanoseconds(),
+        message.ifindex,
+        message.bytes as usize,
+        header.get(..length).unwrap_or(&header),
+    );
+    sheet.drop_packets(reason, message.packets.into(), last);
 }

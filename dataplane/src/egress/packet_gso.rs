@@ -133,6 +133,29 @@ impl PacketGso {
     }
 }
 
+/// Copies the first bytes of a message that was just handed to the kernel to `into`; returns how many.
+pub(super) fn copy_head(
+    message: &Message,
+    region: &Region,
+    headers: &[u8],
+    into: &mut [u8],
+) -> usize {
+    let sources = Sources::new(region, headers);
+    let mut copied = 0;
+    for piece in &message.pieces {
+        let (Some(iovec), Some(room)) = (sources.iovec(*piece), into.get_mut(copied..)) else {
+            break;
+        };
+        let length = iovec.iov_len.min(room.len());
+        // SAFETY: the piece lies inside its source (checked by `iovec`), which is borrowed here;
+        // `room` is another's and as long. As for the kernel that has just read them, the frames of
+        // a message that is not cleared are this worker's, and nobody writes to them meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(iovec.iov_base.cast(), room.as_mut_ptr(), length) };
+        copied += length;
+    }
+    copied
+}
+
 pub(super) fn classify(errno: i32) -> SendError {
     match errno {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => SendError::Full,

@@ -97,7 +97,7 @@ impl Supervisor {
                 .collect(),
             drop_help: DropReason::ALL
                 .iter()
-                .map(|r| (r.name().to_owned(), r.help().to_owned()))
+                .map(|r| (r.name().to_owned(), r.meaning().to_owned()))
                 .collect(),
             books: self.books()?,
         })

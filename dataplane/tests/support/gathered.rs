@@ -122,7 +122,9 @@ impl Gathered {
                 partial_checksum: partial,
                 max_l3_len,
             };
-            egress.push(&mut packet, &send, tables, region, sheet);
+            egress
+                .push(&mut packet, &send, tables, region, sheet)
+                .unwrap();
         }
         egress.flush(region, sheet);
         assert_eq!(sent.tx_packets.get() - before, packets.len() as u64);

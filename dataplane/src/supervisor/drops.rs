@@ -1,0 +1,303 @@
+//! What was dropped, as the protocol gives it: counts, rates and the last packets.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use podway_proto::ErrorBody;
+use podway_proto::dataplane::{DropCount, DroppedPacket};
+use podway_proto::reasons::{DropReason, Explanation};
+use podway_xdp_redirect::PortStats;
+
+use super::{Supervisor, system};
+use crate::clock::monotonic_nanoseconds;
+use crate::last_drop::LastDrop;
+use crate::wire::{EtherType, ethernet, ipv4, ipv6, protocol};
+
+/// What rates are of.
+const WINDOW: Duration = Duration::from_secs(10);
+/// How often the counts are looked at for them.
+const PERIOD: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// What was dropped and refused, by reason.
+    ///
+    /// # Errors
+    /// When the XDP program's counters cannot be read.
+    pub fn drops(&self) -> Result<Vec<DropCount>, ErrorBody> {
+        let counts = self.drop_counts();
+        let rates = self.drop_rates.per_second(Instant::now(), &counts);
+        let dropped = DropReason::ALL.iter().zip(counts).zip(rates);
+        let mut drops: Vec<DropCount> = dropped
+            .map(|((&reason, packets), rate)| {
+                let last = self.last_drop(reason);
+                entry(reason.explain(), packets, Some(rate), last)
+            })
+            .collect();
+        let mut refused = PortStats::default();
+        for slot in 0..self.slots {
+            let counters = self.redirect.counters(slot.into()).map_err(system)?;
+            for (sum, count) in refused.refused.iter_mut().zip(counters.refused) {
+                *sum += count;
+            }
+        }
+        let refused = refused.refused_by_cause();
+        drops.extend(refused.map(|(cause, packets)| entry(cause.explain(), packets, None, None)));
+        Ok(drops)
+    }
+
+    /// Looks at the counts, for the rates; called now and then by the API thread.
+    pub fn sample_drops(&mut self) {
+        let now = Instant::now();
+        if self.drop_rates.is_due(now) {
+            let counts = self.drop_counts();
+            self.drop_rates.add(now, counts);
+        }
+    }
+
+    /// Packets that died of each reason, over all workers.
+    fn drop_counts(&self) -> Vec<u64> {
+        let sum = |&reason| self.workers.iter().map(|w| w.sheet.dropped(reason)).sum();
+        DropReason::ALL.iter().map(sum).collect()
+    }
+
+    fn last_drop(&self, reason: DropReason) -> Option<DroppedPacket> {
+        let of_workers = self
+            .workers
+            .iter()
+            .filter_map(|w| w.sheet.last_drop(reason));
+        let last = of_workers.max_by_key(|last| last.at)?;
+        let mut ports = self.ports.iter();
+        let port = ports.find(|(_, port)| port.interface.ifindex == last.ifindex);
+        let name = port.map(|(name, _)| name.clone());
+        Some(describe(&last, name, monotonic_nanoseconds()))
+    }
+}
+
+/// Counts of the last seconds, a second apart.
+#[derive(Debug)]
+pub(super) struct DropRates(VecDeque<(Instant, Vec<u64>)>);
+
+impl DropRates {
+    /// Rates since `now`, when nothing is dropped yet.
+    pub(super) fn new(now: Instant) -> Self {
+        Self(VecDeque::from([(now, vec![0; DropReason::COUNT])]))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let newest = self.0.back();
+        newest.is_none_or(|(then, _)| now.duration_since(*then) >= PERIOD)
+    }
+
+    fn add(&mut self, now: Instant, counts: Vec<u64>) {
+        self.0.push_back((now, counts));
+        // One that is as old as the window is enough.
+        while self
+            .0
+            .get(1)
+            .is_some_and(|(then, _)| now.duration_since(*then) >= WINDOW)
+        {
+            self.0.pop_front();
+        }
+    }
+
+    /// By how much the counts have grown a second since the look that was a window ago, or since the
+    /// first, to a tenth.
+    fn per_second(&self, now: Instant, counts: &[u64]) -> Vec<f64> {
+        let is_whole = |(then, _): &&(Instant, _)| now.duration_since(*then) >= WINDOW;
+        let look = self.0.iter().rev().find(is_whole).or(self.0.front());
+        let Some((then, before)) = look else {
+            return vec![0.0; counts.len()];
+        };
+        let seconds = now.duration_since(*then).max(PERIOD).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = |(now, before): (&u64, &u64)| now.saturating_sub(*before) as f64 / seconds;
+        let rates = counts.iter().zip(before).map(rate);
+        rates.map(|rate| (rate * 10.0).round() / 10.0).collect()
+    }
+}
+
+fn entry(
+    reason: Explanation,
+    packets: u64,
+    packets_per_second: Option<f64>,
+    last: Option<DroppedPacket>,
+) -> DropCount {
+    DropCount {
+        reason: reason.name.to_owned(),
+        places: reason.places.to_vec(),
+        packets,
+        packets_per_second,
+        last,
+        meaning: reason.meaning.to_owned(),
+        remedy: reason.remedy.to_owned(),
+    }
+}
+
+/// What can be read of a packet that may be broken anywhere.
+fn describe(last: &LastDrop, interface: Option<String>, now: u64) -> DroppedPacket {
+    let header = last.header();
+    let read = addresses(header);
+    let ports = read.as_ref().and_then(|read| ports(header, read));
+    DroppedPacket {
+        seconds_ago: now.saturating_sub(last.at) / 1_000_000_000,
+        interface,
+        bytes: last.bytes,
+        source: read.as_ref().map(|read| read.source),
+        destination: read.as_ref().map(|read| read.destination),
+        protocol: read.as_ref().map(|read| read.protocol),
+        source_port: ports.map(|(source, _)| source),
+        destination_port: ports.map(|(_, destination)| destination),
+        header: header.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+/// What an IP header says, whatever is wrong with it.
+struct Addresses {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    /// Where the L4 header begins; `None` where there is none, as in a fragment.
+    l4: Option<usize>,
+}
+
+fn addresses(header: &[u8]) -> Option<Addresses> {
+    const IP: usize = ethernet::HEADER_LEN;
+    let (ethernet, ip) = header.split_at_checked(IP)?;
+    let &[.., high, low] = ethernet else {
+        return None;
+    };
+    let ethertype = EtherType(u16::from_be_bytes([high, low]));
+    if ethertype == EtherType::IPV4 {
+        let source: [u8; 4] = *ip.get(12..16)?.first_chunk()?;
+        let destination: [u8; 4] = *ip.get(16..20)?.first_chunk()?;
+        let length = usize::from(ip.first()? & 0xf) * 4;
+        let offset = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x1fff;
+        Some(Addresses {
+            source: Ipv4Addr::from(source).into(),
+            destination: Ipv4Addr::from(destination).into(),
+            protocol: *ip.get(9)?,
+            l4: (offset == 0 && length >= ipv4::HEADER_LEN).then_some(IP + length),
+        })
+    } else if ethertype == EtherType::IPV6 {
+        let source: [u8; 16] = *ip.get(8..24)?.first_chunk()?;
+        let destination: [u8; 16] = *ip.get(24..40)?.first_chunk()?;
+        Some(Addresses {
+            source: Ipv6Addr::from(source).into(),
+            destination: Ipv6Addr::from(destination).into(),
+            protocol: *ip.get(6)?,
+            l4: Some(IP + ipv6::HEADER_LEN),
+        })
+    } else {
+        None
+    }
+}
+
+fn ports(header: &[u8], read: &Addresses) -> Option<(u16, u16)> {
+    if ![protocol::TCP, protocol::UDP].contains(&read.protocol) {
+        return None;
+    }
+    let &[a, b, c, d] = header.get(read.l4?..)?.first_chunk()?;
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    fn described(frame: &[u8]) -> DroppedPacket {
+        let last = LastDrop::new(5_000_000_000, 3, frame.len(), frame);
+        describe(&last, Some("veth-a".into()), 7_500_000_000)
+    }
+
+    #[test]
+    fn a_packet_is_told_by_its_headers() {
+        let ethernet = || PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let mut udp = Vec::new();
+        let builder = ethernet()
+            .ipv4([10, 0, 0, 2], [10, 0, 1, 2], 64)
+            .udp(40_000, 9);
+        builder.write(&mut udp, &[0; 64]).unwrap();
+        let told = DroppedPacket {
+            seconds_ago: 2,
+            interface: Some("veth-a".into()),
+            bytes: 106,
+            source: Some([10, 0, 0, 2].into()),
+            destination: Some([10, 0, 1, 2].into()),
+            protocol: Some(17),
+            source_port: Some(40_000),
+            destination_port: Some(9),
+            header: udp[..64].iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        assert_eq!(described(&udp), told);
+
+        let mut tcp = Vec::new();
+        let (from, to) = ([0xfd; 16], [0xfe; 16]);
+        let builder = ethernet().ipv6(from, to, 64).tcp(80, 50_000, 1, 1);
+        builder.write(&mut tcp, &[]).unwrap();
+        let seen = described(&tcp);
+        assert_eq!(seen.source, Some(IpAddr::from(from)));
+        assert_eq!(seen.destination, Some(IpAddr::from(to)));
+        assert_eq!(
+            (seen.source_port, seen.destination_port),
+            (Some(80), Some(50_000))
+        );
+        assert_eq!((seen.protocol, seen.bytes), (Some(6), 74));
+    }
+
+    #[test]
+    fn of_a_broken_packet_only_what_is_there_is_told() {
+        let mut udp = Vec::new();
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 2], [10, 0, 1, 2], 64);
+        builder.udp(40_000, 9).write(&mut udp, &[]).unwrap();
+        for len in 0..=udp.len() {
+            let seen = described(&udp[..len]);
+            assert_eq!(seen.source.is_some(), len >= 34, "{len}");
+            assert_eq!(seen.source_port.is_some(), len >= 38, "{len}");
+            assert_eq!(seen.header.len(), 2 * len);
+        }
+        // A second fragment, a header length of 16, another protocol, no IP at all.
+        for (offset, value) in [(21, 1), (14, 0x44), (23, 1), (12, 0x12)] {
+            let mut frame = udp.clone();
+            frame[offset] = value;
+            let seen = described(&frame);
+            assert_eq!(seen.source_port, None, "{offset}");
+            assert_eq!(seen.source.is_some(), offset != 12, "{offset}");
+        }
+    }
+
+    #[test]
+    fn rates_are_of_the_last_ten_seconds() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let counts = |first| {
+            let mut counts = vec![0; DropReason::COUNT];
+            counts[0] = first;
+            counts
+        };
+        let mut rates = DropRates::new(start);
+        assert_eq!(
+            rates.per_second(start, &counts(7))[0],
+            7.0,
+            "of a second at least"
+        );
+        assert_eq!(rates.per_second(at(4), &counts(10))[0], 2.5);
+        assert!(!rates.is_due(start + Duration::from_millis(999)));
+        // One packet in each of the first 20 seconds.
+        for second in 1..=20 {
+            assert!(rates.is_due(at(second)));
+            rates.add(at(second), counts(second));
+        }
+        assert_eq!(rates.0.len(), 11);
+        let seen = rates.per_second(at(20), &counts(20));
+        assert_eq!((seen[0], seen[1]), (1.0, 0.0));
+        assert_eq!(rates.per_second(at(25), &counts(20))[0], 0.5);
+        // The API thread was held up for long.
+        rates.add(at(100), counts(20));
+        assert_eq!(rates.0.len(), 2);
+        assert_eq!(rates.per_second(at(110), &counts(25))[0], 0.5);
+    }
+}
