@@ -198,10 +198,11 @@ pub fn forward(input: &[u8]) {
             }
             let port = input.one_of(&[POD, BIG_POD, UPLINK, REAL_WIRE, GONE]);
             let frame = input.frame(node);
+            let told = node.offload;
             let verdict = node.receive_with(port, &frame, |died_of, send, packet| {
                 match died_of {
                     None => check_sent(port, &frame, send, packet),
-                    Some(reason) => check_answer(&frame, reason, send, &whole(packet)),
+                    Some(reason) => check_answer(&frame, told, reason, send, &whole(packet)),
                 }
                 all_sound &= is_sound(&whole(packet), send);
             });
@@ -299,16 +300,23 @@ pub fn icmp(input: &[u8]) {
             DropReason::NotLocal,
         ]);
         let frame = input.frame(node);
+        let told = node.offload;
         if let Some(Forwarded { send, bytes }) = node.answer_for(port, &frame, reason) {
-            check_answer(&frame, reason, &send, &bytes);
+            check_answer(&frame, told, reason, &send, &bytes);
         }
         node.flush();
     });
 }
 
 /// What [`crate::answer`] owes to whoever gets an answer. `came` is the frame that it is about, in its
-/// tunnel or not.
-fn check_answer(came: &[u8], reason: DropReason, send: &Send<'_>, left: &[u8]) {
+/// tunnel or not, and `told` what the kernel said of it.
+fn check_answer(
+    came: &[u8],
+    told: Option<Offload>,
+    reason: DropReason,
+    send: &Send<'_>,
+    left: &[u8],
+) {
     assert_eq!(parse(left, 14, left.len()).as_ref(), Ok(&send.headers));
     assert_eq!(left[..12], send.next_hop.l2.0);
     assert!(ip_len_is_right(left) && ip_checksum_is_right(left));
@@ -368,12 +376,9 @@ fn check_answer(came: &[u8], reason: DropReason, send: &Send<'_>, left: &[u8]) {
         _ => {}
     }
 
-    // The quote is what came, but for the congestion mark and a checksum that was not finished.
-    let l3_lens = [14, 14 + 50, 14 + 70];
-    let is_from = |l3: &usize| {
-        let Some(came) = came.get(*l3..*l3 + quote.len()) else {
-            return false;
-        };
+    // The quote is what came, but for the congestion mark and a checksum that was not finished: its own,
+    // or one further inside, which forwarding may have finished before it dropped the packet.
+    let same = |came: &[u8]| {
         let same = |range: std::ops::Range<usize>| {
             let range = range.start.min(quote.len())..range.end.min(quote.len());
             quote[range.clone()] == came[range]
@@ -389,6 +394,16 @@ fn check_answer(came: &[u8], reason: DropReason, send: &Send<'_>, left: &[u8]) {
         };
         ip && same(l4..l4 + checksum) && same(l4 + checksum + 2..quote.len())
     };
+    let is_from = |l3: &usize| {
+        let Some(came) = came.get(..l3 + quoted_len) else {
+            return false;
+        };
+        let mut finished = came.to_vec();
+        let l4 = l3 + at.l4 - 14;
+        finish_inside(&mut finished, told, l4);
+        same(&came[*l3..]) || same(&finished[*l3..])
+    };
+    let l3_lens = [14, 14 + 50, 14 + 70];
     assert!(l3_lens.iter().any(is_from), "another packet is quoted");
     let whole = quote.len() == quoted_len;
     assert!(
