@@ -111,8 +111,8 @@ Examples:
         #[arg(long)]
         watch: bool,
     },
-    /// What was dropped, and what the programs on the ports have refused: reason, place, count, the
-    /// last packet's header, and what to do about it.
+    /// What was dropped, lost or refused: reason, place, count, the last packet's header, and what to do
+    /// about it; and what was left to the kernel.
     #[command(after_help = "\
 The rate is that of the last ten seconds; with --watch that between two looks. With --json all
 reasons are listed, also at 0.

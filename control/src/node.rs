@@ -691,9 +691,7 @@ impl Node {
                     counters,
                 }
             }
-            (Question::Drops, Ok(dataplane::Response::Drops { drops })) => {
-                Response::Drops { drops }
-            }
+            (Question::Drops, Ok(dataplane::Response::Drops(drops))) => Response::Drops(drops),
             (_, Ok(dataplane::Response::Error(error)) | Err(error)) => Response::Error(error),
             (_, Ok(_)) => Response::Error(ErrorBody::new(
                 ErrorCode::System,

@@ -31,7 +31,7 @@ pub fn text(response: &Response) -> String {
             counters,
             imbalances,
         } => show_counters(counters, imbalances),
-        Response::Drops { drops } => drops::told(drops, false),
+        Response::Drops(drops) => drops::told(drops, false),
         Response::Entries(entries) => change::entries(entries),
         Response::BulkDone(difference) => change::summary(difference),
         Response::BulkRefused { refused } => change::refused(refused).join("\n") + "\n",

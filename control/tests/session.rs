@@ -111,7 +111,7 @@ fn serve(stream: UnixStream, told: &Mutex<Told>) {
                 },
                 ..Counters::default()
             }),
-            Request::Drops => Response::Drops { drops: Vec::new() },
+            Request::Drops => Response::Drops(podway_proto::dataplane::Drops::default()),
             Request::Status => Response::Error(podway_proto::ErrorBody::new(
                 podway_proto::ErrorCode::Unsupported,
                 "not here",

@@ -101,10 +101,7 @@ fn answer(
         Request::SyncEnd => supervisor.sync_end()?,
         Request::Status => return Ok(Response::Status(supervisor.status())),
         Request::Counters => return Ok(Response::Counters(supervisor.counters()?)),
-        Request::Drops => {
-            let drops = supervisor.drops()?;
-            return Ok(Response::Drops { drops });
-        }
+        Request::Drops => return Ok(Response::Drops(supervisor.drops()?)),
         Request::Digest => return Ok(Response::Digest(supervisor.digests())),
     }
     Ok(Response::Done)

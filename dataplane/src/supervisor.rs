@@ -37,6 +37,7 @@ use crate::xsk::{Frame, FramePool, Region, Umem};
 use devices::{WorkerDevices, make_devices};
 use drops::DropRates;
 use ports::AttachedPort;
+use report::Losses;
 
 /// How long a worker may take to answer; it looks at its commands once a round. Control waits longer
 /// for the answer to changes.
@@ -78,8 +79,8 @@ pub struct Supervisor {
     broken: Option<ErrorBody>,
     /// Commands given to workers.
     commands: u64,
-    /// Packets that detached sockets had lost.
-    lost_before: u64,
+    /// What detached sockets had lost.
+    lost_before: Losses,
     /// What rates of drops are made from.
     drop_rates: DropRates,
     /// Keeps CPUs awake, if that is wanted.
@@ -245,7 +246,7 @@ impl Supervisor {
             slots: 0,
             broken: None,
             commands: 0,
-            lost_before: 0,
+            lost_before: Losses::default(),
             drop_rates: DropRates::new(Instant::now()),
             _cpu_latency: cpu_latency,
             no_tap,

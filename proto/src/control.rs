@@ -281,10 +281,7 @@ pub enum Response {
         imbalances: Vec<String>,
     },
     /// To [`Request::Drops`].
-    Drops {
-        /// Every reason to drop and cause to refuse, also at 0.
-        drops: Vec<dataplane::DropCount>,
-    },
+    Drops(dataplane::Drops),
     /// To [`Request::Export`].
     Entries(Entries),
     /// To [`Request::BulkEnd`]: what has changed, or would have.

@@ -40,7 +40,8 @@ pub enum Request {
     Status,
     /// What it has counted. Answer: [`Response::Counters`].
     Counters,
-    /// What it has dropped, and the programs on the ports have refused. Answer: [`Response::Drops`].
+    /// What it has dropped or lost, and the programs on the ports have refused. Answer:
+    /// [`Response::Drops`].
     Drops,
     /// Which facts it holds, in short. Answer: [`Response::Digest`].
     Digest,
@@ -118,10 +119,7 @@ pub enum Response {
     /// To [`Request::Counters`].
     Counters(Counters),
     /// To [`Request::Drops`].
-    Drops {
-        /// Every reason to drop and cause to refuse, also at 0, in the order of their counters.
-        drops: Vec<DropCount>,
-    },
+    Drops(Drops),
     /// To [`Request::Digest`].
     Digest(Digests),
     /// The request was refused as a whole; nothing has changed.
@@ -246,6 +244,30 @@ pub struct Counters {
     pub books: Books,
 }
 
+/// What was dropped, and what was not taken, since the dataplane was started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drops {
+    /// Every reason to drop, to lose and to refuse, also at 0, in the order of their counters.
+    pub drops: Vec<DropCount>,
+    /// What the programs on the ports have left to the kernel, which may have no use for it: every cause,
+    /// also at 0.
+    #[serde(default)]
+    pub passed: Vec<PassCount>,
+}
+
+/// What was left to the kernel for one cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassCount {
+    /// The cause's stable name.
+    pub cause: String,
+    /// Packets.
+    pub packets: u64,
+    /// What they are.
+    pub meaning: String,
+    /// What an operator does about it, if the kernel drops them.
+    pub remedy: String,
+}
+
 /// What died of one reason since the dataplane was started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DropCount {
@@ -255,11 +277,10 @@ pub struct DropCount {
     pub places: Vec<Place>,
     /// Packets.
     pub packets: u64,
-    /// Packets per second in the last ten seconds, or since the dataplane was started; `None` for
-    /// what the programs on the ports refuse, which is not looked at in between.
-    pub packets_per_second: Option<f64>,
-    /// The last of them; `None` where there was none, and for what the programs refuse: they keep
-    /// no header.
+    /// Packets per second in the last ten seconds, or since the dataplane was started.
+    pub packets_per_second: f64,
+    /// The last of them; `None` where there was none, and where no worker has seen it: neither what the
+    /// programs on the ports refuse nor what is lost on the way to a worker.
     pub last: Option<DroppedPacket>,
     /// What happened.
     pub meaning: String,

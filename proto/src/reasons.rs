@@ -1,4 +1,4 @@
-//! Why packets are dropped, refused or left to the kernel: names, meanings, places and remedies.
+//! Why packets are dropped, lost, refused or left to the kernel: names, meanings, places and remedies.
 //!
 //! The dataplane counts by these lists, the programs on the ports have the causes in the same order
 //! (`xdp-redirect/src/bpf/shared.h`), `podway explain` prints them, and docs/counters.md lists them with
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub enum Place {
     /// The program on the port, XDP or tcx, before a worker has the packet.
     Xdp,
+    /// It waits for its worker, redirected by the program on the port.
+    Queue,
     /// Its headers are read: of a tunnel's packet the outer ones, then the inner.
     Parse,
     /// The outer headers of a tunnel come off.
@@ -33,6 +35,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Xdp => "xdp",
+            Self::Queue => "queue",
             Self::Parse => "parse",
             Self::Decap => "decap",
             Self::Lookup => "lookup",
@@ -49,6 +52,8 @@ impl fmt::Display for Place {
 pub enum Fate {
     /// The dataplane drops it.
     Drop,
+    /// There is no room for it on the way to its worker.
+    Lose,
     /// The program on the port drops it.
     Refuse,
     /// The program on the port leaves it to the kernel.
@@ -59,6 +64,7 @@ impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Drop => "dropped by the dataplane",
+            Self::Lose => "lost before a worker had it",
             Self::Refuse => "refused by the program on the port: nobody has it",
             Self::Pass => "passed to the kernel: nothing is lost",
         })
@@ -80,12 +86,17 @@ pub struct Explanation {
     pub remedy: &'static str,
 }
 
-/// Every reason: those to drop, to refuse and to pass, in the order of their counters.
+/// Every reason: those by which nobody has the packet, and those to pass, in the order of their counters.
 pub fn all() -> impl Iterator<Item = Explanation> {
+    fatal().chain(PassCause::ALL.iter().map(|cause| cause.explain()))
+}
+
+/// The reasons by which nobody has the packet: to drop, to lose and to refuse.
+pub fn fatal() -> impl Iterator<Item = Explanation> {
     let drops = DropReason::ALL.iter().map(|reason| reason.explain());
+    let lost = LossCause::ALL.iter().map(|cause| cause.explain());
     let refused = RefuseCause::ALL.iter().map(|cause| cause.explain());
-    let passed = PassCause::ALL.iter().map(|cause| cause.explain());
-    drops.chain(refused).chain(passed)
+    drops.chain(lost).chain(refused)
 }
 
 /// Makes an enum and its texts from one list: an entry without one of them does not compile.
@@ -284,6 +295,23 @@ reasons! {
 }
 
 reasons! {
+    /// Why a packet that was redirected never reached its worker.
+    LossCause, Lose;
+
+    RingFull "ring_full" [Queue]
+    "the worker's packet ring, or the rx ring of the port's socket, was full: packets come faster than the worker takes them"
+    "See the worker's load in `podway status --verbose`. If it is busy all the time, give Podway more workers (`dataplane.workers`) or cores of their own; if only bursts are lost, raise `dataplane.ring-size`.";
+
+    NoFrame "no_frame" [Queue]
+    "the port's socket had no frame posted for it (AF_XDP)"
+    "Raise `dataplane.frames`, or `dataplane.ring-size` if bursts are lost while the worker is not busy.";
+
+    TapFull "tap_full" [Queue]
+    "the queue of the worker's TAP was full: super-frames come faster than the worker takes them"
+    "See the worker's load in `podway status --verbose`. TCP sends again by itself; if it stays so, give Podway more workers (`dataplane.workers`) or cores of their own.";
+}
+
+reasons! {
     /// Why the program on a port refused a packet: nobody has it. The order is that of the program.
     RefuseCause, Refuse;
 
@@ -423,11 +451,20 @@ mod tests {
             assert!(name.chars().all(is_snake), "{name}");
             assert!(remedy.ends_with(['.']), "{name}: {remedy}");
             assert_eq!(meaning.ends_with('.'), fate == Fate::Drop, "{name}");
-            assert_eq!(places == [Place::Xdp], fate != Fate::Drop, "{name}");
+            match fate {
+                Fate::Drop => assert!(!places.contains(&Place::Xdp), "{name}"),
+                Fate::Lose => assert_eq!(places, [Place::Queue], "{name}"),
+                Fate::Refuse | Fate::Pass => assert_eq!(places, [Place::Xdp], "{name}"),
+            }
             // The documentation has them in tables.
             assert!(!meaning.contains(['|', '\n']) && !remedy.contains(['|', '\n']));
         }
-        let counts = [DropReason::COUNT, RefuseCause::COUNT, PassCause::COUNT];
+        let counts = [
+            DropReason::COUNT,
+            LossCause::COUNT,
+            RefuseCause::COUNT,
+            PassCause::COUNT,
+        ];
         assert_eq!(names.len(), counts.iter().sum::<usize>());
     }
 

@@ -11,7 +11,7 @@ use podway_proto::control::{self, PortRoleSpec, ViaSpec};
 use podway_proto::dataplane::{self, Change};
 use podway_proto::digest::{Digest, Digests};
 use podway_proto::entries::{Difference, Entries, EntryKey, RefusedEntry};
-use podway_proto::reasons::{DropReason, Explanation, RefuseCause};
+use podway_proto::reasons::{DropReason, Explanation, LossCause, PassCause, RefuseCause};
 use podway_proto::types::{
     Link, LocalNode, MacAddr, Mode, Neighbor, Node, Path as NodePath, Port, PortRole, Route, Via,
     Vni,
@@ -350,7 +350,7 @@ fn control_responses() {
                 counters: counters(),
                 imbalances: vec!["frames".into()],
             },
-            Response::Drops { drops: drops() },
+            Response::Drops(drops()),
             Response::Entries(entries()),
             Response::BulkDone(Difference {
                 removed: Entries::default(),
@@ -588,7 +588,7 @@ fn dataplane_responses() {
             },
             Response::Status(dataplane_status()),
             Response::Counters(counters()),
-            Response::Drops { drops: drops() },
+            Response::Drops(drops()),
             Response::Digest(Digests {
                 local: Digest { count: 1, sum: 7 },
                 routes: Digest::of(["a", "b"]),
@@ -678,7 +678,7 @@ fn dataplane_status() -> dataplane::Status {
     }
 }
 
-fn drops() -> Vec<dataplane::DropCount> {
+fn drops() -> dataplane::Drops {
     let drop = |reason: Explanation, packets_per_second, last| dataplane::DropCount {
         reason: reason.name.into(),
         places: reason.places.to_vec(),
@@ -710,15 +710,19 @@ fn drops() -> Vec<dataplane::DropCount> {
         destination_port: None,
         header: "02000000000b02000000000a08".into(),
     };
-    vec![
-        drop(DropReason::NotLocal.explain(), Some(0.1), Some(last)),
-        drop(
-            DropReason::TruncatedEthernet.explain(),
-            Some(0.1),
-            Some(unread),
-        ),
-        drop(RefuseCause::OwnSource.explain(), None, None),
-    ]
+    let drops = vec![
+        drop(DropReason::NotLocal.explain(), 0.1, Some(last)),
+        drop(DropReason::TruncatedEthernet.explain(), 0.1, Some(unread)),
+        drop(LossCause::RingFull.explain(), 0.1, None),
+        drop(RefuseCause::OwnSource.explain(), 0.1, None),
+    ];
+    let passed = vec![dataplane::PassCount {
+        cause: PassCause::UnknownVni.explain().name.into(),
+        packets: 1,
+        meaning: "what they are".into(),
+        remedy: "what to do".into(),
+    }];
+    dataplane::Drops { drops, passed }
 }
 
 fn counters() -> dataplane::Counters {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use podway_proto::control::{NodeEntry, Response, RouteEntry, Status};
-use podway_proto::dataplane::{Counters, DropCount};
+use podway_proto::dataplane::{Counters, Drops};
 use podway_proto::types::{MacAddr, Mode};
 use rustix::process::Signal;
 
@@ -162,9 +162,9 @@ impl Agent {
     ///
     /// # Errors
     /// When control or the dataplane cannot be reached.
-    pub fn drops(&self) -> Result<Vec<DropCount>> {
+    pub fn drops(&self) -> Result<Drops> {
         match self.ask(&["--json", "drops"])? {
-            Response::Drops { drops } => Ok(drops),
+            Response::Drops(drops) => Ok(drops),
             other => Err(unexpected("drops", &other)),
         }
     }

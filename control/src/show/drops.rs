@@ -5,39 +5,55 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use podway_proto::control::Response;
-use podway_proto::dataplane::{DropCount, DroppedPacket};
+use podway_proto::dataplane::{DropCount, DroppedPacket, Drops};
 
 use super::table::{Table, or_dash, words};
 
 /// An answer to `drops`; with `all` also the reasons that have dropped nothing.
 pub fn text(response: &Response, all: bool) -> String {
     match response {
-        Response::Drops { drops } => told(drops, all),
+        Response::Drops(drops) => told(drops, all),
         other => super::text(other),
     }
 }
 
 /// As [`text`], with the rates between two answers.
 pub fn between(before: &Response, after: &Response, elapsed: Duration, all: bool) -> String {
-    let (Response::Drops { drops: old }, Response::Drops { drops: new }) = (before, after) else {
+    let (Response::Drops(old), Response::Drops(new)) = (before, after) else {
         return text(after, all);
     };
     let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
-    let with_rate = |drop: &DropCount| {
-        let base = old.iter().find(|old| old.reason == drop.reason);
+    let mut drops = new.clone();
+    for drop in &mut drops.drops {
+        let base = old.drops.iter().find(|old| old.reason == drop.reason);
         let base = base.map_or(0, |old| old.packets);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = drop.packets.saturating_sub(base) as f64 / seconds;
-        DropCount {
-            packets_per_second: Some(rate),
-            ..drop.clone()
-        }
-    };
-    let drops: Vec<DropCount> = new.iter().map(with_rate).collect();
+        drop.packets_per_second = rate;
+    }
     told(&drops, all)
 }
 
-pub(super) fn told(drops: &[DropCount], all: bool) -> String {
+pub(super) fn told(drops: &Drops, all: bool) -> String {
+    let mut text = dropped(&drops.drops, all);
+    let passed = drops.passed.iter();
+    let passed: Vec<_> = passed.filter(|pass| all || pass.packets > 0).collect();
+    if passed.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(["LEFT TO THE KERNEL", "PACKETS", "MEANING"]);
+    for pass in passed {
+        table.row([
+            pass.cause.clone(),
+            pass.packets.to_string(),
+            pass.meaning.clone(),
+        ]);
+    }
+    let _ = write!(text, "\n{}", table.render());
+    text
+}
+
+fn dropped(drops: &[DropCount], all: bool) -> String {
     let drops: Vec<_> = drops
         .iter()
         .filter(|drop| all || drop.packets > 0)
@@ -51,7 +67,7 @@ pub(super) fn told(drops: &[DropCount], all: bool) -> String {
             drop.reason.clone(),
             words(&drop.places),
             drop.packets.to_string(),
-            or_dash(drop.packets_per_second.map(|rate| format!("{rate:.1}"))),
+            format!("{:.1}", drop.packets_per_second),
             or_dash(drop.last.as_ref().map(packet)),
         ]);
     }
@@ -105,16 +121,17 @@ fn protocol(number: Option<u8>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use podway_proto::reasons::{DropReason, Explanation, RefuseCause};
+    use podway_proto::dataplane::PassCount;
+    use podway_proto::reasons::{DropReason, Explanation, PassCause, RefuseCause};
 
     use super::*;
 
-    fn drop(reason: Explanation, packets: u64, rate: Option<f64>) -> DropCount {
+    fn drop(reason: Explanation, packets: u64, packets_per_second: f64) -> DropCount {
         DropCount {
             reason: reason.name.into(),
             places: reason.places.to_vec(),
             packets,
-            packets_per_second: rate,
+            packets_per_second,
             last: None,
             meaning: "It died.".into(),
             remedy: "Let it live.".into(),
@@ -135,46 +152,63 @@ mod tests {
         }
     }
 
-    fn some() -> Vec<DropCount> {
-        vec![
+    fn some() -> Drops {
+        let drops = vec![
             DropCount {
                 last: Some(last(Some("veth-a"))),
-                ..drop(DropReason::NoRoute.explain(), 12, Some(1.25))
+                ..drop(DropReason::NoRoute.explain(), 12, 1.25)
             },
-            drop(DropReason::TooBig.explain(), 0, Some(0.0)),
-            drop(RefuseCause::OwnSource.explain(), 3, None),
-        ]
+            drop(DropReason::TooBig.explain(), 0, 0.0),
+            drop(RefuseCause::OwnSource.explain(), 3, 0.0),
+        ];
+        let pass = |cause: PassCause, packets| PassCount {
+            cause: cause.explain().name.into(),
+            packets,
+            meaning: "It is not ours.".into(),
+            remedy: "Let it be.".into(),
+        };
+        Drops {
+            drops,
+            passed: vec![pass(PassCause::UnknownVni, 2), pass(PassCause::NotIp, 0)],
+        }
     }
 
     #[test]
     fn what_was_dropped_is_told_with_what_to_do() {
-        let response = Response::Drops { drops: some() };
+        let response = Response::Drops(some());
         let expected = "\
 REASON      WHERE   PACKETS  PER-SECOND  LAST PACKET
 no_route    lookup  12       1.2         10.0.0.2:40000 -> 10.9.0.1:9 udp, 106 bytes, veth-a, 3 s ago
-own_source  xdp     3        -           -
+own_source  xdp     3        0.0         -
 
 no_route: It died.
   remedy: Let it live.
 
 own_source: It died.
   remedy: Let it live.
+
+LEFT TO THE KERNEL  PACKETS  MEANING
+unknown_vni         2        It is not ours.
 ";
         assert_eq!(text(&response, false), expected);
         let all = text(&response, true);
         let row = "\ntoo_big     forward, gather  0        0.0         -\n";
         assert!(all.contains(row), "{all}");
-        let none = Response::Drops { drops: Vec::new() };
+        assert!(
+            all.ends_with("\nnot_ip              0        It is not ours.\n"),
+            "{all}"
+        );
+        let none = Response::Drops(Drops::default());
         assert_eq!(text(&none, true), "nothing dropped\n");
     }
 
     #[test]
     fn rates_between_two_looks_are_per_second() {
-        let before = Response::Drops { drops: some() };
+        let before = Response::Drops(some());
         let mut drops = some();
-        drops[0].packets += 5;
-        drops[2].packets += 3;
-        let after = Response::Drops { drops };
+        drops.drops[0].packets += 5;
+        drops.drops[2].packets += 3;
+        let after = Response::Drops(drops);
         let shown = between(&before, &after, Duration::from_secs(2), false);
         assert!(
             shown.contains("\nno_route    lookup  17       2.5         10."),

@@ -27,6 +27,7 @@ pub fn list(reasons: &[Explanation]) -> String {
     let mut text = String::new();
     for (fate, header) in [
         (Fate::Drop, "DROPPED"),
+        (Fate::Lose, "LOST BEFORE A WORKER HAD IT"),
         (Fate::Refuse, "REFUSED"),
         (Fate::Pass, "PASSED TO THE KERNEL"),
     ] {
@@ -43,7 +44,7 @@ pub fn list(reasons: &[Explanation]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use podway_proto::reasons::{DropReason, PassCause, RefuseCause};
+    use podway_proto::reasons::{DropReason, LossCause, PassCause, RefuseCause};
 
     use super::*;
 
@@ -64,9 +65,10 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_in_three_tables() {
+    fn the_list_has_a_table_for_each_fate() {
         let reasons = [
             DropReason::TtlExpired.explain(),
+            LossCause::NoFrame.explain(),
             RefuseCause::SpoofedSource.explain(),
             PassCause::NotIp.explain(),
         ];
@@ -74,6 +76,9 @@ mod tests {
             list(&reasons),
             "DROPPED      WHERE    MEANING\n\
              ttl_expired  forward  Time to live ran out.\n\
+             \n\
+             LOST BEFORE A WORKER HAD IT  WHERE  MEANING\n\
+             no_frame                     queue  the port's socket had no frame posted for it (AF_XDP)\n\
              \n\
              REFUSED         WHERE  MEANING\n\
              spoofed_source  xdp    pod port: the sender is not the pod by its address, ARP included\n\

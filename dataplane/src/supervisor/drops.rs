@@ -5,9 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use podway_proto::ErrorBody;
-use podway_proto::dataplane::{DropCount, DroppedPacket};
-use podway_proto::reasons::{DropReason, Explanation};
-use podway_xdp_redirect::PortStats;
+use podway_proto::dataplane::{DropCount, DroppedPacket, Drops, PassCount};
+use podway_proto::reasons::{self, DropReason, Explanation, PassCause, RefuseCause};
 
 use super::{Supervisor, system};
 use crate::clock::monotonic_nanoseconds;
@@ -20,45 +19,59 @@ const WINDOW: Duration = Duration::from_secs(10);
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// What was dropped and refused, by reason.
+    /// What was dropped, lost and refused, and what was left to the kernel, by reason.
     ///
     /// # Errors
     /// When the XDP program's counters cannot be read.
-    pub fn drops(&self) -> Result<Vec<DropCount>, ErrorBody> {
-        let counts = self.drop_counts();
+    pub fn drops(&self) -> Result<Drops, ErrorBody> {
+        let counts = self.drop_counts()?;
         let rates = self.drop_rates.per_second(Instant::now(), &counts);
-        let dropped = DropReason::ALL.iter().zip(counts).zip(rates);
-        let mut drops: Vec<DropCount> = dropped
-            .map(|((&reason, packets), rate)| {
-                let last = self.last_drop(reason);
-                entry(reason.explain(), packets, Some(rate), last)
-            })
-            .collect();
-        let mut refused = PortStats::default();
+        // Only workers keep headers.
+        let dropped = DropReason::ALL.iter().map(|&reason| self.last_drop(reason));
+        let last = dropped.chain(std::iter::repeat(None));
+        let counts = counts.into_iter().zip(rates).zip(last);
+        let entry = |(reason, ((packets, rate), last))| entry(reason, packets, rate, last);
+        let mut passed = [0; PassCause::COUNT];
         for slot in 0..self.slots {
             let counters = self.redirect.counters(slot.into()).map_err(system)?;
-            for (sum, count) in refused.refused.iter_mut().zip(counters.refused) {
-                *sum += count;
+            for (sum, (_, packets)) in passed.iter_mut().zip(counters.passed_by_cause()) {
+                *sum += packets;
             }
         }
-        let refused = refused.refused_by_cause();
-        drops.extend(refused.map(|(cause, packets)| entry(cause.explain(), packets, None, None)));
-        Ok(drops)
+        let passed = PassCause::ALL.iter().zip(passed);
+        Ok(Drops {
+            drops: reasons::fatal().zip(counts).map(entry).collect(),
+            passed: passed
+                .map(|(cause, packets)| pass_count(*cause, packets))
+                .collect(),
+        })
     }
 
     /// Looks at the counts, for the rates; called now and then by the API thread.
     pub fn sample_drops(&mut self) {
         let now = Instant::now();
-        if self.drop_rates.is_due(now) {
-            let counts = self.drop_counts();
+        // Who asks for them is told what is wrong with the counters.
+        if self.drop_rates.is_due(now)
+            && let Ok(counts) = self.drop_counts()
+        {
             self.drop_rates.add(now, counts);
         }
     }
 
-    /// Packets that died of each reason, over all workers.
-    fn drop_counts(&self) -> Vec<u64> {
+    /// Packets by reason, over all workers and ports, in the order of [`reasons::fatal`].
+    fn drop_counts(&self) -> Result<Vec<u64>, ErrorBody> {
         let sum = |&reason| self.workers.iter().map(|w| w.sheet.dropped(reason)).sum();
-        DropReason::ALL.iter().map(sum).collect()
+        let mut counts: Vec<u64> = DropReason::ALL.iter().map(sum).collect();
+        counts.extend(self.losses()?.by_cause().map(|(_, packets)| packets));
+        let mut refused = [0; RefuseCause::COUNT];
+        for slot in 0..self.slots {
+            let counters = self.redirect.counters(slot.into()).map_err(system)?;
+            for (sum, count) in refused.iter_mut().zip(counters.refused) {
+                *sum += count;
+            }
+        }
+        counts.extend(refused);
+        Ok(counts)
     }
 
     fn last_drop(&self, reason: DropReason) -> Option<DroppedPacket> {
@@ -81,7 +94,7 @@ pub(super) struct DropRates(VecDeque<(Instant, Vec<u64>)>);
 impl DropRates {
     /// Rates since `now`, when nothing is dropped yet.
     pub(super) fn new(now: Instant) -> Self {
-        Self(VecDeque::from([(now, vec![0; DropReason::COUNT])]))
+        Self(VecDeque::from([(now, vec![0; reasons::fatal().count()])]))
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -117,10 +130,20 @@ impl DropRates {
     }
 }
 
+fn pass_count(cause: PassCause, packets: u64) -> PassCount {
+    let explanation = cause.explain();
+    PassCount {
+        cause: explanation.name.to_owned(),
+        packets,
+        meaning: explanation.meaning.to_owned(),
+        remedy: explanation.remedy.to_owned(),
+    }
+}
+
 fn entry(
     reason: Explanation,
     packets: u64,
-    packets_per_second: Option<f64>,
+    packets_per_second: f64,
     last: Option<DroppedPacket>,
 ) -> DropCount {
     DropCount {

@@ -435,7 +435,7 @@ impl Supervisor {
             };
             let detached = self.ask(attached.worker, Command::Detach(id, queue));
             if let Some(statistics) = socket.statistics.read() {
-                self.lost_before += statistics.rx_dropped + statistics.rx_ring_full;
+                self.lost_before.add(&statistics);
             }
             match detached {
                 Ok(Reply::Detached(Some(served))) => {

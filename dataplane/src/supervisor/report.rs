@@ -8,6 +8,7 @@ use podway_proto::dataplane::{
     WorkerStatus,
 };
 use podway_proto::digest::Digests;
+use podway_proto::reasons::LossCause;
 
 use super::devices::WorkerDevices;
 use super::ports::{AttachedPort, Program, is_pod};
@@ -15,7 +16,7 @@ use super::{Supervisor, system};
 use crate::counters::{Counter, PortSheet, Sheet};
 use crate::fib::PortId;
 use crate::verdict::DropReason;
-use crate::xsk::BindMode;
+use crate::xsk::{BindMode, Statistics};
 
 impl Supervisor {
     /// What did not fit of what came by a port.
@@ -81,9 +82,9 @@ impl Supervisor {
         for (name, port) in &self.ports {
             let mut counters = self.slot_counters(port.id)?;
             subtract(&mut counters, &port.baseline);
-            let (dropped, full) = lost(port);
-            counters.rx_dropped = dropped;
-            counters.rx_ring_full += full;
+            let lost = lost(port);
+            counters.rx_dropped = lost.no_frame;
+            counters.rx_ring_full += lost.ring_full;
             ports.insert(name.clone(), counters);
         }
         let sheets = || self.workers.iter().map(|worker| &*worker.sheet);
@@ -105,20 +106,13 @@ impl Supervisor {
 
     fn books(&self) -> Result<Books, ErrorBody> {
         let sum = |field: fn(&Sheet) -> u64| self.workers.iter().map(|w| field(&w.sheet)).sum();
-        let (mut xdp_redirected, mut ring_full) = (0, 0);
+        let mut xdp_redirected = 0;
         for slot in 0..self.slots {
-            let xdp = self.redirect.counters(slot.into()).map_err(system)?;
-            xdp_redirected += xdp.redirected;
-            ring_full += xdp.ring_full;
-        }
-        let lost_now: u64 = self.ports.values().map(lost).map(|(a, b)| a + b).sum();
-        let mut lost_by_devices = 0;
-        for (number, worker) in (0..).zip(&self.workers) {
-            let lost = worker.devices.as_ref().map_or(0, WorkerDevices::lost);
-            // A bell that found the TAP full is no packet.
-            let bells = self.redirect.bells(number).map_err(system)?;
-            let silent = bells.saturating_sub(worker.sheet.bells.get());
-            lost_by_devices += lost.saturating_sub(silent);
+            xdp_redirected += self
+                .redirect
+                .counters(slot.into())
+                .map_err(system)?
+                .redirected;
         }
         Ok(Books {
             frames_made: sum(|s| s.frames_made.get()),
@@ -130,8 +124,36 @@ impl Supervisor {
             packets_sent: sum(|s| s.totals().sent),
             packets_dropped: sum(|s| DropReason::ALL.iter().map(|&r| s.dropped(r)).sum()),
             xdp_redirected,
-            xdp_lost: self.lost_before + lost_now + lost_by_devices + ring_full,
+            xdp_lost: self.losses()?.by_cause().map(|(_, packets)| packets).sum(),
         })
+    }
+
+    /// What was redirected and never reached a worker, of all ports that ever were.
+    ///
+    /// # Errors
+    /// When the XDP program's counters cannot be read.
+    pub(super) fn losses(&self) -> Result<Losses, ErrorBody> {
+        let mut losses = self.lost_before;
+        for port in self.ports.values() {
+            let of_port = lost(port);
+            losses.no_frame += of_port.no_frame;
+            losses.ring_full += of_port.ring_full;
+        }
+        for slot in 0..self.slots {
+            losses.ring_full += self
+                .redirect
+                .counters(slot.into())
+                .map_err(system)?
+                .ring_full;
+        }
+        for (number, worker) in (0..).zip(&self.workers) {
+            let lost = worker.devices.as_ref().map_or(0, WorkerDevices::lost);
+            // A bell that found the TAP full is no packet.
+            let bells = self.redirect.bells(number).map_err(system)?;
+            let silent = bells.saturating_sub(worker.sheet.bells.get());
+            losses.tap_full += lost.saturating_sub(silent);
+        }
+        Ok(losses)
     }
 
     /// What was ever counted in the slot of `id`, by this port and by those before it.
@@ -170,14 +192,43 @@ impl Supervisor {
     }
 }
 
-/// Packets that the port's sockets lost: for want of a frame, and for a full ring.
-fn lost(port: &AttachedPort) -> (u64, u64) {
-    port.queues
-        .iter()
-        .filter_map(|queue| queue.socket.as_ref()?.statistics.read())
-        .fold((0, 0), |(dropped, full), s| {
-            (dropped + s.rx_dropped, full + s.rx_ring_full)
+/// Packets that were redirected and lost before a worker had them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Losses {
+    ring_full: u64,
+    no_frame: u64,
+    /// Which port they came by is not known.
+    tap_full: u64,
+}
+
+impl Losses {
+    /// Adds what a socket has lost.
+    pub(super) fn add(&mut self, socket: &Statistics) {
+        self.ring_full += socket.rx_ring_full;
+        self.no_frame += socket.rx_dropped;
+    }
+
+    /// In the order of [`LossCause::ALL`].
+    pub(super) fn by_cause(self) -> impl Iterator<Item = (LossCause, u64)> {
+        LossCause::ALL.iter().map(move |&cause| {
+            let packets = match cause {
+                LossCause::RingFull => self.ring_full,
+                LossCause::NoFrame => self.no_frame,
+                LossCause::TapFull => self.tap_full,
+            };
+            (cause, packets)
         })
+    }
+}
+
+/// What the port's sockets have lost.
+fn lost(port: &AttachedPort) -> Losses {
+    let sockets = port.queues.iter().filter_map(|queue| queue.socket.as_ref());
+    let mut losses = Losses::default();
+    for statistics in sockets.filter_map(|socket| socket.statistics.read()) {
+        losses.add(&statistics);
+    }
+    losses
 }
 
 fn subtract(counters: &mut PortCounters, baseline: &PortCounters) {
