@@ -71,13 +71,49 @@ fn underlay(node: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, node).into()
 }
 
+/// Networks of a node beside 42.
+const ALSO_VNIS: [u32; 3] = [77, 78, 79];
+
+/// How a route leads to nodes.
+#[derive(Debug, Clone, Copy)]
+enum Ways {
+    /// To one, in the node's own network.
+    One,
+    /// To so many, each for its share of the flows.
+    Several(u8),
+    /// To one, in one of four networks.
+    Networks,
+}
+
+impl Ways {
+    fn via(self, route: u32) -> Via {
+        let node = |offset: u32| {
+            let node = (route + offset) % u32::from(NODES);
+            format!("n{}", 2 + node)
+        };
+        let to = |node, vni| Via::Node { node, vni };
+        match self {
+            Self::One => to(node(0), None),
+            Self::Several(count) => Via::Multipath {
+                members: (0..count.into())
+                    .map(|offset| to(node(offset), None))
+                    .collect(),
+            },
+            Self::Networks => {
+                let vni = ALSO_VNIS.get(route as usize % 4);
+                to(node(0), vni.map(|vni| (*vni).try_into().unwrap()))
+            }
+        }
+    }
+}
+
 /// A node with all its pods, and so many routes of each IP version to VXLAN nodes.
-fn tables(routes: u32) -> Tables {
+fn tables(routes: u32, ways: Ways) -> Tables {
     let mut fib = Fib::new();
     let mac = |kind, number| MacAddr([2, 0, 0, 0, kind, number]);
     fib.set_local(LocalNode {
         vni: 42.try_into().unwrap(),
-        also_vnis: Vec::new(),
+        also_vnis: ALSO_VNIS.map(|vni| vni.try_into().unwrap()).to_vec(),
         vxlan_port: 4789,
         vtep_mac: VTEP,
         addresses: vec![underlay(1)],
@@ -138,13 +174,9 @@ fn tables(routes: u32) -> Tables {
     for route in 0..routes {
         for (ip, len) in [(Ip::V4, 24), (Ip::V6, 64)] {
             let prefix = IpNet::new(ip.remote(route, 0), len).unwrap();
-            let node = 2 + u8::try_from(route % u32::from(NODES)).unwrap();
             fib.set_route(Route {
                 prefix,
-                via: Via::Node {
-                    node: format!("n{node}"),
-                    vni: None,
-                },
+                via: ways.via(route),
             })
             .unwrap();
         }
@@ -186,8 +218,8 @@ fn segment(from: IpAddr, to: IpAddr, seq: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The frame in a tunnel from a node to this one.
-fn in_tunnel(node: u8, inner: &[u8]) -> Vec<u8> {
-    let payload = [&[8, 0, 0, 0, 0, 0, 42, 0], inner].concat();
+fn in_tunnel(node: u8, vni: u8, inner: &[u8]) -> Vec<u8> {
+    let payload = [&[8, 0, 0, 0, 0, 0, vni, 0], inner].concat();
     let udp = PacketBuilder::ethernet2([2, 0, 0, 0, 1, node], [2, 0, 0, 0, 1, 1])
         .ipv4([192, 0, 2, node], [192, 0, 2, 1], 64)
         .udp(50_000, 4789);
@@ -256,7 +288,7 @@ fn bench_forward(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("forward");
     group.throughput(Throughput::Elements(1));
     for routes in [1_000, 100_000] {
-        let tables = tables(routes);
+        let tables = tables(routes, Ways::One);
         let mut memory = Memory::new(BURST);
         let mut random = Random(0x2545_f491);
         for ip in [Ip::V4, Ip::V6] {
@@ -273,7 +305,7 @@ fn bench_forward(criterion: &mut Criterion) {
             let inward = bursts(|| {
                 let from = ip.remote(random.below(routes), random.byte(250));
                 let to = ip.pod(1 + random.byte(PODS));
-                in_tunnel(2 + random.byte(NODES), &segment(from, to, 1, &[7; 64]))
+                in_tunnel(2 + random.byte(NODES), 42, &segment(from, to, 1, &[7; 64]))
             });
             let id = BenchmarkId::new(format!("decap/{}", ip.name()), routes);
             group.bench_function(id, |bencher| {
@@ -282,6 +314,49 @@ fn bench_forward(criterion: &mut Criterion) {
                 });
             });
         }
+    }
+    group.finish();
+}
+
+/// As [`bench_forward`], to routes of several next hops, and with several networks.
+fn bench_ways(criterion: &mut Criterion) {
+    const ROUTES: u32 = 1_000;
+    let mut group = criterion.benchmark_group("ways");
+    group.throughput(Throughput::Elements(1));
+    for (name, ways) in [
+        ("one", Ways::One),
+        ("2-next-hops", Ways::Several(2)),
+        ("16-next-hops", Ways::Several(16)),
+        ("4-networks", Ways::Networks),
+    ] {
+        let tables = tables(ROUTES, ways);
+        let mut memory = Memory::new(BURST);
+        let mut random = Random(0x2545_f491);
+        let out = bursts(|| {
+            let to = Ip::V4.remote(random.below(ROUTES), random.byte(250));
+            segment(Ip::V4.pod(1), to, 1, &[7; 64])
+        });
+        group.bench_function(BenchmarkId::new("encap", name), |bencher| {
+            bencher.iter_custom(|packets| {
+                time_forward(&mut memory, &tables, PortId(1), &out, packets)
+            });
+        });
+    }
+    for (name, vnis) in [("one", &[42][..]), ("4-networks", &[42, 77, 78, 79])] {
+        let tables = tables(ROUTES, Ways::One);
+        let mut memory = Memory::new(BURST);
+        let mut random = Random(0x2545_f491);
+        let inward = bursts(|| {
+            let from = Ip::V4.remote(random.below(ROUTES), random.byte(250));
+            let to = Ip::V4.pod(1 + random.byte(PODS));
+            let vni = vnis[random.below(4) as usize % vnis.len()];
+            in_tunnel(2 + random.byte(NODES), vni, &segment(from, to, 1, &[7; 64]))
+        });
+        group.bench_function(BenchmarkId::new("decap", name), |bencher| {
+            bencher.iter_custom(|packets| {
+                time_forward(&mut memory, &tables, UPLINK, &inward, packets)
+            });
+        });
     }
     group.finish();
 }
@@ -306,7 +381,7 @@ fn sent<'t>(packet: &mut Packet<'_>, from: PortId, tables: &'t Tables) -> Send<'
 /// Both read each byte once for its checksum.
 fn bench_gather(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("gather");
-    let tables = tables(10);
+    let tables = tables(10, Ways::One);
     let data: Vec<u8> = (0..=255).cycle().take(65_000).collect();
     for ip in [Ip::V4, Ip::V6] {
         group.throughput(Throughput::Bytes(data.len() as u64));
@@ -327,7 +402,7 @@ fn bench_gather(criterion: &mut Criterion) {
         let size = 1350;
         let segments = (0_u32..).zip(data.chunks_exact(size)).map(|(n, part)| {
             let seq = n * u32::try_from(size).unwrap();
-            in_tunnel(5, &segment(ip.remote(3, 9), ip.pod(1), seq, part))
+            in_tunnel(5, 42, &segment(ip.remote(3, 9), ip.pod(1), seq, part))
         });
         let segments: Vec<_> = segments.collect();
         memory.write(&segments);
@@ -358,5 +433,5 @@ fn bench_gather(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench_forward, bench_gather);
+criterion_group!(benches, bench_forward, bench_ways, bench_gather);
 criterion_main!(benches);
