@@ -88,6 +88,9 @@ fn are_told(network: &Network, pod: &Pod, peer: &Pod) {
     assert_eq!(refused.last, None);
     // All that is there is told in the text, and nothing else.
     let text = network.agent(0).cli(&["drops"]).unwrap();
+    let (text, _) = text
+        .split_once("\nLEFT TO THE KERNEL ")
+        .expect("some were passed");
     for drop in network.agent(0).drops().unwrap().drops {
         let row = format!("\n{} ", drop.reason);
         assert_eq!(
