@@ -223,8 +223,24 @@ impl<'a> Packet<'a> {
             udp::CHECKSUM_OFFSET => sum.finish_udp(),
             _ => sum.finish(),
         };
-        if let Some(bytes) = self.head_mut().get_mut(l4 + field..l4 + field + 2) {
-            bytes.copy_from_slice(&checksum.to_be_bytes());
+        let at = l4 + field;
+        match self.head_mut().get_mut(at..at + 2) {
+            Some(bytes) => bytes.copy_from_slice(&checksum.to_be_bytes()),
+            None => self.write(at, checksum.to_be_bytes()),
+        }
+    }
+
+    /// Writes `bytes` at offset `at`, as far as the packet goes, in whatever frames they lie.
+    #[cold]
+    fn write(&mut self, at: usize, bytes: [u8; 2]) {
+        for (mut at, byte) in (at..).zip(bytes) {
+            for frame in self.frames.iter_mut() {
+                if let Some(place) = self.region.bytes_mut(frame).get_mut(at) {
+                    *place = byte;
+                    break;
+                }
+                at -= frame.len();
+            }
         }
     }
 }
@@ -240,6 +256,30 @@ mod tests {
             region.bytes_mut(frame).copy_from_slice(part);
         }
         (region, frames)
+    }
+
+    #[test]
+    fn a_checksum_is_written_wherever_its_field_lies() {
+        let bytes: Vec<u8> = (1..=40).collect();
+        let mut expected = bytes.clone();
+        let mut sum = Sum::default();
+        sum.add(&bytes[4..]);
+        expected[14..16].copy_from_slice(&sum.finish().to_be_bytes());
+        for head in [40, 16, 15, 14, 3] {
+            let (region, mut frames) = chain(&[&bytes[..head], &bytes[head..]]);
+            let frames = if head == 40 {
+                &mut frames[..1]
+            } else {
+                &mut frames
+            };
+            let mut packet = Packet::new(&region, frames).unwrap();
+            packet.finish_checksum(4, 36, 10);
+            assert_eq!(
+                packet.chunks().collect::<Vec<_>>().concat(),
+                expected,
+                "{head}"
+            );
+        }
     }
 
     #[test]
