@@ -982,6 +982,7 @@ mod tests {
             "nothing is imported from a file:\nnode c: it has no address"
         );
         let timed_out = ClientError::TimedOut {
+            daemon: "podway-control",
             socket: PathBuf::new(),
             timeout: Duration::ZERO,
         };
@@ -1017,11 +1018,13 @@ mod tests {
         let socket = PathBuf::new;
         let source = io::Error::from(io::ErrorKind::NotFound);
         let unreachable = ClientError::Unreachable {
+            daemon: "podway-control",
             socket: socket(),
             source,
         };
         assert_eq!(failed(unreachable), 4);
         let timed_out = ClientError::TimedOut {
+            daemon: "podway-control",
             socket: socket(),
             timeout: Duration::ZERO,
         };

@@ -5,6 +5,8 @@
 //! in between is then removed. Afterwards it sends `apply` for each change, and `digest` now and
 //! then, to see that what it told is what is held. The facts stay when the connection closes: a
 //! restart of control costs no packet.
+//!
+//! Who watches packets connects for that ([`crate::watch`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +18,7 @@ use crate::ErrorBody;
 use crate::digest::Digests;
 use crate::reasons::Place;
 use crate::types::{LocalNode, Neighbor, Node, Port, Route};
+use crate::watch::{WatchSpec, Watched};
 
 /// What a client may ask of the dataplane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,11 +48,17 @@ pub enum Request {
     Drops,
     /// Which facts it holds, in short. Answer: [`Response::Digest`].
     Digest,
+    /// Arms a watch, which is the connection's own. Answer: [`Response::WatchBegun`].
+    WatchBegin(WatchSpec),
+    /// What it has recorded since the last time. Answer: [`Response::Watched`].
+    WatchRead,
+    /// Disarms it. Answer: [`Response::Done`].
+    WatchEnd,
 }
 
 impl Request {
     /// Whether it leaves everything as it is, so that whoever can connect may ask it. What is not
-    /// named here is a change.
+    /// named here is a change; so is a watch, which costs workers time and shows what pods say.
     pub fn only_asks(&self) -> bool {
         matches!(
             self,
@@ -122,6 +131,10 @@ pub enum Response {
     Drops(Drops),
     /// To [`Request::Digest`].
     Digest(Digests),
+    /// To [`Request::WatchBegin`]: from now on packets are recorded.
+    WatchBegun,
+    /// To [`Request::WatchRead`].
+    Watched(Watched),
     /// The request was refused as a whole; nothing has changed.
     Error(ErrorBody),
 }

@@ -10,6 +10,7 @@
 //! - [`reasons`]: why packets are dropped, refused or left to the kernel, and what to do about it.
 //! - [`digest`]: whether both ends hold the same facts.
 //! - [`entries`]: all that was told as one document, and differences between two of them.
+//! - [`watch`]: what a watch of the packet path is to record, and records.
 //! - [`config`]: the configuration file that both daemons read.
 //! - [`codec`]: lines in and out, with the length limit.
 //! - [`server`]: the serving side of both sockets.
@@ -24,10 +25,12 @@ pub mod digest;
 pub mod entries;
 mod error;
 pub mod fnv;
+pub mod hex;
 pub mod reasons;
 pub mod server;
 pub mod types;
 mod version;
+pub mod watch;
 
 pub use error::{ErrorBody, ErrorCode};
 pub use ipnet::IpNet;

@@ -16,6 +16,9 @@ use podway_proto::types::{
     Link, LocalNode, MacAddr, Mode, Neighbor, Node, Path as NodePath, Port, PortRole, Route, Via,
     Vni,
 };
+use podway_proto::watch::{
+    WatchFlow, WatchNextHop, WatchNextHopKind, WatchPoint, WatchRecord, WatchSpec, Watched,
+};
 use podway_proto::{ErrorBody, ErrorCode, VERSION};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -465,6 +468,15 @@ fn dataplane_requests() {
             Request::Counters,
             Request::Drops,
             Request::Digest,
+            Request::WatchBegin(WatchSpec {
+                filter: "tcp and host 10.0.0.2".into(),
+                points: WatchPoint::ALL.into(),
+                snap: 128,
+                sample: 10,
+                limit: Some(100),
+            }),
+            Request::WatchRead,
+            Request::WatchEnd,
         ],
     );
 }
@@ -594,6 +606,12 @@ fn dataplane_responses() {
                 routes: Digest::of(["a", "b"]),
                 ..Digests::default()
             }),
+            Response::WatchBegun,
+            Response::Watched(Watched {
+                records: watch_records(),
+                lost: 3,
+                done: false,
+            }),
             Response::Error(error),
         ],
     );
@@ -634,6 +652,59 @@ fn unknown_fields_are_refused() {
             "{line}"
         );
     }
+}
+
+fn watch_records() -> Vec<WatchRecord> {
+    let came = WatchRecord {
+        time: 1_700_000_000_123_456_789,
+        worker: 0,
+        packet: 7,
+        point: WatchPoint::Ingress,
+        came_by: Some("veth-a".into()),
+        length: 42,
+        segment: None,
+        frames: 1,
+        flow: Some(WatchFlow {
+            source: parse("10.0.0.2"),
+            destination: parse("10.0.1.2"),
+            protocol: 17,
+            source_port: Some(40_000),
+            destination_port: Some(9),
+        }),
+        vni: None,
+        next_hop: None,
+        reason: None,
+        bytes: vec![2, 0, 0xff],
+    };
+    let sent = WatchRecord {
+        point: WatchPoint::Egress,
+        length: 92,
+        segment: Some(1400),
+        next_hop: Some(WatchNextHop {
+            kind: WatchNextHopKind::Vxlan,
+            interface: Some("eth0".into()),
+            mac: Some(parse("02:00:00:00:01:02")),
+            address: Some(parse("192.168.1.2")),
+            node: Some("node-b".into()),
+            vni: Some(parse_vni(42)),
+            mtu: Some(1450),
+        }),
+        bytes: Vec::new(),
+        ..came.clone()
+    };
+    let dropped = WatchRecord {
+        point: WatchPoint::Dropped,
+        came_by: None,
+        flow: None,
+        vni: Some(parse_vni(42)),
+        reason: Some(DropReason::NoRoute.name().into()),
+        ..came.clone()
+    };
+    vec![came, sent, dropped]
+}
+
+fn parse_vni(number: u32) -> Vni {
+    number.try_into().unwrap()
 }
 
 fn dataplane_status() -> dataplane::Status {

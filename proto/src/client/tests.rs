@@ -6,6 +6,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 
 use super::*;
 use crate::ErrorCode;
+use crate::control::{Request, Response};
 use crate::entries::Entries;
 
 const SECOND: Duration = Duration::from_secs(1);
