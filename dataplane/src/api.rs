@@ -9,15 +9,23 @@ use mio::{Events, Interest, Poll, Token};
 use podway_proto::codec::{decode, encode};
 use podway_proto::dataplane::{Request, Response};
 use podway_proto::server::{BindError, Handshake, LineServer, Peer};
-use podway_proto::{DATAPLANE_SOCKET, ErrorBody, VERSION};
+use podway_proto::{DATAPLANE_SOCKET, ErrorBody, ErrorCode, VERSION};
 
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, WatchHandle};
 
 const SIGNAL: Token = Token(0);
 const SERVER: usize = 1;
 
 /// How often the supervisor does what had to wait for the workers.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// What is kept for a connection.
+#[derive(Debug, Default)]
+struct Session {
+    handshake: Handshake,
+    /// The watch that it has armed: it ends with the connection.
+    watch: Option<WatchHandle>,
+}
 
 /// The socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +51,7 @@ pub fn serve(
     poll.registry()
         .register(&mut signal, SIGNAL, Interest::READABLE)?;
     let socket = run_dir.join(DATAPLANE_SOCKET);
-    let mut server = LineServer::<Handshake>::bind(&socket, poll.registry(), SERVER)?;
+    let mut server = LineServer::<Session>::bind(&socket, poll.registry(), SERVER)?;
     if let Some(warning) = server.warning() {
         tracing::warn!("{warning}");
     }
@@ -65,6 +73,7 @@ pub fn serve(
                 encode(&response)
             });
         }
+        supervisor.end_orphaned_watches();
         supervisor.sample_drops();
         if let Err(error) = supervisor.settle() {
             tracing::error!(%error, "cannot bring the XDP maps to the tables");
@@ -75,18 +84,18 @@ pub fn serve(
 fn answer(
     supervisor: &mut Supervisor,
     peer: Peer,
-    session: &mut Handshake,
+    session: &mut Session,
     line: &[u8],
 ) -> Result<Response, ErrorBody> {
     let request: Request = decode(line)?;
     if let Request::Hello { version } = request {
-        session.hello(version)?;
+        session.handshake.hello(version)?;
         return Ok(Response::Hello {
             version: VERSION,
             pid: std::process::id(),
         });
     }
-    session.check()?;
+    session.handshake.check()?;
     if !request.only_asks() {
         peer.check_change()?;
     }
@@ -103,6 +112,24 @@ fn answer(
         Request::Counters => return Ok(Response::Counters(supervisor.counters()?)),
         Request::Drops => return Ok(Response::Drops(supervisor.drops()?)),
         Request::Digest => return Ok(Response::Digest(supervisor.digests())),
+        Request::WatchBegin(spec) => {
+            if session.watch.is_some() {
+                let message =
+                    "this connection has a watch; end it first, or open another connection";
+                return Err(ErrorBody::new(ErrorCode::Busy, message));
+            }
+            session.watch = Some(supervisor.begin_watch(&spec)?);
+            return Ok(Response::WatchBegun);
+        }
+        Request::WatchRead => {
+            let watched = supervisor.read_watch(session.watch.as_ref())?;
+            return Ok(Response::Watched(watched));
+        }
+        // The handle is all that keeps it; the supervisor disarms it before anything else is asked.
+        Request::WatchEnd => {
+            drop(session.watch.take());
+            supervisor.end_orphaned_watches();
+        }
     }
     Ok(Response::Done)
 }

@@ -13,6 +13,8 @@
 //! TCP segments, finishes checksums, adds the outer headers of tunnels, and hands the messages to
 //! the kernel. Then the frames go back to the worker's pool.
 //!
+//! Who wants to see packets on this path arms a [`watch`].
+//!
 //! # The path of a change
 //!
 //! A request comes in over the socket ([`api`]) and changes the facts of the [`supervisor`]. It
@@ -44,6 +46,7 @@ pub mod testing;
 pub mod tunnel;
 pub mod verdict;
 pub mod wait;
+pub mod watch;
 pub mod wire;
 pub mod worker;
 pub mod xsk;

@@ -80,6 +80,12 @@ impl<'a> Packet<'a> {
         self.frames.len()
     }
 
+    /// Bytes free in front of it: as many more as were pulled.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        self.frames.first().map_or(0, Frame::headroom)
+    }
+
     /// Bytes of the whole packet.
     #[inline]
     #[expect(

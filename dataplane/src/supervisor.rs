@@ -8,6 +8,7 @@ mod devices;
 mod drops;
 mod ports;
 mod report;
+mod watch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -31,13 +32,17 @@ use crate::fib::{Build, Fib, Publisher, Tables, XdpWrites};
 use crate::limits::Limits;
 use crate::tap::TapError;
 use crate::wait::{Waiter, Waker};
+use crate::watch::Watches;
 use crate::worker::{Command, Link, Queues, Reply, Worker};
 use crate::xsk::{Frame, FramePool, Region, Umem};
+
+pub use watch::WatchHandle;
 
 use devices::{WorkerDevices, make_devices};
 use drops::DropRates;
 use ports::AttachedPort;
 use report::Losses;
+use watch::ArmedWatch;
 
 /// How long a worker may take to answer; it looks at its commands once a round. Control waits longer
 /// for the answer to changes.
@@ -83,6 +88,7 @@ pub struct Supervisor {
     lost_before: Losses,
     /// What rates of drops are made from.
     drop_rates: DropRates,
+    watches: Vec<ArmedWatch>,
     /// Keeps CPUs awake, if that is wanted.
     _cpu_latency: Option<CpuLatency>,
 }
@@ -201,6 +207,7 @@ impl Supervisor {
                 ),
                 waiter,
                 sheet: Arc::clone(&sheet),
+                watches: Watches::default(),
                 heartbeat: redirect.heartbeat(number)?,
                 link: Arc::clone(&link),
                 queues: Queues::default(),
@@ -248,6 +255,7 @@ impl Supervisor {
             commands: 0,
             lost_before: Losses::default(),
             drop_rates: DropRates::new(Instant::now()),
+            watches: Vec::new(),
             _cpu_latency: cpu_latency,
             no_tap,
         };
@@ -534,7 +542,7 @@ impl Supervisor {
                     tracing::error!(%error, "a queue that was given up stays attached");
                 }
             }
-            Reply::Detached(None) | Reply::Drained => {}
+            Reply::Detached(None) | Reply::Drained | Reply::Watching | Reply::Unwatched(_) => {}
         }
     }
 

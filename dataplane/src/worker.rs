@@ -22,6 +22,7 @@ use crate::limits::Limits;
 use crate::packet::Packet;
 use crate::verdict::{DropReason, Verdict};
 use crate::wait::{Rest, Waiter};
+use crate::watch::{Watch, Watches};
 use crate::xsk::{Frame, FramePool, Region};
 
 /// Queues that a worker keeps frames for: a full node has 110 pods and an uplink of some queues.
@@ -55,6 +56,8 @@ pub struct Worker {
     pub waiter: Waiter,
     /// What it counts.
     pub sheet: Arc<Sheet>,
+    /// Who looks at its packets.
+    pub watches: Watches,
     /// Tells the programs on the ports that it is alive.
     pub heartbeat: Heartbeat,
     /// How the API thread reaches it.
@@ -105,6 +108,10 @@ pub enum Command {
     Lend(usize),
     /// Frames that come home. No answer.
     Frames(Vec<Frame>),
+    /// Look at packets for somebody. Answer: [`Reply::Watching`].
+    Watch(Box<Watch>),
+    /// Look no more for the watch of that number. Answer: [`Reply::Unwatched`].
+    Unwatch(u64),
     /// End the thread.
     Stop,
 }
@@ -116,6 +123,10 @@ pub enum Reply {
     Lent(Vec<Frame>),
     /// What TAP and packet ring held at the time of the command is forwarded.
     Drained,
+    /// The watch is armed.
+    Watching,
+    /// The watch, to be freed; `None` when the worker has no such one.
+    Unwatched(Option<Box<Watch>>),
     /// The queue is being served.
     Attached(PortId, u32),
     /// The queue could not be waited for; it comes back.
@@ -226,23 +237,35 @@ impl Worker {
         let tables = self.tables.get();
         for (port, mut packet) in burst.packets(&self.region) {
             self.sheet.received(port, packet.len(), packet.frames());
+            self.watches.came(&packet, port);
             let fate = match forward(&mut packet, port, tables) {
                 Verdict::Send(mut send) => {
                     if let Some(limits) = &self.limits {
                         limits.apply(&packet, &mut send, tables);
                     }
-                    self.egress
-                        .push(&mut packet, &send, tables, &self.region, &self.sheet)
+                    self.egress.push(
+                        &mut packet,
+                        &send,
+                        tables,
+                        &self.region,
+                        &self.sheet,
+                        &mut self.watches,
+                    )
                 }
                 Verdict::Drop(reason) => {
+                    self.watches.dropped(reason, &mut packet, None, tables);
                     drop_packet(&self.sheet, reason, &packet, port, tables);
                     let answer =
                         (self.answers).answer(&mut packet, port, reason, tables, &self.sheet);
                     match answer {
-                        Some(send) => {
-                            self.egress
-                                .push(&mut packet, &send, tables, &self.region, &self.sheet)
-                        }
+                        Some(send) => self.egress.push(
+                            &mut packet,
+                            &send,
+                            tables,
+                            &self.region,
+                            &self.sheet,
+                            &mut self.watches,
+                        ),
                         None => Ok(()),
                     }
                 }
@@ -251,7 +274,7 @@ impl Worker {
                 drop_packet(&self.sheet, reason, &packet, port, tables);
             }
         }
-        self.egress.flush(&self.region, &self.sheet);
+        (self.egress).flush(tables, &self.region, &self.sheet, &mut self.watches);
         self.sheet.bursts.add(1);
         burst.recycle(&mut self.pool);
         queue.ingress.refill(&mut self.pool, *reserve);
@@ -280,6 +303,11 @@ impl Worker {
                     self.publish_levels();
                     continue;
                 }
+                Command::Watch(watch) => {
+                    self.watches.arm(watch);
+                    Reply::Watching
+                }
+                Command::Unwatch(id) => Reply::Unwatched(self.watches.disarm(id)),
                 Command::Stop => return false,
             };
             // The API thread has few commands under way and takes each reply, so that there is room.

@@ -16,6 +16,7 @@ use podway_dataplane::ingress::{Burst, RingReader, TapIngress};
 use podway_dataplane::packet::{Offload, Packet};
 use podway_dataplane::tap::Tap;
 use podway_dataplane::verdict::{DropReason, Verdict};
+use podway_dataplane::watch::Watches;
 use podway_dataplane::wire::flow_hash::SourcePorts;
 use podway_dataplane::xsk::{CHUNK_SIZE, Frame, FramePool, Region};
 use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, Path, PortRole, Route, Via};
@@ -134,6 +135,7 @@ fn tables(uplink: u32, v6_underlay: bool) -> Tables {
 /// The way out of a worker, with a TAP or without.
 struct Worker {
     egress: Egress,
+    watches: Watches,
     region: Arc<Region>,
     frames: Vec<Frame>,
     sheet: Sheet,
@@ -152,6 +154,7 @@ impl Worker {
         let (tap, transmitter) = tap.unzip();
         Self {
             egress: Egress::new(PacketGso::new().unwrap(), tap, SourcePorts::ALL),
+            watches: Watches::default(),
             region,
             frames,
             sheet: Sheet::default(),
@@ -174,6 +177,7 @@ impl Worker {
     fn try_send(&mut self, tables: &Tables, packets: &[(Vec<u8>, VnetHeader)]) {
         let Self {
             egress,
+            watches,
             region,
             frames,
             sheet,
@@ -198,13 +202,13 @@ impl Worker {
             match forward(&mut packet, POD, tables) {
                 Verdict::Send(send) => {
                     egress
-                        .push(&mut packet, &send, tables, region, sheet)
+                        .push(&mut packet, &send, tables, region, sheet, watches)
                         .unwrap();
                 }
                 Verdict::Drop(reason) => panic!("{reason:?}"),
             }
         }
-        egress.flush(region, sheet);
+        egress.flush(tables, region, sheet, watches);
     }
 }
 

@@ -182,10 +182,11 @@ pub struct WatchFlow {
 }
 
 /// Where a packet leaves to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchNextHop {
-    /// What is there.
-    pub kind: WatchNextHopKind,
+    /// What is there; `None` for a message that the kernel did not take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<WatchNextHopKind>,
     /// The port that it leaves by; `None` when that is detached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,

@@ -681,7 +681,7 @@ fn watch_records() -> Vec<WatchRecord> {
         length: 92,
         segment: Some(1400),
         next_hop: Some(WatchNextHop {
-            kind: WatchNextHopKind::Vxlan,
+            kind: Some(WatchNextHopKind::Vxlan),
             interface: Some("eth0".into()),
             mac: Some(parse("02:00:00:00:01:02")),
             address: Some(parse("192.168.1.2")),

@@ -4,11 +4,15 @@ use super::{Flush, Gather, Message, PacketGso, Pushed, SendError, TapGso, packet
 use crate::clock::monotonic_nanoseconds;
 use crate::counters::Sheet;
 use crate::fib::Tables;
-use crate::last_drop::{HEADER, LastDrop};
+use crate::last_drop::LastDrop;
 use crate::packet::Packet;
 use crate::verdict::{DropReason, Send};
+use crate::watch::Watches;
 use crate::wire::flow_hash::SourcePorts;
 use crate::xsk::Region;
+
+/// Bytes of a message that was not sent that a watch may keep: the headers of both layers.
+const NOT_SENT: usize = 256;
 
 /// Gathering and the engines behind it.
 #[derive(Debug)]
@@ -32,7 +36,8 @@ impl Egress {
         }
     }
 
-    /// Takes one packet. Its frames must stay as they are until [`Egress::flush`].
+    /// Takes one packet. Its frames must stay as they are until [`Egress::flush`]. `watches` see where
+    /// it goes.
     ///
     /// # Errors
     /// Why it does not leave; it is not counted yet.
@@ -44,29 +49,47 @@ impl Egress {
         tables: &Tables,
         region: &Region,
         sheet: &Sheet,
+        watches: &mut Watches,
     ) -> Result<(), DropReason> {
+        watches.decided(packet, send);
+        let length = packet.len();
         let mut pushed = self.gather.push(packet, send, tables);
         if matches!(pushed, Pushed::Full) {
-            self.flush(region, sheet);
+            self.flush(tables, region, sheet, watches);
             pushed = self.gather.push(packet, send, tables);
         }
-        match pushed {
-            Pushed::Gathered => Ok(()),
+        let reason = match pushed {
+            Pushed::Gathered => {
+                watches.gathered(packet, send, length, || self.gather.source_port(send));
+                return Ok(());
+            }
             // An empty gathering is never full; the packet still gets its verdict.
-            Pushed::Full => Err(DropReason::EgressFull),
-            Pushed::Drop(reason) => Err(reason),
-        }
+            Pushed::Full => DropReason::EgressFull,
+            Pushed::Drop(reason) => reason,
+        };
+        watches.dropped(reason, packet, Some(send), tables);
+        Err(reason)
     }
 
     /// Sends what was gathered. A message that the kernel does not take is dropped: a full egress
     /// never holds up the worker.
     #[inline]
-    pub fn flush(&mut self, region: &Region, sheet: &Sheet) {
+    pub fn flush(
+        &mut self,
+        tables: &Tables,
+        region: &Region,
+        sheet: &Sheet,
+        watches: &mut Watches,
+    ) {
         if self.gather.is_empty() {
             return;
         }
         let Flush { messages, headers } = self.gather.flush();
-        let memory = Memory { region, headers };
+        let memory = Memory {
+            tables,
+            region,
+            headers,
+        };
         let mut calls = 0;
         let has_tap = self.tap.is_some();
         let by_tap = |message: &Message| has_tap && message.is_cut_on_uplink();
@@ -76,12 +99,13 @@ impl Egress {
                 && message.is_cut_on_uplink()
             {
                 calls += 1;
-                sent(message, tap.send(message, region, headers), &memory, sheet);
+                let result = tap.send(message, region, headers);
+                sent(message, result, &memory, sheet, watches);
                 continue;
             }
             calls += self.socket.send(group, region, headers, |index, result| {
                 if let Some(message) = group.get(index) {
-                    sent(message, result, &memory, sheet);
+                    sent(message, result, &memory, sheet, watches);
                 }
             });
         }
@@ -90,15 +114,23 @@ impl Egress {
     }
 }
 
-/// What the pieces of messages lie in.
+/// What the pieces of messages lie in, and what tells tunnels.
 struct Memory<'a> {
+    tables: &'a Tables,
     region: &'a Region,
     headers: &'a [u8],
 }
 
 /// Counts what became of a message.
 #[inline]
-fn sent(message: &Message, result: Result<(), SendError>, memory: &Memory<'_>, sheet: &Sheet) {
+fn sent(
+    message: &Message,
+    result: Result<(), SendError>,
+    memory: &Memory<'_>,
+    sheet: &Sheet,
+    watches: &mut Watches,
+) {
+    let mut not_sent = |reason| not_sent(message, reason, memory, sheet, watches);
     let packets = u64::from(message.packets);
     match result {
         Ok(()) => {
@@ -111,21 +143,27 @@ fn sent(message: &Message, result: Result<(), SendError>, memory: &Memory<'_>, s
             port.joined.add(u64::from(message.joined));
             port.cut.add(u64::from(message.cut));
         }
-        Err(SendError::Full) => not_sent(message, DropReason::EgressFull, memory, sheet),
-        Err(SendError::Refused(_)) => not_sent(message, DropReason::EgressRefused, memory, sheet),
+        Err(SendError::Full) => not_sent(DropReason::EgressFull),
+        Err(SendError::Refused(_)) => not_sent(DropReason::EgressRefused),
     }
 }
 
 /// Counts a message that the kernel did not take; all its packets are known by its first headers.
 #[cold]
-fn not_sent(message: &Message, reason: DropReason, memory: &Memory<'_>, sheet: &Sheet) {
-    let mut header = [0; HEADER];
+fn not_sent(
+    message: &Message,
+    reason: DropReason,
+    memory: &Memory<'_>,
+    sheet: &Sheet,
+    watches: &mut Watches,
+) {
+    let mut header = [0; NOT_SENT];
     let length = packet_gso::copy_head(message, memory.region, memory.headers, &mut header);
-    let last = LastDrop::new(
-        monotonic_nanoseconds(),
-        message.ifindex,
-        message.bytes as usize,
+    let (header, bytes) = (
         header.get(..length).unwrap_or(&header),
+        message.bytes as usize,
     );
+    watches.not_sent(reason, message.port, header, bytes, memory.tables);
+    let last = LastDrop::new(monotonic_nanoseconds(), message.ifindex, bytes, header);
     sheet.drop_packets(reason, message.packets.into(), last);
 }

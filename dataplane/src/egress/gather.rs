@@ -178,10 +178,16 @@ impl Gather {
             port: send.next_hop.port,
             ifindex,
             outer,
-            source_port: self.source_ports.of(send.flow_hash),
+            source_port: self.source_port(send),
             tos: send.headers.tos,
             alone: false,
         }
+    }
+
+    /// The outer source port of a packet's flow.
+    #[inline]
+    pub(super) fn source_port(&self, send: &Send<'_>) -> u16 {
+        self.source_ports.of(send.flow_hash)
     }
 
     /// A packet that goes as it is, alone or joined.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podway_proto::types::{LocalNode, Neighbor, Node, PortRole, Route};
+use podway_proto::types::{LocalNode, MacAddr, Neighbor, Node, PortRole, Route};
 
 use super::address::AddressSet;
 use super::facts::{self, FactError, Facts, Named, PortFacts};
@@ -153,6 +153,24 @@ impl Fib {
     fn clear_port(&mut self, id: PortId) {
         self.port_names.remove(&id);
         *self.ports.get_mut(usize::from(id.0)) = None;
+    }
+
+    /// The name of the node with this underlay address.
+    pub fn node_at(&self, underlay: IpAddr) -> Option<&str> {
+        let mut nodes = self.facts.nodes.values();
+        let node = nodes.find(|node| node.fact.underlay == underlay)?;
+        Some(&node.fact.name)
+    }
+
+    /// The addresses of the neighbour with this MAC on a link.
+    pub fn neighbor_addresses(
+        &self,
+        interface: &str,
+        mac: MacAddr,
+    ) -> impl Iterator<Item = IpAddr> {
+        let link = self.facts.neighbors.get(interface).into_iter().flatten();
+        link.filter(move |(_, named)| named.fact == mac)
+            .map(|(address, _)| *address)
     }
 
     /// An attached port.

@@ -1,17 +1,17 @@
 //! What was dropped, as the protocol gives it: counts, rates and the last packets.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use podway_proto::ErrorBody;
 use podway_proto::dataplane::{DropCount, DroppedPacket, Drops, PassCount};
 use podway_proto::reasons::{self, DropReason, Explanation, PassCause, RefuseCause};
+use podway_proto::{ErrorBody, hex};
 
 use super::{Supervisor, system};
 use crate::clock::monotonic_nanoseconds;
 use crate::last_drop::LastDrop;
-use crate::wire::{EtherType, ethernet, ipv4, ipv6, protocol};
+use crate::wire::glance::glance;
+use crate::wire::{Headers, ethernet};
 
 /// What rates are of.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -160,72 +160,25 @@ fn entry(
 /// What can be read of a packet that may be broken anywhere.
 fn describe(last: &LastDrop, interface: Option<String>, now: u64) -> DroppedPacket {
     let header = last.header();
-    let read = addresses(header);
-    let ports = read.as_ref().and_then(|read| ports(header, read));
+    let read = glance(header, ethernet::HEADER_LEN, header.len());
+    let ports = read.as_ref().and_then(Headers::ports);
     DroppedPacket {
         seconds_ago: now.saturating_sub(last.at) / 1_000_000_000,
         interface,
         bytes: last.bytes,
-        source: read.as_ref().map(|read| read.source),
-        destination: read.as_ref().map(|read| read.destination),
+        source: read.as_ref().map(|read| read.src),
+        destination: read.as_ref().map(|read| read.dst),
         protocol: read.as_ref().map(|read| read.protocol),
         source_port: ports.map(|(source, _)| source),
         destination_port: ports.map(|(_, destination)| destination),
-        header: header.iter().map(|byte| format!("{byte:02x}")).collect(),
+        header: hex::encode(header),
     }
-}
-
-/// What an IP header says, whatever is wrong with it.
-struct Addresses {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    /// Where the L4 header begins; `None` where there is none, as in a fragment.
-    l4: Option<usize>,
-}
-
-fn addresses(header: &[u8]) -> Option<Addresses> {
-    const IP: usize = ethernet::HEADER_LEN;
-    let (ethernet, ip) = header.split_at_checked(IP)?;
-    let &[.., high, low] = ethernet else {
-        return None;
-    };
-    let ethertype = EtherType(u16::from_be_bytes([high, low]));
-    if ethertype == EtherType::IPV4 {
-        let source: [u8; 4] = *ip.get(12..16)?.first_chunk()?;
-        let destination: [u8; 4] = *ip.get(16..20)?.first_chunk()?;
-        let length = usize::from(ip.first()? & 0xf) * 4;
-        let offset = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x1fff;
-        Some(Addresses {
-            source: Ipv4Addr::from(source).into(),
-            destination: Ipv4Addr::from(destination).into(),
-            protocol: *ip.get(9)?,
-            l4: (offset == 0 && length >= ipv4::HEADER_LEN).then_some(IP + length),
-        })
-    } else if ethertype == EtherType::IPV6 {
-        let source: [u8; 16] = *ip.get(8..24)?.first_chunk()?;
-        let destination: [u8; 16] = *ip.get(24..40)?.first_chunk()?;
-        Some(Addresses {
-            source: Ipv6Addr::from(source).into(),
-            destination: Ipv6Addr::from(destination).into(),
-            protocol: *ip.get(6)?,
-            l4: Some(IP + ipv6::HEADER_LEN),
-        })
-    } else {
-        None
-    }
-}
-
-fn ports(header: &[u8], read: &Addresses) -> Option<(u16, u16)> {
-    if ![protocol::TCP, protocol::UDP].contains(&read.protocol) {
-        return None;
-    }
-    let &[a, b, c, d] = header.get(read.l4?..)?.first_chunk()?;
-    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use etherparse::PacketBuilder;
 
     use super::*;
@@ -252,7 +205,7 @@ mod tests {
             protocol: Some(17),
             source_port: Some(40_000),
             destination_port: Some(9),
-            header: udp[..64].iter().map(|byte| format!("{byte:02x}")).collect(),
+            header: hex::encode(&udp[..64]),
         };
         assert_eq!(described(&udp), told);
 

@@ -11,6 +11,8 @@ use crate::limits::Limits;
 use crate::packet::{MAX_CHAIN, Offload, Packet};
 use crate::tunnel::decap;
 use crate::verdict::{DropReason, Send, Verdict};
+use crate::watch::Watches;
+use crate::wire::flow_hash::SourcePorts;
 use crate::xsk::{CHUNK_SIZE, Frame, Region};
 
 /// What chunks hold before a frame is put there, and around it for ever.
@@ -46,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) answers: bool,
     /// Answers that were gathered.
     pub(crate) answered: u32,
+    /// Who looks at what [`Node::receive`] forwards.
+    pub(crate) watches: Watches,
 }
 
 /// A frame and where its data was put.
@@ -81,6 +85,7 @@ impl Node {
             limits: None,
             answers: false,
             answered: 0,
+            watches: Watches::default(),
         }
     }
 
@@ -202,6 +207,7 @@ impl Node {
             limits,
             answers,
             answered,
+            watches,
             ..
         } = self;
         if let (true, Some(head)) = (*answers, frames.first_mut()) {
@@ -209,6 +215,7 @@ impl Node {
         }
         let mut died_of = None;
         let pushed = in_packet(region, &mut frames, *offload, |packet| {
+            watches.came(packet, from);
             let send = match forward(packet, from, tables) {
                 Verdict::Send(mut send) => {
                     if let Some(limits) = limits {
@@ -217,6 +224,7 @@ impl Node {
                     send
                 }
                 Verdict::Drop(reason) => {
+                    watches.dropped(reason, packet, None, tables);
                     let answer = Answer::to(packet, from, reason, tables).filter(|_| *answers);
                     let send = answer.and_then(|answer| answer.build(packet));
                     died_of = Some(reason);
@@ -224,14 +232,24 @@ impl Node {
                 }
             };
             look(died_of, &send, packet);
+            watches.decided(packet, &send);
+            let length = packet.len();
             let mut pushed = gather.push(packet, &send, tables);
             if pushed == Pushed::Full {
                 flush(gather, region, held, free, sent);
                 pushed = gather.push(packet, &send, tables);
             }
             match pushed {
-                Pushed::Gathered => Ok(()),
-                Pushed::Drop(reason) => Err(reason),
+                Pushed::Gathered => {
+                    watches.gathered(packet, &send, length, || {
+                        SourcePorts::ALL.of(send.flow_hash)
+                    });
+                    Ok(())
+                }
+                Pushed::Drop(reason) => {
+                    watches.dropped(reason, packet, Some(&send), tables);
+                    Err(reason)
+                }
                 Pushed::Full => panic!("an empty gathering is never full"),
             }
         });

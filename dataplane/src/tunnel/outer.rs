@@ -5,6 +5,10 @@ use std::net::IpAddr;
 
 use podway_proto::types::{MacAddr, Vni};
 
+use crate::wire::{
+    Ipv4Packet, Ipv6Packet, VxlanHeader, ethernet::HEADER_LEN as ETHERNET_LEN, vxlan,
+};
+
 /// Bytes of an outer header over IPv4: 14 Ethernet, 20 IPv4, 8 UDP, 8 VXLAN.
 pub const OUTER_V4_LEN: usize = 50;
 /// Bytes of an outer header over IPv6: 14 Ethernet, 40 IPv6, 8 UDP, 8 VXLAN.
@@ -87,6 +91,23 @@ impl OuterHeader {
         self.bytes
             .get(..usize::from(self.len))
             .unwrap_or(&self.bytes)
+    }
+
+    /// The far end's address.
+    pub fn destination(&self) -> IpAddr {
+        let ip = self.bytes.split_at(ETHERNET_LEN).1;
+        if self.is_v4() {
+            Ipv4Packet::new_unchecked(ip).dst_addr().into()
+        } else {
+            Ipv6Packet::new_unchecked(ip).dst_addr().into()
+        }
+    }
+
+    /// The network's identifier.
+    #[inline]
+    pub fn vni(&self) -> Vni {
+        let at = usize::from(self.len) - vxlan::HEADER_LEN;
+        VxlanHeader::new_unchecked(self.bytes.split_at(at).1).vni()
     }
 
     /// Whether the underlay is IPv4; else it is IPv6.

@@ -86,6 +86,13 @@ impl Headers {
         usize::from(self.l3) + self.l3_len as usize
     }
 
+    /// Source and destination port; `None` for fragments and anything but TCP and UDP.
+    #[inline]
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let has_ports = matches!(self.protocol, protocol::TCP | protocol::UDP) && !self.fragment;
+        has_ports.then_some((self.sport, self.dport))
+    }
+
     /// Offset of the L4 checksum field of TCP and UDP; `None` for fragments and anything else.
     #[inline]
     pub fn checksum_offset(&self) -> Option<usize> {

@@ -25,6 +25,7 @@
 pub mod checksum;
 pub mod ethernet;
 pub mod flow_hash;
+pub mod glance;
 pub mod headers;
 pub mod icmp;
 pub mod icmp_error;

@@ -8,6 +8,7 @@ use podway_dataplane::fib::{Fib, L2Rewrite, NextHop, NextHopKind, PortFacts, Por
 use podway_dataplane::packet::{Offload, Packet};
 use podway_dataplane::tunnel::OuterHeader;
 use podway_dataplane::verdict::Send;
+use podway_dataplane::watch::Watches;
 use podway_dataplane::wire::flow_hash::{self, SourcePorts};
 use podway_dataplane::wire::parse;
 use podway_dataplane::xsk::{Frame, Region};
@@ -19,6 +20,7 @@ const HEADROOM: usize = 256;
 /// Sends packets to one next hop as a worker does.
 pub(crate) struct Gathered {
     egress: Egress,
+    watches: Watches,
     region: Arc<Region>,
     frames: Vec<Frame>,
     sheet: Sheet,
@@ -66,6 +68,7 @@ impl Gathered {
         .unwrap();
         Self {
             egress: Egress::new(PacketGso::new().unwrap(), None, SourcePorts::ALL),
+            watches: Watches::default(),
             region,
             frames,
             sheet: Sheet::default(),
@@ -89,6 +92,7 @@ impl Gathered {
     ) {
         let Self {
             egress,
+            watches,
             region,
             frames,
             sheet,
@@ -123,10 +127,10 @@ impl Gathered {
                 max_l3_len,
             };
             egress
-                .push(&mut packet, &send, tables, region, sheet)
+                .push(&mut packet, &send, tables, region, sheet, watches)
                 .unwrap();
         }
-        egress.flush(region, sheet);
+        egress.flush(tables, region, sheet, watches);
         assert_eq!(sent.tx_packets.get() - before, packets.len() as u64);
     }
 }

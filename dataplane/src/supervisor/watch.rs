@@ -1,0 +1,243 @@
+//! Watches: arms them at the workers, collects what they have recorded, and gives it names.
+//!
+//! A watch lives as long as its [`WatchHandle`], which the connection that asked for it holds.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use podway_proto::types::{MacAddr, Vni};
+use podway_proto::watch::{
+    MAX_FILTER, MAX_SNAP, MAX_WATCHES, WatchNextHop, WatchNextHopKind, WatchRecord, WatchSpec,
+    Watched,
+};
+use podway_proto::{ErrorBody, ErrorCode};
+
+use super::Supervisor;
+use crate::fib::{Fib, PortId};
+use crate::watch::{Exit, Filter, Note, Reader, Watch, ring};
+use crate::worker::Command;
+
+/// Records that are given at once: an answer is made while every other client waits.
+const MOST_RECORDS: usize = 1024;
+/// Bytes of packets in them, but for the last one.
+const MOST_BYTES: usize = 256 << 10;
+
+/// Keeps a watch armed.
+#[derive(Debug)]
+pub struct WatchHandle(Arc<u64>);
+
+/// A watch as the API thread knows it.
+#[derive(Debug)]
+pub(super) struct ArmedWatch {
+    id: Arc<u64>,
+    /// By worker.
+    readers: Vec<Reader>,
+    /// Packets that may still be taken; `None`: any number.
+    left: Option<Arc<AtomicU64>>,
+    /// Whether workers still have it.
+    armed: bool,
+}
+
+impl Supervisor {
+    /// Arms a watch. It is armed at every worker, or at none.
+    ///
+    /// # Errors
+    /// What is wrong with the filter or the numbers; [`ErrorCode::Busy`] when there are as many as may
+    /// be; a worker that does not answer.
+    pub fn begin_watch(&mut self, spec: &WatchSpec) -> Result<WatchHandle, ErrorBody> {
+        let filter = self.checked(spec)?;
+        // One whose connection has just closed is in nobody's way.
+        self.end_orphaned_watches();
+        if self.watches.len() >= MAX_WATCHES {
+            let message = format!(
+                "{MAX_WATCHES} watches are armed, which are as many as may be; end a `podway capture` or \
+                 `podway trace live`"
+            );
+            return Err(ErrorBody::new(ErrorCode::Busy, message));
+        }
+        self.commands += 1;
+        let id = Arc::new(self.commands);
+        let left = spec.limit.map(|limit| Arc::new(AtomicU64::new(limit)));
+        let snap = spec.snap.min(MAX_SNAP) as usize;
+        let mut armed = ArmedWatch {
+            id: Arc::clone(&id),
+            readers: Vec::new(),
+            left: left.clone(),
+            armed: true,
+        };
+        for worker in (0..).take(self.workers.len()) {
+            let (writer, reader) = ring(snap);
+            armed.readers.push(reader);
+            let watch = Watch::new(*id, filter.clone(), spec, left.clone(), writer);
+            if let Err(error) = self.ask(worker, Command::Watch(Box::new(watch))) {
+                self.disarm(*id);
+                return Err(error);
+            }
+        }
+        self.watches.push(armed);
+        Ok(WatchHandle(id))
+    }
+
+    fn checked(&self, spec: &WatchSpec) -> Result<Filter, ErrorBody> {
+        let invalid = |message: String| Err(ErrorBody::new(ErrorCode::Invalid, message));
+        if spec.points.is_empty() {
+            return invalid(
+                "no point is named; name one of ingress, decap, egress, dropped".into(),
+            );
+        }
+        if spec.sample == 0 || spec.limit == Some(0) {
+            return invalid("sample and limit are at least 1".into());
+        }
+        if spec.filter.len() > MAX_FILTER {
+            return invalid(format!(
+                "the filter is longer than {MAX_FILTER} bytes; shorten it"
+            ));
+        }
+        let port = |name: &str| self.ports.get(name).map(|port| port.id);
+        let filter = Filter::parse(&spec.filter, &port);
+        filter.map_err(|error| ErrorBody::new(ErrorCode::Invalid, error.to_string()))
+    }
+
+    /// What a watch has recorded since the last time.
+    ///
+    /// # Errors
+    /// When there is no watch.
+    pub fn read_watch(&mut self, handle: Option<&WatchHandle>) -> Result<Watched, ErrorBody> {
+        let id = handle.map(|handle| *handle.0);
+        let Some(at) = self.watches.iter().position(|watch| Some(*watch.id) == id) else {
+            let message = "this connection has no watch; send watch-begin first";
+            return Err(ErrorBody::new(ErrorCode::Invalid, message));
+        };
+        let mut watch = self.watches.swap_remove(at);
+        let exhausted = |left: &Arc<AtomicU64>| left.load(Relaxed) == 0;
+        if watch.armed && watch.left.as_ref().is_some_and(exhausted) {
+            // When each worker has answered, the last packet has all of its records.
+            self.disarm(*watch.id);
+            watch.armed = false;
+        }
+        let mut names = Names::new(self);
+        let mut watched = Watched::default();
+        let mut room = MOST_BYTES;
+        for (worker, reader) in (0..).zip(&mut watch.readers) {
+            while watched.records.len() < MOST_RECORDS && room > 0 {
+                let Some((note, bytes)) = reader.read() else {
+                    break;
+                };
+                room = room.saturating_sub(bytes.len());
+                watched.records.push(names.record(worker, &note, bytes));
+            }
+            watched.lost += reader.lost();
+        }
+        watched.records.sort_by_key(|record| record.time);
+        watched.done = !watch.armed && watched.records.is_empty();
+        self.watches.push(watch);
+        Ok(watched)
+    }
+
+    /// Disarms watches whose connections are gone.
+    pub fn end_orphaned_watches(&mut self) {
+        let is_orphan = |watch: &mut ArmedWatch| Arc::strong_count(&watch.id) == 1;
+        let orphans: Vec<_> = self.watches.extract_if(.., is_orphan).collect();
+        for watch in orphans.into_iter().filter(|watch| watch.armed) {
+            self.disarm(*watch.id);
+        }
+    }
+
+    /// Takes a watch from all workers. One that is stuck gives it up when it goes on.
+    fn disarm(&mut self, id: u64) {
+        for worker in (0..).take(self.workers.len()) {
+            if let Err(error) = self.ask(worker, Command::Unwatch(id)) {
+                tracing::error!(%error, "a worker goes on to watch");
+            }
+        }
+    }
+}
+
+/// Names of what records have numbers of; each is looked for once.
+struct Names<'s> {
+    fib: &'s Fib,
+    ports: HashMap<PortId, &'s str>,
+    nodes: HashMap<IpAddr, Option<String>>,
+    neighbors: HashMap<(PortId, MacAddr), Option<IpAddr>>,
+}
+
+impl<'s> Names<'s> {
+    fn new(supervisor: &'s Supervisor) -> Self {
+        let ports = supervisor.ports.iter();
+        Self {
+            fib: &supervisor.fib,
+            ports: ports.map(|(name, port)| (port.id, name.as_str())).collect(),
+            nodes: HashMap::new(),
+            neighbors: HashMap::new(),
+        }
+    }
+
+    fn port(&self, id: PortId) -> Option<String> {
+        self.ports.get(&id).map(|&name| name.to_owned())
+    }
+
+    fn record(&mut self, worker: u16, note: &Note, bytes: Vec<u8>) -> WatchRecord {
+        WatchRecord {
+            time: note.time,
+            worker,
+            packet: note.packet,
+            point: note.point,
+            came_by: self.port(note.came_by),
+            length: note.length,
+            segment: note.segment,
+            frames: note.frames,
+            flow: note.flow,
+            vni: vni(note.vni),
+            next_hop: note.exit.map(|exit| self.next_hop(exit)),
+            reason: note.reason.map(|reason| reason.name().to_owned()),
+            bytes,
+        }
+    }
+
+    fn next_hop(&mut self, Exit { port, to }: Exit) -> WatchNextHop {
+        let interface = self.port(port);
+        let Some(to) = to else {
+            return WatchNextHop {
+                interface,
+                ..WatchNextHop::default()
+            };
+        };
+        let address = match (to.kind, to.tunnel) {
+            (_, Some((address, _))) => Some(address),
+            (WatchNextHopKind::Native, None) => self.neighbor(port, to.mac),
+            _ => None,
+        };
+        WatchNextHop {
+            kind: Some(to.kind),
+            interface,
+            mac: Some(to.mac),
+            address,
+            node: address.and_then(|address| self.node(address)),
+            vni: vni(to.tunnel.map(|(_, vni)| vni)),
+            mtu: Some(to.mtu),
+        }
+    }
+
+    /// The address of a neighbour; of several, one that is a node's.
+    fn neighbor(&mut self, port: PortId, mac: MacAddr) -> Option<IpAddr> {
+        if let Entry::Vacant(entry) = self.neighbors.entry((port, mac)) {
+            let interface = self.ports.get(&port).copied().unwrap_or_default();
+            let addresses = || self.fib.neighbor_addresses(interface, mac);
+            let of_node = addresses().find(|address| self.fib.node_at(*address).is_some());
+            entry.insert(of_node.or_else(|| addresses().next()));
+        }
+        self.neighbors.get(&(port, mac)).copied().flatten()
+    }
+
+    fn node(&mut self, address: IpAddr) -> Option<String> {
+        let find = || self.fib.node_at(address).map(str::to_owned);
+        self.nodes.entry(address).or_insert_with(find).clone()
+    }
+}
+
+fn vni(number: Option<u32>) -> Option<Vni> {
+    number.and_then(|number| Vni::try_from(number).ok())
+}

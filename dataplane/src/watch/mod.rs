@@ -1,0 +1,615 @@
+//! Watching packets on their way, for who wants to see them: `podway capture` and `podway trace`.
+//!
+//! A worker looks at its [`Watches`] where a packet comes ([`Watches::came`]), where it is known where
+//! it goes ([`Watches::decided`]), and where it is handed over ([`Watches::gathered`]) or dies
+//! ([`Watches::dropped`], [`Watches::not_sent`]). Without a watch each of these is one test of a length.
+//!
+//! A packet is matched once, when it is decided: by the headers that [`crate::forward`] has read
+//! anyway. What it was before, its outer headers, MACs and hop limit, is by then overwritten, so its
+//! first bytes are kept when it comes, if a watch wants them.
+//!
+//! Records go through a [`ring`] for each watch to the API thread. One that is full costs records, never
+//! packets.
+
+mod filter;
+mod ring;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use podway_proto::types::MacAddr;
+use podway_proto::watch::{
+    MAX_SNAP, MAX_WATCHES, WatchFlow, WatchNextHopKind, WatchPoint, WatchSpec,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::fib::{NextHop, NextHopKind, PortId, Tables};
+use crate::packet::Packet;
+use crate::tunnel::{OUTER_V6_LEN, OuterHeader, encap};
+use crate::verdict::{DropReason, Send};
+use crate::wire::glance::glance_inside;
+use crate::wire::{Headers, VxlanHeader, vxlan};
+
+pub use filter::{Filter, FilterError, Seen};
+pub use ring::{Reader, Writer, ring};
+
+/// Bytes that are kept of a packet as it came: whatever [`crate::forward`] may overwrite, which is the
+/// IPv6 header behind one over IPv6: 70 + 14 + 40.
+const HEAD: usize = 128;
+
+/// Facts of a packet at one point, as a worker writes them: ids in place of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Note {
+    /// When: CLOCK_REALTIME in nanoseconds.
+    pub time: u64,
+    /// The packet's number in this watch of this worker.
+    pub packet: u64,
+    /// Where.
+    pub point: WatchPoint,
+    /// The port that it came by; [`PortId::NONE`] when it came by none.
+    pub came_by: PortId,
+    /// Its size in bytes there.
+    pub length: u32,
+    /// Payload bytes of its segments, where they are known.
+    pub segment: Option<u16>,
+    /// Frames that it lay in.
+    pub frames: u16,
+    /// Whose it is.
+    pub flow: Option<WatchFlow>,
+    /// Of the tunnel that it came by.
+    pub vni: Option<u32>,
+    /// Where it goes.
+    pub exit: Option<Exit>,
+    /// Why it died.
+    pub reason: Option<DropReason>,
+    /// Its bytes that are in the ring.
+    pub kept: u32,
+}
+
+impl Default for Note {
+    fn default() -> Self {
+        Self {
+            time: 0,
+            packet: 0,
+            point: WatchPoint::Ingress,
+            came_by: PortId::NONE,
+            length: 0,
+            segment: None,
+            frames: 0,
+            flow: None,
+            vni: None,
+            exit: None,
+            reason: None,
+            kept: 0,
+        }
+    }
+}
+
+/// Where a packet leaves to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// The port.
+    pub port: PortId,
+    /// What is there; `None` where only the port is known.
+    pub to: Option<ExitTo>,
+}
+
+/// What is known of a next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitTo {
+    /// What it is.
+    pub kind: WatchNextHopKind,
+    /// The next station on the link.
+    pub mac: MacAddr,
+    /// The far end of the tunnel and its VNI.
+    pub tunnel: Option<(std::net::IpAddr, u32)>,
+    /// Largest IP packet that leaves uncut.
+    pub mtu: u16,
+}
+
+impl Exit {
+    fn of(send: &Send<'_>) -> Self {
+        let NextHop { port, l2, kind, .. } = send.next_hop;
+        let link = |l2: &[u8]| MacAddr(l2.first_chunk().copied().unwrap_or_default());
+        let (kind, mac, tunnel) = match kind {
+            NextHopKind::Tunnel(outer) => {
+                let tunnel = (outer.destination(), outer.vni().get());
+                (WatchNextHopKind::Vxlan, link(outer.bytes()), Some(tunnel))
+            }
+            NextHopKind::Pod => (WatchNextHopKind::Pod, link(&l2.0), None),
+            _ => (WatchNextHopKind::Native, link(&l2.0), None),
+        };
+        let to = ExitTo {
+            kind,
+            mac,
+            tunnel,
+            mtu: send.max_l3_len,
+        };
+        Self {
+            port: *port,
+            to: Some(to),
+        }
+    }
+}
+
+/// A set of points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Points(u8);
+
+impl Points {
+    /// Whether `point` is among them.
+    #[inline]
+    fn has(self, point: WatchPoint) -> bool {
+        self.0 & 1 << point as u8 != 0
+    }
+}
+
+impl FromIterator<WatchPoint> for Points {
+    fn from_iter<I: IntoIterator<Item = WatchPoint>>(points: I) -> Self {
+        Self(
+            points
+                .into_iter()
+                .fold(0, |set, point| set | 1 << point as u8),
+        )
+    }
+}
+
+/// One watch at one worker.
+#[derive(Debug)]
+pub struct Watch {
+    /// The watch's number, the same at each worker.
+    id: u64,
+    filter: Filter,
+    points: Points,
+    /// Bytes of each packet that are kept.
+    snap: usize,
+    /// One of so many packets that match is taken.
+    sample: u32,
+    /// Packets that all workers together may still take; `None`: any number.
+    left: Option<Arc<AtomicU64>>,
+    writer: Writer,
+    /// Packets that matched since one was taken.
+    passed: u32,
+    /// Packets that were taken.
+    taken: u64,
+    /// Number of the packet in hand, if it was taken.
+    packet: u64,
+}
+
+impl Watch {
+    /// The part of one worker in a watch.
+    pub fn new(
+        id: u64,
+        filter: Filter,
+        spec: &WatchSpec,
+        left: Option<Arc<AtomicU64>>,
+        writer: Writer,
+    ) -> Self {
+        Self {
+            id,
+            filter,
+            points: spec.points.iter().copied().collect(),
+            snap: spec.snap.min(MAX_SNAP) as usize,
+            sample: spec.sample,
+            left,
+            writer,
+            passed: 0,
+            taken: 0,
+            packet: 0,
+        }
+    }
+
+    /// Whether this packet, which matches, is taken: a sampled one, and within the limit.
+    fn takes(&mut self) -> bool {
+        self.passed += 1;
+        if self.passed < self.sample {
+            return false;
+        }
+        self.passed = 0;
+        if let Some(left) = &self.left
+            && left
+                .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                .is_err()
+        {
+            return false;
+        }
+        self.taken += 1;
+        true
+    }
+
+    fn record<'p>(&mut self, note: Note, parts: impl Iterator<Item = &'p [u8]>, available: usize) {
+        if self.points.has(note.point) {
+            self.writer.write(note, self.snap.min(available), parts);
+        }
+    }
+}
+
+/// What a packet was before [`crate::forward`] had it.
+#[derive(Debug)]
+struct Came {
+    /// [`PortId::NONE`] when it was made here.
+    by: PortId,
+    length: usize,
+    headroom: usize,
+    head_len: usize,
+    head: [u8; HEAD],
+}
+
+/// The watches of one worker, and what they know of the packet in hand.
+#[derive(Debug)]
+pub struct Watches {
+    armed: Vec<Box<Watch>>,
+    /// Whether any of them wants bytes of a packet as it came.
+    wants_head: bool,
+    /// Whether any of them asks for a VNI.
+    wants_vni: bool,
+    came: Came,
+    /// Which of `armed` have taken the packet in hand, a bit each.
+    taken: u8,
+    /// When they did.
+    time: u64,
+}
+
+const _: () = assert!(MAX_WATCHES <= 8, "a bit each");
+
+impl Default for Watches {
+    fn default() -> Self {
+        Self {
+            armed: Vec::with_capacity(MAX_WATCHES),
+            wants_head: false,
+            wants_vni: false,
+            came: Came {
+                by: PortId::NONE,
+                length: 0,
+                headroom: 0,
+                head_len: 0,
+                head: [0; HEAD],
+            },
+            taken: 0,
+            time: 0,
+        }
+    }
+}
+
+impl Watches {
+    /// Arms a watch.
+    pub fn arm(&mut self, watch: Box<Watch>) {
+        self.armed.push(watch);
+        self.armed_have_changed();
+    }
+
+    /// Disarms a watch and gives it back; `None` when there is no such one.
+    pub fn disarm(&mut self, id: u64) -> Option<Box<Watch>> {
+        let at = self.armed.iter().position(|watch| watch.id == id)?;
+        let watch = self.armed.remove(at);
+        self.armed_have_changed();
+        Some(watch)
+    }
+
+    fn armed_have_changed(&mut self) {
+        let wants_head = |watch: &Watch| {
+            let early = [WatchPoint::Ingress, WatchPoint::Decap];
+            watch.snap > 0 && early.iter().any(|point| watch.points.has(*point))
+        };
+        self.wants_head = self.armed.iter().any(|watch| wants_head(watch));
+        self.wants_vni = self.armed.iter().any(|w| w.filter.looks_at_vni());
+        self.taken = 0;
+    }
+
+    /// A packet has come by `port`, and is as it came.
+    #[inline]
+    pub fn came(&mut self, packet: &Packet<'_>, port: PortId) {
+        if self.armed.is_empty() {
+            return;
+        }
+        self.taken = 0;
+        let came = &mut self.came;
+        came.by = port;
+        came.length = packet.len();
+        came.headroom = packet.headroom();
+        came.head_len = 0;
+        if self.wants_head {
+            let head = packet.head();
+            if let Some(first) = head.first_chunk() {
+                came.head = *first;
+                came.head_len = HEAD;
+            } else if let Some(room) = came.head.get_mut(..head.len()) {
+                room.copy_from_slice(head);
+                came.head_len = head.len();
+            }
+        }
+    }
+
+    /// It is known where a packet goes, and nothing else has been done to it.
+    #[inline]
+    pub fn decided(&mut self, packet: &mut Packet<'_>, send: &Send<'_>) {
+        if self.armed.is_empty() {
+            return;
+        }
+        let came_through = match self.wants_vni {
+            true => self.came_through(packet),
+            false => None,
+        };
+        let seen = Seen {
+            headers: Some(&send.headers),
+            came_by: self.came.by,
+            came_through,
+            leaves_by: send.next_hop.port,
+            leaves_through: tunnel(send),
+            reason: None,
+        };
+        let new = self.take(&seen);
+        if new != 0 {
+            self.arrival(new, packet, Some(&send.headers));
+        }
+    }
+
+    /// Matches a packet with the watches that have not taken it; those that do.
+    #[inline]
+    fn take(&mut self, seen: &Seen<'_>) -> u8 {
+        let mut new = 0;
+        for (n, watch) in self.armed.iter_mut().enumerate() {
+            let bit = 1 << n;
+            if self.taken & bit == 0 && watch.filter.matches(seen) && watch.takes() {
+                watch.packet = watch.taken;
+                new |= bit;
+            }
+        }
+        self.taken |= new;
+        new
+    }
+
+    /// Records a packet as it came, for the watches `new`, which have just taken it.
+    #[inline(never)]
+    fn arrival(&mut self, new: u8, packet: &mut Packet<'_>, headers: Option<&Headers>) {
+        self.time = now();
+        let note = self.note(packet, headers);
+        let Self { armed, came, .. } = self;
+        if came.by == PortId::NONE {
+            return;
+        }
+        let pulled = packet.headroom().saturating_sub(came.headroom);
+        let head = came.head.get(..came.head_len).unwrap_or(&came.head);
+        for watch in chosen(armed, new) {
+            let number = watch.packet;
+            for (point, length, skip) in [
+                (WatchPoint::Ingress, came.length, 0),
+                (WatchPoint::Decap, packet.len(), pulled),
+            ] {
+                if point == WatchPoint::Decap && pulled == 0 {
+                    continue;
+                }
+                let kept = head.get(skip..).unwrap_or_default();
+                let behind = came.head_len.max(skip).saturating_sub(pulled);
+                let rest = packet.slices(behind, packet.len().saturating_sub(behind));
+                let available = kept.len() + packet.len().saturating_sub(behind);
+                let note = Note {
+                    point,
+                    packet: number,
+                    length: narrow(length),
+                    exit: None,
+                    ..note
+                };
+                watch.record(note, [kept].into_iter().chain(rest), available);
+            }
+        }
+    }
+
+    /// A packet was handed over to leave as `send` says, in the tunnel with this source port. It had
+    /// `length` bytes before; a header may have been put in front of it since.
+    #[inline]
+    pub fn gathered(
+        &mut self,
+        packet: &mut Packet<'_>,
+        send: &Send<'_>,
+        length: usize,
+        source_port: impl FnOnce() -> u16,
+    ) {
+        if self.taken != 0 {
+            self.leaves(packet, send, length, source_port());
+        }
+    }
+
+    #[inline(never)]
+    fn leaves(
+        &mut self,
+        packet: &mut Packet<'_>,
+        send: &Send<'_>,
+        length: usize,
+        source_port: u16,
+    ) {
+        let mut header = [0; OUTER_V6_LEN];
+        let outer = tunnel(send).map_or(&[][..], OuterHeader::bytes);
+        let header = header.get_mut(..outer.len()).unwrap_or_default();
+        header.copy_from_slice(outer);
+        encap::begin(header, send.headers.tos, source_port);
+        let payload = vxlan::HEADER_LEN + length;
+        encap::finish(header, u16::try_from(payload).unwrap_or(u16::MAX));
+        let in_front = packet.len().saturating_sub(length);
+        let note = Note {
+            point: WatchPoint::Egress,
+            length: narrow(header.len() + length),
+            exit: Some(Exit::of(send)),
+            ..self.note(packet, Some(&send.headers))
+        };
+        for watch in chosen(&mut self.armed, self.taken) {
+            let packet_number = watch.packet;
+            let note = Note {
+                packet: packet_number,
+                ..note
+            };
+            let parts = [&*header]
+                .into_iter()
+                .chain(packet.slices(in_front, length));
+            watch.record(note, parts, header.len() + length);
+        }
+        self.forget();
+    }
+
+    /// A packet dies: before its way was known, or on the way that `send` says.
+    #[inline]
+    pub fn dropped(
+        &mut self,
+        reason: DropReason,
+        packet: &mut Packet<'_>,
+        send: Option<&Send<'_>>,
+        tables: &Tables,
+    ) {
+        if !self.armed.is_empty() {
+            self.dies(reason, packet, send, tables);
+        }
+    }
+
+    #[cold]
+    fn dies(
+        &mut self,
+        reason: DropReason,
+        packet: &mut Packet<'_>,
+        send: Option<&Send<'_>>,
+        tables: &Tables,
+    ) {
+        let glanced = match send {
+            Some(send) => Some(send.headers),
+            None => {
+                let from_uplink = tables.port(self.came.by).is_some_and(|port| port.is_uplink);
+                let vxlan = tables.local().filter(|_| from_uplink);
+                let vxlan = vxlan.map(|local| local.vxlan_port);
+                glance_inside(packet.head(), vxlan, packet.len())
+            }
+        };
+        let seen = Seen {
+            headers: glanced.as_ref(),
+            came_by: self.came.by,
+            came_through: self.came_through(packet),
+            leaves_by: send.map_or(PortId::NONE, |send| send.next_hop.port),
+            leaves_through: send.and_then(tunnel),
+            reason: Some(reason),
+        };
+        let new = self.take(&seen);
+        if new != 0 {
+            self.arrival(new, packet, glanced.as_ref());
+        }
+        let note = Note {
+            point: WatchPoint::Dropped,
+            length: narrow(packet.len()),
+            exit: send.map(Exit::of),
+            reason: Some(reason),
+            ..self.note(packet, glanced.as_ref())
+        };
+        for watch in chosen(&mut self.armed, self.taken) {
+            let note = Note {
+                packet: watch.packet,
+                ..note
+            };
+            watch.record(note, packet.slices(0, packet.len()), packet.len());
+        }
+        self.forget();
+    }
+
+    /// A message that begins with `head` and has `length` bytes was not taken by the kernel: all of it
+    /// is one record.
+    #[cold]
+    pub fn not_sent(
+        &mut self,
+        reason: DropReason,
+        port: PortId,
+        head: &[u8],
+        length: usize,
+        tables: &Tables,
+    ) {
+        let vxlan = tables.local().map(|local| local.vxlan_port);
+        let glanced = glance_inside(head, vxlan, length);
+        let seen = Seen {
+            headers: glanced.as_ref(),
+            came_by: PortId::NONE,
+            came_through: None,
+            leaves_by: port,
+            leaves_through: None,
+            reason: Some(reason),
+        };
+        for watch in &mut self.armed {
+            if !watch.filter.matches(&seen) || !watch.takes() {
+                continue;
+            }
+            let note = Note {
+                time: now(),
+                packet: watch.taken,
+                point: WatchPoint::Dropped,
+                length: narrow(length),
+                flow: glanced.as_ref().map(flow),
+                exit: Some(Exit { port, to: None }),
+                reason: Some(reason),
+                ..Note::default()
+            };
+            watch.record(note, [head].into_iter(), head.len());
+        }
+    }
+
+    /// The packet in hand has its last record. What may yet become of its frames was made here.
+    fn forget(&mut self) {
+        self.taken = 0;
+        self.came.by = PortId::NONE;
+    }
+
+    /// The VNI of the tunnel that the packet came by: its header still lies in front of the packet.
+    fn came_through(&self, packet: &mut Packet<'_>) -> Option<u32> {
+        let pulled = packet.headroom().checked_sub(self.came.headroom)?;
+        if self.came.by == PortId::NONE || pulled == 0 || !packet.push_front(vxlan::HEADER_LEN) {
+            return None;
+        }
+        let header = packet.head().get(..vxlan::HEADER_LEN);
+        let vni = header.map(|header| VxlanHeader::new_unchecked(header).vni().get());
+        packet.pull_front(vxlan::HEADER_LEN);
+        vni
+    }
+
+    fn note(&self, packet: &mut Packet<'_>, headers: Option<&Headers>) -> Note {
+        Note {
+            time: self.time,
+            came_by: self.came.by,
+            segment: packet.segment(),
+            frames: u16::try_from(packet.frames()).unwrap_or(u16::MAX),
+            flow: headers.map(flow),
+            vni: self.came_through(packet),
+            ..Note::default()
+        }
+    }
+}
+
+/// Those of `armed` whose bit is set.
+fn chosen(armed: &mut [Box<Watch>], bits: u8) -> impl Iterator<Item = &mut Box<Watch>> {
+    let armed = armed.iter_mut().enumerate();
+    armed.filter_map(move |(n, watch)| (bits & 1 << n != 0).then_some(watch))
+}
+
+#[inline]
+fn tunnel<'t>(send: &Send<'t>) -> Option<&'t OuterHeader> {
+    match &send.next_hop.kind {
+        NextHopKind::Tunnel(outer) => Some(outer),
+        _ => None,
+    }
+}
+
+fn flow(headers: &Headers) -> WatchFlow {
+    WatchFlow {
+        source: headers.src,
+        destination: headers.dst,
+        protocol: headers.protocol,
+        source_port: headers.ports().map(|(source, _)| source),
+        destination_port: headers.ports().map(|(_, destination)| destination),
+    }
+}
+
+fn narrow(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+/// CLOCK_REALTIME in nanoseconds; no system call (vDSO).
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;
