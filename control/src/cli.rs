@@ -1,9 +1,12 @@
 //! The command line `podway`: arguments to a request, a response to text or JSON.
 
+mod capture;
 mod explain;
 mod files;
 mod generate;
 mod load;
+mod stream;
+mod trace;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,6 +27,8 @@ use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, ErrorBody, ErrorCode, codec}
 use serde::Serialize;
 
 use crate::show;
+use stream::Reach;
+pub(crate) use trace::explanation;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -129,6 +134,12 @@ Examples:
         #[arg(long)]
         all: bool,
     },
+    /// Packets as they pass through the dataplane, as lines or as a pcapng file.
+    #[command(after_help = capture::EXAMPLES)]
+    Capture(capture::Capture),
+    /// The way of single packets through the dataplane.
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// What a reason to drop, to refuse or to pass means and what to do about it; no daemon is asked.
     #[command(after_help = "\
 Examples:
@@ -492,6 +503,7 @@ impl Cli {
         let json = self.json;
         let timeout = Duration::from_secs(self.timeout);
         let connect = || Client::connect(&socket, timeout);
+        let dataplane = Reach::new(self.socket.as_deref(), &self.run_dir, timeout);
         let mut client;
         let response = match self.command.by_its_name() {
             Command::Config(ConfigCommand::Check { file }) => {
@@ -502,6 +514,8 @@ impl Cli {
             Command::Explain { reason } => {
                 return print(out, &explain::explain(reason.as_deref(), json)?);
             }
+            Command::Capture(capture) => return capture.run(&dataplane, json, out),
+            Command::Trace(trace) => return trace.run(&dataplane, json, out),
             Command::Counters { watch: true } => {
                 let text = |response: &Response, last: Option<(Duration, &Response)>| {
                     let rates =
@@ -581,6 +595,8 @@ impl Command {
             Self::Status => Request::Status,
             Self::Export => Request::Export,
             Self::Import(_)
+            | Self::Capture(_)
+            | Self::Trace(_)
             | Self::Config(_)
             | Self::Completions { .. }
             | Self::Explain { .. }

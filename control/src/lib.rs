@@ -43,6 +43,7 @@ pub mod nftables;
 pub mod node;
 pub mod observed;
 pub mod path_mtu;
+pub mod pcapng;
 pub mod report;
 pub mod reverse_path;
 pub mod routing;

@@ -6,6 +6,8 @@ pub mod explain;
 mod health;
 mod ports;
 mod table;
+pub mod trace;
+pub mod watch;
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -113,7 +113,7 @@ fn answer(
         Request::Drops => return Ok(Response::Drops(supervisor.drops()?)),
         Request::Digest => return Ok(Response::Digest(supervisor.digests())),
         Request::WatchBegin(spec) => {
-            if session.watch.is_some() {
+            if supervisor.is_watching(session.watch.as_ref()) {
                 let message =
                     "this connection has a watch; end it first, or open another connection";
                 return Err(ErrorBody::new(ErrorCode::Busy, message));
@@ -125,11 +125,7 @@ fn answer(
             let watched = supervisor.read_watch(session.watch.as_ref())?;
             return Ok(Response::Watched(watched));
         }
-        // The handle is all that keeps it; the supervisor disarms it before anything else is asked.
-        Request::WatchEnd => {
-            drop(session.watch.take());
-            supervisor.end_orphaned_watches();
-        }
+        Request::WatchEnd => supervisor.end_watch(session.watch.as_ref())?,
     }
     Ok(Response::Done)
 }

@@ -52,7 +52,7 @@ pub enum Request {
     WatchBegin(WatchSpec),
     /// What it has recorded since the last time. Answer: [`Response::Watched`].
     WatchRead,
-    /// Disarms it. Answer: [`Response::Done`].
+    /// Disarms it; what it has recorded may still be read. Answer: [`Response::Done`].
     WatchEnd,
 }
 

@@ -1,8 +1,9 @@
 //! Watching packets on their way through the dataplane, over `dataplane.sock`.
 //!
 //! `watch-begin` arms a watch, `watch-read` brings what it has recorded since the last one, and
-//! `watch-end` disarms it, as does the end of the connection that armed it. Nobody waits for a reader:
-//! what finds no room is counted in `lost`, and the packets go their way.
+//! `watch-end` disarms it: what it has recorded until then can still be read. The end of the connection
+//! disarms it as well. Nobody waits for a reader: what finds no room is counted in `lost`, and the
+//! packets go their way.
 //!
 //! Addresses and ports of a filter and of a record are those of the pods' packets, inside the tunnel.
 //! Only of a packet that dies before its tunnel is off, and inside of which nothing can be read, they
@@ -105,7 +106,7 @@ pub struct Watched {
     pub records: Vec<WatchRecord>,
     /// Records since the beginning that found no room.
     pub lost: u64,
-    /// Whether nothing more will come: the limit is reached, and all was read.
+    /// Whether nothing more will come: the limit is reached or the watch ended, and all was read.
     pub done: bool,
 }
 

@@ -106,22 +106,18 @@ impl Supervisor {
     /// # Errors
     /// When there is no watch.
     pub fn read_watch(&mut self, handle: Option<&WatchHandle>) -> Result<Watched, ErrorBody> {
-        let id = handle.map(|handle| *handle.0);
-        let Some(at) = self.watches.iter().position(|watch| Some(*watch.id) == id) else {
-            let message = "this connection has no watch; send watch-begin first";
-            return Err(ErrorBody::new(ErrorCode::Invalid, message));
-        };
-        let mut watch = self.watches.swap_remove(at);
         let exhausted = |left: &Arc<AtomicU64>| left.load(Relaxed) == 0;
-        if watch.armed && watch.left.as_ref().is_some_and(exhausted) {
+        if self.watch_of(handle)?.left.as_ref().is_some_and(exhausted) {
             // When each worker has answered, the last packet has all of its records.
-            self.disarm(*watch.id);
-            watch.armed = false;
+            self.end_watch(handle)?;
         }
+        let watch = self.watch_of(handle)?;
+        let armed = watch.armed;
+        let mut readers = std::mem::take(&mut watch.readers);
         let mut names = Names::new(self);
         let mut watched = Watched::default();
         let mut room = MOST_BYTES;
-        for (worker, reader) in (0..).zip(&mut watch.readers) {
+        for (worker, reader) in (0..).zip(&mut readers) {
             while watched.records.len() < MOST_RECORDS && room > 0 {
                 let Some((note, bytes)) = reader.read() else {
                     break;
@@ -132,9 +128,36 @@ impl Supervisor {
             watched.lost += reader.lost();
         }
         watched.records.sort_by_key(|record| record.time);
-        watched.done = !watch.armed && watched.records.is_empty();
-        self.watches.push(watch);
+        watched.done = !armed && watched.records.is_empty();
+        self.watch_of(handle)?.readers = readers;
         Ok(watched)
+    }
+
+    /// Whether a watch is armed.
+    pub fn is_watching(&mut self, handle: Option<&WatchHandle>) -> bool {
+        self.watch_of(handle).is_ok_and(|watch| watch.armed)
+    }
+
+    /// Disarms a watch; what it has recorded can still be read.
+    ///
+    /// # Errors
+    /// When there is no watch.
+    pub fn end_watch(&mut self, handle: Option<&WatchHandle>) -> Result<(), ErrorBody> {
+        let watch = self.watch_of(handle)?;
+        let id = *watch.id;
+        if std::mem::take(&mut watch.armed) {
+            self.disarm(id);
+        }
+        Ok(())
+    }
+
+    fn watch_of(&mut self, handle: Option<&WatchHandle>) -> Result<&mut ArmedWatch, ErrorBody> {
+        let id = handle.map(|handle| *handle.0);
+        let watch = self.watches.iter_mut().find(|watch| Some(*watch.id) == id);
+        watch.ok_or_else(|| {
+            let message = "this connection has no watch; send watch-begin first";
+            ErrorBody::new(ErrorCode::Invalid, message)
+        })
     }
 
     /// Disarms watches whose connections are gone.

@@ -1,0 +1,125 @@
+//! What `podway capture` and `podway trace live` have in common: a watch that is read until it is over.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use podway_proto::DATAPLANE_SOCKET;
+use podway_proto::client::DataplaneClient;
+use podway_proto::dataplane::{Request, Response, Status};
+use podway_proto::watch::{WatchSpec, Watched};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Failure;
+
+/// How long to wait where nothing has come.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the dataplane is, and how long to wait for its answers.
+#[derive(Debug)]
+pub(super) struct Reach {
+    pub(super) socket: PathBuf,
+    pub(super) timeout: Duration,
+}
+
+impl Reach {
+    /// The dataplane's socket, or the one in the run directory.
+    pub(super) fn new(socket: Option<&Path>, run_dir: &Path, timeout: Duration) -> Self {
+        let in_run_dir = || run_dir.join(DATAPLANE_SOCKET);
+        Self {
+            socket: socket.map_or_else(in_run_dir, Path::to_owned),
+            timeout,
+        }
+    }
+}
+
+/// A watch that is armed until its limit, for some time, or until SIGINT or SIGTERM.
+#[derive(Debug)]
+pub(super) struct Stream {
+    client: DataplaneClient,
+    stop: Arc<AtomicBool>,
+    until: Option<Instant>,
+    ended: bool,
+    /// Records that found no room.
+    pub(super) lost: u64,
+}
+
+impl Stream {
+    /// Arms a watch.
+    pub(super) fn begin(
+        reach: &Reach,
+        spec: WatchSpec,
+        seconds: Option<u64>,
+    ) -> Result<Self, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
+        let mut client = DataplaneClient::connect(&reach.socket, reach.timeout)?;
+        client.call(&Request::WatchBegin(spec))?;
+        let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        Ok(Self {
+            client,
+            stop,
+            until,
+            ended: false,
+            lost: 0,
+        })
+    }
+
+    /// What the dataplane is.
+    pub(super) fn status(&mut self) -> Result<Status, Failure> {
+        match self.client.call(&Request::Status)? {
+            Response::Status(status) => Ok(status),
+            _ => Err(self
+                .client
+                .nonsense("status was answered by something else")
+                .into()),
+        }
+    }
+
+    /// The next records, waiting for them; `None` when there are no more, or nobody reads standard
+    /// output any more.
+    pub(super) fn next(&mut self) -> Result<Option<Watched>, Failure> {
+        loop {
+            let is_over = self.until.is_some_and(|until| Instant::now() >= until);
+            if !self.ended && (is_over || self.stop.load(Relaxed)) {
+                // What was recorded until now comes yet.
+                self.client.call(&Request::WatchEnd)?;
+                self.ended = true;
+            }
+            let Response::Watched(watched) = self.client.call(&Request::WatchRead)? else {
+                let error = self
+                    .client
+                    .nonsense("watch-read was answered by something else");
+                return Err(error.into());
+            };
+            self.lost = watched.lost;
+            if watched.done {
+                return Ok(None);
+            }
+            if !watched.records.is_empty() {
+                return Ok(Some(watched));
+            }
+            if nobody_reads() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Waits a little for the reader of standard output to go away; whether it has. An interrupted system
+/// call is no matter: it was a signal.
+fn nobody_reads() -> bool {
+    let stdout = io::stdout();
+    // Without events: errors alone are told. A pipe has one when its other end is closed.
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let pause = Timespec {
+        tv_sec: 0,
+        tv_nsec: PAUSE.as_nanos().try_into().unwrap_or(0),
+    };
+    let told = poll(&mut fds, Some(&pause));
+    told.is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR))
+}
