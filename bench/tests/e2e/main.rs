@@ -39,3 +39,4 @@ mod support;
 mod traffic;
 mod underlay6;
 mod vnis;
+mod watch;
