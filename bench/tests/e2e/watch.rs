@@ -37,7 +37,8 @@ struct Running(Child);
 impl Running {
     fn podway(agent: &Agent, arguments: &[&str]) -> Self {
         let mut command = agent.cli_command().unwrap();
-        command.args(arguments).stdout(Stdio::piped());
+        command.args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
         Self(spawn(&mut command).unwrap())
     }
 
@@ -176,7 +177,7 @@ fn each_point_has_each_packet(network: &Network) {
     ]
     .into_iter()
     .map(|(port, point, direction, protocols, length)| {
-        let line = format!("{port}\t{point}\t{direction}\t{protocols}\t{length}");
+        let line = format!("{port}\t{point}\t{direction:#010x}\t{protocols}\t{length}");
         (line, PINGS)
     })
     .collect();
