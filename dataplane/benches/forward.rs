@@ -1,4 +1,5 @@
-//! What a packet costs between the rings: nanoseconds of `forward()`, and of gathering bulk data.
+//! What a packet costs between the rings: nanoseconds of `forward()`, of being watched, and of gathering
+//! bulk data.
 //!
 //! Packets are hot: a burst's headers are written just before, as the kernel's copy does. What is
 //! measured is the loop over a burst; putting the headers back is not.
@@ -16,8 +17,10 @@ use podway_dataplane::fib::{Fib, PortFacts, PortId, Tables};
 use podway_dataplane::forward::forward;
 use podway_dataplane::packet::Packet;
 use podway_dataplane::verdict::{Send, Verdict};
+use podway_dataplane::watch::{Filter, Watch, Watches, ring};
 use podway_dataplane::xsk::{Frame, Region};
 use podway_proto::types::{LocalNode, MacAddr, Mode, Neighbor, Node, Path, PortRole, Route, Via};
+use podway_proto::watch::{WatchPoint, WatchSpec};
 
 /// Packets that are forwarded together, as in a worker.
 const BURST: usize = 64;
@@ -433,5 +436,96 @@ fn bench_gather(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench_forward, bench_ways, bench_gather);
+/// A burst through [`forward`] as a worker with watches does it, but for egress: without one, with one
+/// that no packet matches, and with one that all do.
+fn bench_watch(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("watch");
+    group.throughput(Throughput::Elements(1));
+    let tables = tables(1_000, Ways::One);
+    let mut memory = Memory::new(BURST);
+    let mut random = Random(0x2545_f491);
+    let out = bursts(|| {
+        let to = Ip::V4.remote(random.below(1_000), random.byte(250));
+        segment(Ip::V4.pod(1), to, 1, &[7; 64])
+    });
+    let late = [WatchPoint::Egress, WatchPoint::Dropped];
+    for (name, filter, points, snap) in [
+        ("off", None, &late[..], 0),
+        (
+            "no match",
+            Some("host 192.0.2.99 and tcp port 99"),
+            &late,
+            0,
+        ),
+        (
+            "no match, points before",
+            Some("host 192.0.2.99"),
+            &WatchPoint::ALL,
+            128,
+        ),
+        ("match, facts alone", Some("host 10.0.0.1"), &late, 0),
+        (
+            "match, 128 bytes at each point",
+            Some("host 10.0.0.1"),
+            &WatchPoint::ALL,
+            128,
+        ),
+    ] {
+        let mut watches = Watches::default();
+        let mut reader = filter.map(|filter| {
+            let spec = WatchSpec {
+                filter: filter.to_owned(),
+                points: points.iter().copied().collect(),
+                snap,
+                sample: 1,
+                limit: None,
+            };
+            let (writer, reader) = ring(snap as usize);
+            let filter = Filter::parse(filter, &|_| None).unwrap();
+            watches.arm(Watch::new(1, filter, &spec, None, writer));
+            reader
+        });
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|packets| {
+                let rounds = packets.div_ceil(BURST as u64);
+                let mut time = Duration::ZERO;
+                for (_, burst) in (0..rounds).zip(out.iter().cycle()) {
+                    memory.write(burst);
+                    let start = Instant::now();
+                    for frame in &mut memory.frames {
+                        watched(&memory.region, frame, &tables, &mut watches);
+                    }
+                    time += start.elapsed();
+                    while reader
+                        .as_mut()
+                        .is_some_and(|reader| reader.read().is_some())
+                    {}
+                }
+                time.mul_f64(packets as f64 / (rounds * BURST as u64) as f64)
+            });
+        });
+    }
+    group.finish();
+}
+
+fn watched(region: &Region, frame: &mut Frame, tables: &Tables, watches: &mut Watches) {
+    let Some(mut packet) = Packet::new(region, std::slice::from_mut(frame)) else {
+        return;
+    };
+    watches.came(&packet, PortId(1));
+    if let Verdict::Send(send) = forward(&mut packet, PortId(1), tables) {
+        watches.decided(&mut packet, &send);
+        let length = packet.len();
+        watches.gathered(&mut packet, &send, length, || 50_000);
+        black_box(send);
+    }
+}
+
+criterion_group!(
+    benches,
+    bench_forward,
+    bench_ways,
+    bench_watch,
+    bench_gather
+);
 criterion_main!(benches);

@@ -474,7 +474,7 @@ impl Supervisor {
     fn ask(&mut self, worker: u16, command: Command) -> Result<Reply, ErrorBody> {
         if self.worker(worker)?.is_stuck() {
             // What it has must come back whenever it goes on: `undo` closes it.
-            if matches!(command, Command::Detach(..)) {
+            if matches!(command, Command::Detach(..) | Command::Unwatch(_)) {
                 self.tell(worker, command)?;
             }
             return Err(stuck(worker));

@@ -304,10 +304,10 @@ impl Worker {
                     continue;
                 }
                 Command::Watch(watch) => {
-                    self.watches.arm(watch);
+                    self.watches.arm(*watch);
                     Reply::Watching
                 }
-                Command::Unwatch(id) => Reply::Unwatched(self.watches.disarm(id)),
+                Command::Unwatch(id) => Reply::Unwatched(self.watches.disarm(id).map(Box::new)),
                 Command::Stop => return false,
             };
             // The API thread has few commands under way and takes each reply, so that there is room.

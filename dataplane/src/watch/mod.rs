@@ -238,7 +238,7 @@ struct Came {
 /// The watches of one worker, and what they know of the packet in hand.
 #[derive(Debug)]
 pub struct Watches {
-    armed: Vec<Box<Watch>>,
+    armed: Vec<Watch>,
     /// Whether any of them wants bytes of a packet as it came.
     wants_head: bool,
     /// Whether any of them asks for a VNI.
@@ -273,13 +273,13 @@ impl Default for Watches {
 
 impl Watches {
     /// Arms a watch.
-    pub fn arm(&mut self, watch: Box<Watch>) {
+    pub fn arm(&mut self, watch: Watch) {
         self.armed.push(watch);
         self.armed_have_changed();
     }
 
     /// Disarms a watch and gives it back; `None` when there is no such one.
-    pub fn disarm(&mut self, id: u64) -> Option<Box<Watch>> {
+    pub fn disarm(&mut self, id: u64) -> Option<Watch> {
         let at = self.armed.iter().position(|watch| watch.id == id)?;
         let watch = self.armed.remove(at);
         self.armed_have_changed();
@@ -291,7 +291,7 @@ impl Watches {
             let early = [WatchPoint::Ingress, WatchPoint::Decap];
             watch.snap > 0 && early.iter().any(|point| watch.points.has(*point))
         };
-        self.wants_head = self.armed.iter().any(|watch| wants_head(watch));
+        self.wants_head = self.armed.iter().any(wants_head);
         self.wants_vni = self.armed.iter().any(|w| w.filter.looks_at_vni());
         self.taken = 0;
     }
@@ -577,7 +577,7 @@ impl Watches {
 }
 
 /// Those of `armed` whose bit is set.
-fn chosen(armed: &mut [Box<Watch>], bits: u8) -> impl Iterator<Item = &mut Box<Watch>> {
+fn chosen(armed: &mut [Watch], bits: u8) -> impl Iterator<Item = &mut Watch> {
     let armed = armed.iter_mut().enumerate();
     armed.filter_map(move |(n, watch)| (bits & 1 << n != 0).then_some(watch))
 }

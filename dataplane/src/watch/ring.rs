@@ -128,9 +128,14 @@ mod tests {
         }
     }
 
+    /// A byte that differs from packet to packet.
+    fn byte(n: u64) -> u8 {
+        n.to_le_bytes()[0]
+    }
+
     /// What packet `n` says, in parts of odd sizes.
     fn said(n: u64) -> Vec<u8> {
-        (0..n % 97).map(|at| (n * 31 + at) as u8).collect()
+        (0..n % 97).map(|at| byte(n * 31 + at)).collect()
     }
 
     #[test]
@@ -150,10 +155,10 @@ mod tests {
     fn a_full_ring_loses_what_comes_and_keeps_what_is_there() {
         let (mut writer, mut reader) = ring(16);
         let many = NOTES as u64 + 5;
-        (0..many).for_each(|n| writer.write(note(n), 16, [&[n as u8; 16][..]].into_iter()));
+        (0..many).for_each(|n| writer.write(note(n), 16, [&[byte(n); 16][..]].into_iter()));
         assert_eq!(reader.lost(), 5);
         for n in 0..NOTES as u64 {
-            assert_eq!(reader.read(), Some((note_of(n, 16), vec![n as u8; 16])));
+            assert_eq!(reader.read(), Some((note_of(n, 16), vec![byte(n); 16])));
         }
         assert_eq!(reader.read(), None);
         // One record may fill all of the bytes.

@@ -42,8 +42,7 @@ impl Watched {
             let (writer, reader) = ring(spec.snap as usize);
             let filter = Filter::parse(&spec.filter, &|_| None).unwrap();
             let left = spec.limit.map(|limit| Arc::new(AtomicU64::new(limit)));
-            node.watches
-                .arm(Box::new(Watch::new(id, filter, spec, left, writer)));
+            node.watches.arm(Watch::new(id, filter, spec, left, writer));
             readers.push(reader);
         }
         Self { node, readers }
