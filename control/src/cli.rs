@@ -3,6 +3,7 @@
 mod capture;
 mod explain;
 mod files;
+mod flows;
 mod generate;
 mod load;
 mod stream;
@@ -137,6 +138,9 @@ Examples:
     /// Packets as they pass through the dataplane, as lines or as a pcapng file.
     #[command(after_help = capture::EXAMPLES)]
     Capture(capture::Capture),
+    /// Who talks to whom through the dataplane, how much, and what becomes of it.
+    #[command(after_help = flows::EXAMPLES)]
+    Flows(flows::FlowArgs),
     /// The way of single packets through the dataplane.
     #[command(subcommand)]
     Trace(trace::TraceCommand),
@@ -515,6 +519,9 @@ impl Cli {
                 return print(out, &explain::explain(reason.as_deref(), json)?);
             }
             Command::Capture(capture) => return capture.run(&dataplane, json, out),
+            Command::Flows(flows) => {
+                return flows.run(&dataplane, &self.run_dir.join(CONTROL_SOCKET), json, out);
+            }
             Command::Trace(trace) => return trace.run(&dataplane, json, out),
             Command::Counters { watch: true } => {
                 let text = |response: &Response, last: Option<(Duration, &Response)>| {
@@ -596,6 +603,7 @@ impl Command {
             Self::Export => Request::Export,
             Self::Import(_)
             | Self::Capture(_)
+            | Self::Flows(_)
             | Self::Trace(_)
             | Self::Config(_)
             | Self::Completions { .. }

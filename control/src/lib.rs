@@ -32,6 +32,7 @@ pub mod daemon;
 pub mod dirt;
 pub mod entry;
 pub mod facts;
+pub mod flows;
 pub mod health;
 mod icmp;
 pub mod import;

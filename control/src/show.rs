@@ -3,6 +3,7 @@
 pub mod change;
 pub mod drops;
 pub mod explain;
+pub mod flows;
 mod health;
 mod ports;
 mod table;

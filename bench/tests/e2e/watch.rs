@@ -111,9 +111,63 @@ fn packets_are_seen_on_their_way_and_none_is_lost_for_it() {
     a_capture_ends_with_its_reader(&network);
     a_drop_has_its_reason(&network);
     a_flow_is_traced(&network);
+    flows_are_added_up(&network);
     a_slow_reader_loses_records_only(&network);
     a_watch_ends_with_its_connection(&network);
     network.finish();
+}
+
+/// By `podway flows`, of which nothing is seen before it has seen a packet.
+fn flows_are_added_up(network: &Network) {
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let node = &*network.node(1).name;
+    let arguments = ["--json", "flows", "--follow", "--node", node];
+    let mut flows = Running::podway(network.agent(0), &arguments);
+    let told = BufReader::new(flows.0.stdout.take().unwrap()).lines();
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        told.map_while(Result::ok)
+            .try_for_each(|line| send.send(line))
+    });
+    let parsed = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap();
+    let armed = wait_until("a flow is told", PATIENCE, || {
+        ping_all(&pod.netns, peer.ipv6.into(), 56, 1);
+        let line = lines.try_recv().map_err(|error| error.to_string())?;
+        Ok(parsed(line))
+    });
+    assert_eq!(armed.unwrap()["verdict"], "forwarded");
+
+    ping_all(&pod.netns, peer.ipv4.into(), 56, PINGS);
+    std::thread::sleep(Duration::from_millis(1100));
+    flows.signal(Signal::INT);
+    let mut seen: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+    for flow in lines.iter().map(parsed) {
+        let text = |name: &str| flow[name].as_str().unwrap_or("-").to_owned();
+        if text("source").contains(':') {
+            continue;
+        }
+        let number = |name: &str| flow[name].as_u64().unwrap();
+        let key = ["source", "came_by", "leaves_by", "node", "verdict"].map(text);
+        let sum = seen.entry(key).or_default();
+        *sum = (sum.0 + number("packets"), sum.1 + number("bytes"));
+    }
+    let pings = u64::from(PINGS);
+    let key = |source: &str, came_by: &str, leaves_by: &str, node: &str| {
+        [source, came_by, leaves_by, node, "forwarded"].map(str::to_owned)
+    };
+    let (here, there) = (pod.ipv4.to_string(), peer.ipv4.to_string());
+    let port = &*pod.host_interface;
+    // Ethernet, IPv4, ICMP and 56 bytes; and the outer headers.
+    let bytes = 14 + 20 + 8 + 56;
+    let expected = BTreeMap::from([
+        (
+            key(&here, port, UPLINK, node),
+            (pings, pings * (50 + bytes)),
+        ),
+        (key(&there, UPLINK, port, "-"), (pings, pings * bytes)),
+    ]);
+    assert_eq!(seen, expected);
+    flows.finish();
 }
 
 /// Live, through a pipe to tshark.

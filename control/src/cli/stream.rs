@@ -1,4 +1,5 @@
-//! What `podway capture` and `podway trace live` have in common: a watch that is read until it is over.
+//! What `podway capture`, `podway flows` and `podway trace live` have in common: a watch that is read
+//! until it is over.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -84,29 +85,31 @@ impl Stream {
     /// output any more.
     pub(super) fn next(&mut self) -> Result<Option<Watched>, Failure> {
         loop {
-            let is_over = self.until.is_some_and(|until| Instant::now() >= until);
-            if !self.ended && (is_over || self.stop.load(Relaxed)) {
-                // What was recorded until now comes yet.
-                self.client.call(&Request::WatchEnd)?;
-                self.ended = true;
-            }
-            let Response::Watched(watched) = self.client.call(&Request::WatchRead)? else {
-                let error = self
-                    .client
-                    .nonsense("watch-read was answered by something else");
-                return Err(error.into());
-            };
-            self.lost = watched.lost;
-            if watched.done {
-                return Ok(None);
-            }
-            if !watched.records.is_empty() {
-                return Ok(Some(watched));
-            }
-            if nobody_reads() {
-                return Ok(None);
+            match self.read()? {
+                Some(watched) if watched.records.is_empty() => {}
+                other => return Ok(other),
             }
         }
+    }
+
+    /// What has come, or nothing after a little while; `None` when there is no more, or nobody reads
+    /// standard output any more.
+    pub(super) fn read(&mut self) -> Result<Option<Watched>, Failure> {
+        let is_over = self.until.is_some_and(|until| Instant::now() >= until);
+        if !self.ended && (is_over || self.stop.load(Relaxed)) {
+            // What was recorded until now comes yet.
+            self.client.call(&Request::WatchEnd)?;
+            self.ended = true;
+        }
+        let Response::Watched(watched) = self.client.call(&Request::WatchRead)? else {
+            let error = self
+                .client
+                .nonsense("watch-read was answered by something else");
+            return Err(error.into());
+        };
+        self.lost = watched.lost;
+        let is_end = watched.done || (watched.records.is_empty() && nobody_reads());
+        Ok((!is_end).then_some(watched))
     }
 }
 
