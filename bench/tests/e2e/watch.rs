@@ -167,7 +167,7 @@ fn flows_are_added_up(network: &Network) {
         (key(&there, UPLINK, port, "-"), (pings, pings * bytes)),
     ]);
     assert_eq!(seen, expected);
-    flows.finish();
+    assert!(flows.0.wait().unwrap().success());
 }
 
 /// Live, through a pipe to tshark.
