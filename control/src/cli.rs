@@ -29,6 +29,7 @@ use serde::Serialize;
 
 use crate::show;
 use stream::Reach;
+use trace::TraceCommand;
 pub(crate) use trace::explanation;
 
 const EXAMPLES: &str = "\
@@ -141,7 +142,7 @@ Examples:
     /// Who talks to whom through the dataplane, how much, and what becomes of it.
     #[command(after_help = flows::EXAMPLES)]
     Flows(flows::FlowArgs),
-    /// The way of single packets through the dataplane.
+    /// What becomes of packets, and why.
     #[command(subcommand)]
     Trace(trace::TraceCommand),
     /// What a reason to drop, to refuse or to pass means and what to do about it; no daemon is asked.
@@ -522,7 +523,7 @@ impl Cli {
             Command::Flows(flows) => {
                 return flows.run(&dataplane, &self.run_dir.join(CONTROL_SOCKET), json, out);
             }
-            Command::Trace(trace) => return trace.run(&dataplane, json, out),
+            Command::Trace(TraceCommand::Live(live)) => return live.run(&dataplane, json, out),
             Command::Counters { watch: true } => {
                 let text = |response: &Response, last: Option<(Duration, &Response)>| {
                     let rates =
@@ -604,7 +605,7 @@ impl Command {
             Self::Import(_)
             | Self::Capture(_)
             | Self::Flows(_)
-            | Self::Trace(_)
+            | Self::Trace(TraceCommand::Live(_))
             | Self::Config(_)
             | Self::Completions { .. }
             | Self::Explain { .. }
@@ -612,6 +613,7 @@ impl Command {
             | Self::Route(RouteCommand::Load { .. }) => unreachable!("it is no single request"),
             Self::Counters { .. } => Request::Counters,
             Self::Drops { .. } => Request::Drops,
+            Self::Trace(TraceCommand::Packet(packet)) => Request::TracePacket(packet.into()),
             Self::Node(NodeCommand::Set(node)) => Request::NodeSet(NodeSpec {
                 name: node.name,
                 underlay: node.underlay,

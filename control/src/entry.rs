@@ -46,6 +46,7 @@ impl Entry {
             | Request::PortShow
             | Request::Counters
             | Request::Drops
+            | Request::TracePacket(_)
             | Request::Export
             | Request::BulkBegin { .. }
             | Request::BulkPart(_)

@@ -17,6 +17,7 @@
 //!
 //! - [`settings`]: the configuration file, validated.
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
+//! - [`trace`]: what would happen to a packet.
 //! - [`bulk`]: many entries at once, all or none.
 //! - [`import`]: routes that a routing daemon tells.
 //! - [`nftables`]: packets that leave the cluster, and tunnels of strangers.
@@ -53,4 +54,5 @@ pub mod settings;
 pub mod show;
 pub mod state;
 pub mod store;
+pub mod trace;
 pub mod world;

@@ -16,6 +16,7 @@ use mio::{Registry, Token};
 use podway_proto::control::{DataplaneLink, PortRoleSpec, Request, Response};
 use podway_proto::dataplane;
 use podway_proto::server::ClientId;
+use podway_proto::trace::{Trace, TracePacket};
 use podway_proto::{ErrorBody, ErrorCode};
 
 use crate::bulk;
@@ -36,6 +37,7 @@ use crate::session::{LinkState, Session, Ticket};
 use crate::settings::Settings;
 use crate::state::Desired;
 use crate::store::Store;
+use crate::trace;
 use crate::world::{LearnedMacs, Ways, World};
 
 /// When the kernel is brought in line again after a step failed.
@@ -95,11 +97,12 @@ pub struct Node {
 }
 
 /// What a client wants that waits for an answer of the dataplane.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Question {
     Status,
     Counters,
     Drops,
+    Trace(Box<TracePacket>),
 }
 
 /// What hears of changes that nobody asked for, open and listening.
@@ -654,16 +657,21 @@ impl Node {
             Request::Status => return self.ask(client, Question::Status),
             Request::Counters => return self.ask(client, Question::Counters),
             Request::Drops => return self.ask(client, Question::Drops),
+            Request::TracePacket(asked) => {
+                let asked = trace::whole(asked, &world);
+                return self.ask(client, Question::Trace(Box::new(asked)));
+            }
             // Clients are greeted before they come here, and changes were made before.
             _ => Response::Error(ErrorBody::new(ErrorCode::BadRequest, "not a question")),
         })
     }
 
     fn ask(&mut self, client: ClientId, question: Question) -> Option<Response> {
-        let request = match question {
+        let request = match &question {
             Question::Status => dataplane::Request::Status,
             Question::Counters => dataplane::Request::Counters,
             Question::Drops => dataplane::Request::Drops,
+            Question::Trace(asked) => dataplane::Request::TracePacket(TracePacket::clone(asked)),
         };
         match self.session.ask(request) {
             Ok(ticket) => {
@@ -676,7 +684,7 @@ impl Node {
 
     /// The response to a client whose question the dataplane answered, or did not.
     fn relay(
-        &self,
+        &mut self,
         question: Question,
         result: Result<dataplane::Response, ErrorBody>,
     ) -> Response {
@@ -692,12 +700,28 @@ impl Node {
                 }
             }
             (Question::Drops, Ok(dataplane::Response::Drops(drops))) => Response::Drops(drops),
+            (Question::Trace(asked), Ok(dataplane::Response::TracePacket(trace))) => {
+                self.traced(*asked, *trace)
+            }
             (_, Ok(dataplane::Response::Error(error)) | Err(error)) => Response::Error(error),
             (_, Ok(_)) => Response::Error(ErrorBody::new(
                 ErrorCode::System,
                 "podway-dataplane answered something else; install both from one release",
             )),
         }
+    }
+
+    /// Adds what the kernel says, if it has the packet.
+    fn traced(&mut self, packet: TracePacket, trace: Trace) -> Response {
+        let way = match trace::asks_kernel(&packet, &trace) {
+            None => None,
+            Some(address) => match self.requests.lookup(address) {
+                Ok(way) => Some((address, way)),
+                Err(error) => return system_error(&error),
+            },
+        };
+        let answer = trace::answer(&self.world(), &self.index, packet, trace, way);
+        Response::TracePacket(Box::new(answer))
     }
 
     fn status(&self, status: Option<Box<dataplane::Status>>) -> Response {
@@ -730,6 +754,10 @@ impl Node {
         status.hints.extend(self.reverse_path.hints());
         Response::Status(Box::new(status))
     }
+}
+
+fn system_error(error: &netlink::Error) -> Response {
+    Response::Error(ErrorBody::new(ErrorCode::System, error.to_string()))
 }
 
 /// What is wrong with a mirror, if it was not taken as a whole.

@@ -8,6 +8,7 @@ mod health;
 mod ports;
 mod table;
 pub mod trace;
+mod trace_packet;
 pub mod watch;
 
 use std::fmt::Write;
@@ -35,6 +36,7 @@ pub fn text(response: &Response) -> String {
             imbalances,
         } => show_counters(counters, imbalances),
         Response::Drops(drops) => drops::told(drops, false),
+        Response::TracePacket(answer) => trace_packet::text(answer),
         Response::Entries(entries) => change::entries(entries),
         Response::BulkDone(difference) => change::summary(difference),
         Response::BulkRefused { refused } => change::refused(refused).join("\n") + "\n",

@@ -112,12 +112,14 @@ fn serve(stream: UnixStream, told: &Mutex<Told>) {
                 ..Counters::default()
             }),
             Request::Drops => Response::Drops(podway_proto::dataplane::Drops::default()),
-            Request::Status | Request::WatchBegin(_) | Request::WatchRead | Request::WatchEnd => {
-                Response::Error(podway_proto::ErrorBody::new(
-                    podway_proto::ErrorCode::Unsupported,
-                    "not here",
-                ))
-            }
+            Request::Status
+            | Request::TracePacket(_)
+            | Request::WatchBegin(_)
+            | Request::WatchRead
+            | Request::WatchEnd => Response::Error(podway_proto::ErrorBody::new(
+                podway_proto::ErrorCode::Unsupported,
+                "not here",
+            )),
         };
         if writer.write_all(&codec::encode(&response)).is_err() {
             return;

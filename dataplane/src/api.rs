@@ -111,6 +111,10 @@ fn answer(
         Request::Status => return Ok(Response::Status(supervisor.status())),
         Request::Counters => return Ok(Response::Counters(supervisor.counters()?)),
         Request::Drops => return Ok(Response::Drops(supervisor.drops()?)),
+        Request::TracePacket(asked) => {
+            let trace = supervisor.trace(&asked)?;
+            return Ok(Response::TracePacket(Box::new(trace)));
+        }
         Request::Digest => return Ok(Response::Digest(supervisor.digests())),
         Request::WatchBegin(spec) => {
             if supervisor.is_watching(session.watch.as_ref()) {

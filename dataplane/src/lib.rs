@@ -19,7 +19,8 @@
 //!
 //! A request comes in over the socket ([`api`]) and changes the facts of the [`supervisor`]. It
 //! attaches ports, builds tables from the facts ([`fib`]), and publishes them to the workers, who
-//! adopt them with their next burst.
+//! adopt them with their next burst. Whoever asks what would happen to a packet is told by `trace`,
+//! which calls the functions of the first path on a packet that it makes.
 //!
 //! Dependencies point one way: `worker -> ingress, forward, answer, limits, egress`; `answer -> forward`; `forward -> tunnel, fib ->
 //! wire`; [`xsk`] and the sockets know nothing of IP, `forward` knows nothing of sockets.
@@ -43,6 +44,7 @@ mod sys;
 pub mod tap;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
+mod trace;
 pub mod tunnel;
 pub mod verdict;
 pub mod wait;

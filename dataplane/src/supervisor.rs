@@ -8,6 +8,7 @@ mod devices;
 mod drops;
 mod ports;
 mod report;
+mod trace;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
@@ -72,6 +73,8 @@ pub struct Supervisor {
     told_local: Option<LocalNode>,
     workers: Vec<WorkerHandle>,
     ports: BTreeMap<String, AttachedPort>,
+    /// What workers overhear, where they do.
+    limits: Option<Arc<Limits>>,
     /// Why workers have no devices of their own, when they have none.
     no_tap: Option<String>,
     /// What the XDP program holds of the local node.
@@ -257,6 +260,7 @@ impl Supervisor {
             drop_rates: DropRates::new(Instant::now()),
             watches: Vec::new(),
             _cpu_latency: cpu_latency,
+            limits,
             no_tap,
         };
         supervisor.serve_devices().map_err(|error| {

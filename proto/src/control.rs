@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataplane;
 use crate::entries::{Difference, Entries, RefusedEntry};
 use crate::fnv::Fnv1a;
+use crate::trace::{TraceAnswer, TracePacket};
 #[cfg(doc)]
 use crate::types::check_multipath;
 use crate::types::{MacAddr, Mode, Path, Via, Vni};
@@ -72,6 +73,8 @@ pub enum Request {
     /// What the dataplane has dropped, and the programs on the ports have refused. Answer:
     /// [`Response::Drops`].
     Drops,
+    /// What would happen to a packet. Answer: [`Response::TracePacket`].
+    TracePacket(TracePacket),
     /// All that was told. Answer: [`Response::Entries`].
     Export,
     /// Begins a bulk: entries by the thousand that come into force together or not at all. One that
@@ -109,6 +112,7 @@ impl Request {
                 | Self::PortShow
                 | Self::Counters
                 | Self::Drops
+                | Self::TracePacket(_)
                 | Self::Export
         )
     }
@@ -282,6 +286,8 @@ pub enum Response {
     },
     /// To [`Request::Drops`].
     Drops(dataplane::Drops),
+    /// To [`Request::TracePacket`].
+    TracePacket(Box<TraceAnswer>),
     /// To [`Request::Export`].
     Entries(Entries),
     /// To [`Request::BulkEnd`]: what has changed, or would have.

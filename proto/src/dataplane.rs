@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::ErrorBody;
 use crate::digest::Digests;
 use crate::reasons::Place;
+use crate::trace::{Trace, TracePacket};
 use crate::types::{LocalNode, Neighbor, Node, Port, Route};
 use crate::watch::{WatchSpec, Watched};
 
@@ -54,6 +55,8 @@ pub enum Request {
     WatchRead,
     /// Disarms it; what it has recorded may still be read. Answer: [`Response::Done`].
     WatchEnd,
+    /// What would happen to a packet. Answer: [`Response::TracePacket`].
+    TracePacket(TracePacket),
 }
 
 impl Request {
@@ -62,7 +65,12 @@ impl Request {
     pub fn only_asks(&self) -> bool {
         matches!(
             self,
-            Self::Hello { .. } | Self::Status | Self::Counters | Self::Drops | Self::Digest
+            Self::Hello { .. }
+                | Self::Status
+                | Self::Counters
+                | Self::Drops
+                | Self::Digest
+                | Self::TracePacket(_)
         )
     }
 }
@@ -135,6 +143,8 @@ pub enum Response {
     WatchBegun,
     /// To [`Request::WatchRead`].
     Watched(Watched),
+    /// To [`Request::TracePacket`].
+    TracePacket(Box<Trace>),
     /// The request was refused as a whole; nothing has changed.
     Error(ErrorBody),
 }

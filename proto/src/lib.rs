@@ -8,6 +8,7 @@
 //! - [`control`]: what `podway` (or any other client) says to `podway-control` over `control.sock`.
 //! - [`types`]: the facts that both share: ports, nodes, routes, neighbours.
 //! - [`reasons`]: why packets are dropped, refused or left to the kernel, and what to do about it.
+//! - [`trace`]: what would happen to a packet.
 //! - [`digest`]: whether both ends hold the same facts.
 //! - [`entries`]: all that was told as one document, and differences between two of them.
 //! - [`watch`]: what a watch of the packet path is to record, and records.
@@ -28,6 +29,7 @@ pub mod fnv;
 pub mod hex;
 pub mod reasons;
 pub mod server;
+pub mod trace;
 pub mod types;
 mod version;
 pub mod watch;

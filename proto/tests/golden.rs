@@ -12,6 +12,7 @@ use podway_proto::dataplane::{self, Change};
 use podway_proto::digest::{Digest, Digests};
 use podway_proto::entries::{Difference, Entries, EntryKey, RefusedEntry};
 use podway_proto::reasons::{DropReason, Explanation, LossCause, PassCause, RefuseCause};
+use podway_proto::trace::{self, Verdict};
 use podway_proto::types::{
     Link, LocalNode, MacAddr, Mode, Neighbor, Node, Path as NodePath, Port, PortRole, Route, Via,
     Vni,
@@ -170,6 +171,8 @@ fn control_requests() {
             Request::PortShow,
             Request::Counters,
             Request::Drops,
+            Request::TracePacket(packet(None)),
+            Request::TracePacket(packet(Some(None))),
             Request::Export,
             Request::BulkBegin {
                 replace: false,
@@ -354,6 +357,21 @@ fn control_responses() {
                 imbalances: vec!["frames".into()],
             },
             Response::Drops(drops()),
+            Response::TracePacket(Box::new(trace::TraceAnswer {
+                packet: packet(Some(Some(parse("192.168.1.1")))),
+                trace: traced(Verdict::Kernel(why(PassCause::Options.explain()))),
+                from_node: Some("node-b".into()),
+                kernel: Some(trace::KernelPart {
+                    address: parse("10.0.1.7"),
+                    local: false,
+                    way: Some(trace::KernelWay {
+                        interface: "podway.vx".into(),
+                        gateway: Some(parse("10.0.1.0")),
+                        mtu: Some(1450),
+                    }),
+                    agrees: Some(true),
+                }),
+            })),
             Response::Entries(entries()),
             Response::BulkDone(Difference {
                 removed: Entries::default(),
@@ -380,6 +398,78 @@ fn control_responses() {
             Response::Error(no_node()),
         ],
     );
+}
+
+/// A packet that is asked about; in a tunnel, to an address that may be told.
+fn packet(tunnel: Option<Option<std::net::IpAddr>>) -> trace::TracePacket {
+    trace::TracePacket {
+        from_port: "veth-a".into(),
+        source: parse("10.0.0.2"),
+        destination: parse("10.0.1.7"),
+        protocol: 6,
+        source_port: 40_000,
+        destination_port: 80,
+        size: 60_000,
+        hop_limit: 64,
+        dont_fragment: true,
+        tunnel: tunnel.map(|destination| trace::InTunnel {
+            vni: Vni::try_from(1).unwrap(),
+            source: parse("192.168.1.2"),
+            destination,
+        }),
+    }
+}
+
+fn why(reason: Explanation) -> trace::Why {
+    // Texts may change; the documents do not.
+    trace::Why {
+        reason: reason.name.to_owned(),
+        meaning: "what happened".into(),
+        remedy: "what to do".into(),
+    }
+}
+
+fn traced(verdict: Verdict) -> trace::Trace {
+    let step = |at, rule: &str, found: &str| trace::Step {
+        at,
+        rule: rule.into(),
+        found: found.into(),
+    };
+    let node = || control::RouteTarget::Node {
+        node: "node-b".into(),
+        vni: None,
+    };
+    trace::Trace {
+        role: "pod".into(),
+        program: "tcx".into(),
+        steps: vec![
+            step(trace::At::Program, "gate", "open"),
+            step(trace::At::Worker, "lookup", "10.0.1.0/24 by node node-b"),
+        ],
+        route: Some(trace::TracedRoute {
+            prefix: parse("10.0.1.0/24"),
+            via: node(),
+            member: Some(node()),
+            flow_hash: 7,
+            mtu: Some(1450),
+        }),
+        sending: Some(trace::Sending {
+            interface: "eth0".into(),
+            mac: parse("02:00:00:00:00:0b"),
+            tunnel: Some(trace::OutTunnel {
+                vni: Vni::try_from(1).unwrap(),
+                source: parse("192.168.1.1"),
+                destination: parse("192.168.1.2"),
+                source_port: 51_234,
+                destination_port: 4789,
+            }),
+            largest: 1450,
+            segments: 43,
+            segment_bytes: 1450,
+            engine: "tap".into(),
+        }),
+        verdict,
+    }
 }
 
 fn path_health(state: control::PathState) -> control::PathHealth {
@@ -477,6 +567,7 @@ fn dataplane_requests() {
             }),
             Request::WatchRead,
             Request::WatchEnd,
+            Request::TracePacket(packet(Some(Some(parse("192.168.1.1"))))),
         ],
     );
 }
@@ -612,6 +703,14 @@ fn dataplane_responses() {
                 lost: 3,
                 done: false,
             }),
+            Response::TracePacket(Box::new(traced(Verdict::Sent))),
+            Response::TracePacket(Box::new(traced(Verdict::Dropped {
+                why: why(DropReason::TooBig.explain()),
+                answered: true,
+            }))),
+            Response::TracePacket(Box::new(traced(Verdict::Refused(why(
+                RefuseCause::SpoofedSource.explain(),
+            ))))),
             Response::Error(error),
         ],
     );

@@ -54,6 +54,9 @@ pub enum Error {
         /// The kernel's error.
         source: libbpf_rs::Error,
     },
+    /// The program that looks up for user space did not run.
+    #[error("cannot run the BPF program 'podway_ask': {0}")]
+    Ask(io::Error),
     /// A number is beyond what the program's maps hold.
     #[error("{what} {value} is out of range; the largest is {largest}")]
     OutOfRange {

@@ -80,6 +80,30 @@ impl PortEntry {
     }
 }
 
+impl PortEntry {
+    /// From `struct port`.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 24] = bytes.first_chunk()?;
+        let (mac, rest) = bytes.split_first_chunk::<6>()?;
+        let word = |at: usize| {
+            let word = bytes.get(at..at + 4).and_then(|word| word.first_chunk());
+            word.map_or(0, |word| u32::from_ne_bytes(*word))
+        };
+        Some(Self {
+            role: match rest {
+                [0, ..] => Role::Pod,
+                _ => Role::Uplink,
+            },
+            mac: *mac,
+            slot: word(8),
+            xsk_base: word(12),
+            queues: word(16),
+            mtu: u16::try_from(word(20)).unwrap_or(u16::MAX),
+            any_source: rest.get(1) != Some(&0),
+        })
+    }
+}
+
 /// A key whose length depends on the family: an address, or a prefix of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -163,6 +187,26 @@ pub fn tagged_port(mac: [u8; 6]) -> Option<u16> {
     Some(u16::from_be_bytes([high, low]))
 }
 
+/// `struct udp_flow`: source and destination, with their ports.
+pub(crate) fn udp_flow(source: (IpAddr, u16), destination: (IpAddr, u16)) -> [u8; 36] {
+    let mut bytes = [0; 36];
+    for (address, at) in [(source.0, 0), (destination.0, 16)] {
+        let key = Key::address(address);
+        let address = key.bytes();
+        bytes[at..at + address.len()].copy_from_slice(address);
+    }
+    bytes[32..34].copy_from_slice(&source.1.to_be_bytes());
+    bytes[34..].copy_from_slice(&destination.1.to_be_bytes());
+    bytes
+}
+
+/// The MTU in `struct route`.
+pub(crate) fn route_mtu(bytes: &[u8]) -> u16 {
+    bytes
+        .first_chunk()
+        .map_or(0, |mtu| u16::from_ne_bytes(*mtu))
+}
+
 /// `struct route`.
 pub(crate) fn route(mtu: u16) -> [u8; 4] {
     let [a, b] = mtu.to_ne_bytes();
@@ -203,6 +247,24 @@ mod tests {
         assert_eq!(bytes[12..16], 4090u32.to_ne_bytes());
         assert_eq!(bytes[16..20], 6u32.to_ne_bytes());
         assert_eq!(bytes[20..], 1500u32.to_ne_bytes());
+        for any_source in [false, true] {
+            for role in [Role::Pod, Role::Uplink] {
+                let port = PortEntry {
+                    role,
+                    any_source,
+                    ..PORT
+                };
+                let read = PortEntry::decode(&port.encode().unwrap());
+                assert_eq!(read, Some(port));
+            }
+        }
+        assert_eq!(PortEntry::decode(&bytes[1..]), None);
+    }
+
+    #[test]
+    fn a_route_is_read_as_it_is_written() {
+        assert_eq!(route_mtu(&route(1450)), 1450);
+        assert_eq!(route_mtu(&[]), 0);
     }
 
     #[test]

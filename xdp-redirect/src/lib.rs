@@ -14,6 +14,7 @@
 //! | `ring` | what the tcx program has copied for a worker, read in memory |
 //! | `attach` | attaching to an interface: XDP in native or generic mode, tcx |
 //! | `stats` | counters |
+//! | `walk` | the same rules once more, for whoever asks what would happen |
 //! | `error` | what can go wrong, with the remedy |
 //!
 //! Nothing is pinned: program, maps and links live as long as the descriptors of this process, so
@@ -34,6 +35,7 @@ mod maps;
 mod memory;
 mod ring;
 mod stats;
+mod walk;
 
 pub use attach::{AttachError, Attachment, ModeChoice, TcxAttachment, XdpMode, offers_zero_copy};
 pub use error::Error;
@@ -46,3 +48,4 @@ pub use memory::{Heartbeat, Unsent};
 pub use podway_proto::reasons::{PassCause, RefuseCause};
 pub use ring::{PacketRing, Record};
 pub use stats::{Oversize, PortStats};
+pub use walk::{Arrival, Fate, Finding, Kind, Walk, Way};

@@ -39,6 +39,7 @@ pub struct Redirect {
     pub(crate) program: OwnedFd,
     pub(crate) classify: OwnedFd,
     pub(crate) transmit: OwnedFd,
+    pub(crate) ask: OwnedFd,
     pub(crate) maps: Maps,
     pub(crate) config: Mapping<ConfigMemory>,
     pub(crate) heartbeats: Arc<Mapping<HeartbeatMemory>>,
@@ -61,6 +62,7 @@ pub(crate) struct Maps {
     pub(crate) local6: MapHandle,
     pub(crate) pods4: MapHandle,
     pub(crate) pods6: MapHandle,
+    pub(crate) oversize_flows: MapHandle,
     pub(crate) counters: MapHandle,
     pub(crate) oversize: MapHandle,
 }
@@ -111,6 +113,7 @@ impl Redirect {
             program: keep(loaded.progs.podway_redirect.as_fd())?,
             classify: keep(loaded.progs.podway_classify.as_fd())?,
             transmit: keep(loaded.progs.podway_transmit.as_fd())?,
+            ask: keep(loaded.progs.podway_ask.as_fd())?,
             maps: Maps {
                 ports: MapHandle::try_from(&maps.ports)?,
                 queue_workers: MapHandle::try_from(&maps.queue_workers)?,
@@ -125,6 +128,7 @@ impl Redirect {
                 local6: MapHandle::try_from(&maps.local6)?,
                 pods4: MapHandle::try_from(&maps.pods4)?,
                 pods6: MapHandle::try_from(&maps.pods6)?,
+                oversize_flows: MapHandle::try_from(&maps.oversize_flows)?,
                 counters: MapHandle::try_from(&maps.counters)?,
                 oversize: MapHandle::try_from(&maps.oversize)?,
             },
@@ -238,7 +242,7 @@ impl Drop for Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Key, MAX_PORTS, MAX_SOCKETS, PortEntry, Role, exit, route};
+    use crate::layout::{Key, MAX_PORTS, MAX_SOCKETS, PortEntry, Role, exit, route, udp_flow};
     use crate::stats::{Oversize, PortStats};
     use libbpf_rs::OpenMapImpl;
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -263,6 +267,8 @@ mod tests {
         };
         let port = entry.encode().unwrap().len();
         let route = route(0).len();
+        let any = Ipv4Addr::LOCALHOST.into();
+        let udp_flow_size = udp_flow((any, 0), (any, 0)).len();
         let sizes = |map: &OpenMapImpl<'_>| (map.key_size() as usize, map.value_size() as usize);
         assert_eq!(sizes(&maps.config), (4, size_of::<ConfigMemory>()));
         assert_eq!(sizes(&maps.heartbeats), (4, size_of::<HeartbeatMemory>()));
@@ -281,6 +287,7 @@ mod tests {
             ((v4, 1), (v6, 1))
         );
         assert_eq!((sizes(&maps.pods4), sizes(&maps.pods6)), ((v4, 4), (v6, 4)));
+        assert_eq!(sizes(&maps.oversize_flows), (udp_flow_size, 8));
         assert_eq!(sizes(&maps.counters), (4, PortStats::SIZE));
         assert_eq!(sizes(&maps.oversize), (4, Oversize::SIZE));
         assert_eq!(maps.heartbeats.max_entries(), MAX_WORKERS);

@@ -49,6 +49,19 @@ pub(crate) struct HeartbeatMemory {
 // SAFETY: atomic integers and padding.
 unsafe impl Shared for HeartbeatMemory {}
 
+impl HeartbeatMemory {
+    /// When the worker has beaten last, in nanoseconds of `CLOCK_MONOTONIC`; `None` when it is not there
+    /// or has ended.
+    pub(crate) fn beaten_at(&self) -> Option<u64> {
+        let ended = self.owner.load(Ordering::Relaxed) & OWNER_DIED != 0;
+        let at = self.at_ns.load(Ordering::Relaxed);
+        (at > 0 && !ended).then_some(at)
+    }
+}
+
+/// `OWNER_DIED` of `bpf/shared.h`.
+pub(crate) const OWNER_DIED: u32 = 0x4000_0000;
+
 /// `struct unsent`: a cache line of its own for each worker.
 #[repr(C, align(64))]
 #[derive(Debug)]

@@ -5,7 +5,7 @@ mod support;
 
 use PassCause::*;
 use Want::{Pass, Redirect as Ours};
-use podway_xdp_redirect::{PassCause, PortStats};
+use podway_xdp_redirect::{Kind, PassCause, PortStats, RefuseCause};
 use support::node::*;
 use support::packets::*;
 use support::{Action, in_netns};
@@ -142,7 +142,8 @@ fn sizes_are_those_of_the_whole_packet() {
 }
 
 /// Noise: single changed bytes and random bytes behind a good MAC. Whatever they are, the packet
-/// is counted once, the action fits the counter, and both programs decide alike.
+/// is counted once, the action fits the counter, and both programs and their rules in user space decide
+/// alike.
 #[test]
 fn noise_is_counted_exactly_once() {
     in_netns(|| {
@@ -158,7 +159,14 @@ fn noise_is_counted_exactly_once() {
                 } else {
                     packet[random.below(needed)] = random.byte();
                 }
+                let (fate, walk) = node.walk(port, Kind::Xdp, 0, &packet, false);
+                let before = node.stats(port);
                 let action = node.run(port, &packet);
+                assert_eq!(
+                    counted(before, node.stats(port)),
+                    fate,
+                    "{packet:02x?} {walk:?}"
+                );
                 assert_eq!(node.classify(port, 0, &packet).0, action, "{packet:02x?}");
                 redirected += 2 * u64::from(action == Action::Redirect);
                 refused += 2 * u64::from(action == Action::Drop);
@@ -176,6 +184,20 @@ fn noise_is_counted_exactly_once() {
             "{redirected} and {refused} of {runs}"
         );
     });
+}
+
+/// What was counted between two states.
+fn counted(before: PortStats, after: PortStats) -> Want {
+    if after.redirected > before.redirected {
+        return Ours;
+    }
+    let mut passed = PassCause::ALL.iter();
+    if let Some(cause) = passed.find(|c| after.passed_for(**c) > before.passed_for(**c)) {
+        return Pass(*cause);
+    }
+    let mut refused = RefuseCause::ALL.iter();
+    let cause = refused.find(|c| after.refused_for(**c) > before.refused_for(**c));
+    Want::Refuse(*cause.expect("one of them is counted"))
 }
 
 /// A small generator, seeded the same for every run.

@@ -36,6 +36,7 @@ mod sockets;
 mod spoof;
 mod strangers;
 mod support;
+mod trace;
 mod traffic;
 mod underlay6;
 mod vnis;

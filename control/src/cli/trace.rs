@@ -1,5 +1,7 @@
 //! `podway trace`: the way of single packets through the dataplane.
 
+mod packet;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -16,6 +18,8 @@ use crate::show;
 /// Ways to trace.
 #[derive(Debug, Subcommand)]
 pub(super) enum TraceCommand {
+    /// What would happen to a packet, step by step; nothing is sent.
+    Packet(packet::PacketArgs),
     /// Packets that pass now: by which port they came, where they go, and why those that die do.
     #[command(after_help = "\
 The filter is that of `podway capture`.
@@ -37,21 +41,14 @@ pub(super) struct Live {
     filter: Vec<String>,
 }
 
-impl TraceCommand {
+impl Live {
+    /// Tells of packets until it is over.
     pub(super) fn run(
         self,
         reach: &Reach,
         json: bool,
         out: &mut impl Write,
     ) -> Result<(), Failure> {
-        match self {
-            Self::Live(live) => live.run(reach, json, out),
-        }
-    }
-}
-
-impl Live {
-    fn run(self, reach: &Reach, json: bool, out: &mut impl Write) -> Result<(), Failure> {
         let spec = WatchSpec {
             filter: self.filter.join(" "),
             points: WatchPoint::ALL.into(),

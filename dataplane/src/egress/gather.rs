@@ -392,7 +392,7 @@ impl Gather {
 /// # Errors
 /// It does not fit and may not be cut: datagrams only where their sender would have.
 #[inline]
-fn segment_of(packet: &Packet<'_>, send: &Send<'_>) -> Result<Option<u16>, ()> {
+pub(crate) fn segment_of(packet: &Packet<'_>, send: &Send<'_>) -> Result<Option<u16>, ()> {
     let headers = &send.headers;
     let told = packet.segment();
     if headers.l3_len <= u32::from(send.max_l3_len) && told.is_none() {

@@ -197,7 +197,7 @@ impl Message {
 
     /// Whether it is to be cut on its way to another node.
     #[inline]
-    pub(super) fn is_cut_on_uplink(&self) -> bool {
+    pub(crate) fn is_cut_on_uplink(&self) -> bool {
         self.uplink && self.vnet.gso_type != VnetHeader::GSO_NONE
     }
 

@@ -21,6 +21,7 @@ mod tap_gso;
 mod testing;
 
 pub use engine::Egress;
+pub(crate) use gather::segment_of;
 pub use gather::{Flush, Gather, Pushed};
 pub use message::{Message, Piece, TunnelLayers, VnetHeader};
 pub use packet_gso::{OpenError, PacketGso, SendError};

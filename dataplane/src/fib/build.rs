@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use podway_proto::trace::TracedRoute;
 use podway_proto::types::{LocalNode, MacAddr, Neighbor, Node, PortRole, Route};
 
 use super::address::AddressSet;
 use super::facts::{self, FactError, Facts, Named, PortFacts};
-use super::next_hop::PortId;
+use super::next_hop::{NextHopKind, PortId};
 use super::resolve::Target;
 use super::rib::Rib;
 use super::tables::{LocalTable, PortEntry, Ports, Tables};
@@ -402,6 +403,30 @@ impl Fib {
         };
         let xdp = self.rib.take_delta();
         Build { tables, xdp }
+    }
+
+    /// The route that packets to `destination` of a flow with that hash take, next hops as of the last
+    /// [`Fib::build`]; `None` when there is none.
+    pub fn trace(&self, destination: IpAddr, flow_hash: u32) -> Option<TracedRoute> {
+        let (prefix, index) = self.rib.longest(destination)?;
+        let hops = self.rib.hops();
+        let member = match &hops.table().get(index.get())?.as_ref()?.kind {
+            NextHopKind::Group(group) => group.member(flow_hash),
+            _ => None,
+        };
+        let mtu = hops.mtu(member.unwrap_or(index));
+        Some(TracedRoute {
+            prefix,
+            via: hops.target(index)?.into(),
+            member: member.and_then(|member| Some(hops.target(member)?.into())),
+            flow_hash,
+            mtu: (mtu > 0).then_some(mtu),
+        })
+    }
+
+    /// The interface of an attached port.
+    pub fn interface(&self, port: PortId) -> Option<&str> {
+        self.port_names.get(&port).map(String::as_str)
     }
 
     /// Every prefix as of the last [`Fib::build`], with the largest L3 packet in bytes that it

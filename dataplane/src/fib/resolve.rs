@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podway_proto::control::RouteTarget;
 use podway_proto::types::{Mode, Node, PortRole, Via, Vni};
 
 use super::facts::{Facts, MIN_MTU, PortFacts, overhead};
@@ -53,6 +54,27 @@ impl From<Via> for Target {
                 members.sort_unstable();
                 Self::Group(members)
             }
+        }
+    }
+}
+
+impl From<&Target> for RouteTarget {
+    fn from(target: &Target) -> Self {
+        match target {
+            Target::Pod(interface) => Self::Pod {
+                interface: interface.clone(),
+            },
+            Target::Node { name, vni } => Self::Node {
+                node: name.clone(),
+                vni: *vni,
+            },
+            Target::Gateway { address, interface } => Self::Gateway {
+                address: *address,
+                interface: Some(interface.clone()),
+            },
+            Target::Group(members) => Self::Multipath {
+                members: members.iter().map(Self::from).collect(),
+            },
         }
     }
 }

@@ -117,6 +117,12 @@ impl Rib {
         })
     }
 
+    /// The longest prefix that holds `address`, with its next hop.
+    pub(super) fn longest(&self, address: IpAddr) -> Option<(IpNet, NextHopIndex)> {
+        let (prefix, entry) = self.prefixes.get_lpm(&IpNet::from(address))?;
+        Some((prefix, entry.next_hop()?))
+    }
+
     /// The interface of the pod that has `address`.
     pub(super) fn pod(&self, address: IpAddr) -> Option<&str> {
         let entry = self.prefixes.get(&IpNet::from(address))?;

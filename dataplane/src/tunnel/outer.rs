@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use podway_proto::trace::OutTunnel;
 use podway_proto::types::{MacAddr, Vni};
 
 use crate::wire::{
@@ -114,6 +115,29 @@ impl OuterHeader {
     #[inline]
     pub fn is_v4(&self) -> bool {
         usize::from(self.len) == OUTER_V4_LEN
+    }
+
+    /// What it says, with the UDP source port that it is to get.
+    pub(crate) fn told(&self, source_port: u16) -> Option<OutTunnel> {
+        let bytes = self.bytes();
+        let address = |at: usize| -> Option<IpAddr> {
+            let bytes = bytes.get(at..)?;
+            match self.is_v4() {
+                true => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
+                false => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
+            }
+        };
+        let (source, destination) = if self.is_v4() { (26, 30) } else { (22, 38) };
+        let [.., a, b, _, _, _, _, _, _, _, _, c, d, e, _] = *bytes.get(bytes.len() - 18..)? else {
+            return None;
+        };
+        Some(OutTunnel {
+            vni: Vni::try_from(u32::from_be_bytes([0, c, d, e])).ok()?,
+            source: address(source)?,
+            destination: address(destination)?,
+            source_port,
+            destination_port: u16::from_be_bytes([a, b]),
+        })
     }
 
     /// The EtherType, in host byte order.

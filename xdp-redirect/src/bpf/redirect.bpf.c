@@ -387,5 +387,31 @@ int podway_transmit(struct __sk_buff *skb)
 	return TC_ACT_SHOT;
 }
 
+/*
+ * What user space cannot look up itself when it goes through the rules (src/walk.rs): attached to
+ * nothing, run by BPF_PROG_RUN alone. The packet is the one that would be forwarded, without a tunnel;
+ * its mark is the index of a socket. Answers with what conntrack makes of it, and whether the socket
+ * is there.
+ */
+SEC("tcx/ingress")
+int podway_ask(struct __sk_buff *skb)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	__u32 index = skb->mark;
+	struct ip ip = {};
+	int cause = PASS_MALFORMED;
+	int answer;
+
+	if ((void *)(eth + 1) <= end)
+		cause = read_ip(&ip, eth->h_proto, eth + 1, end);
+	if (cause == OURS)
+		cause = check_skb_connection(skb, &ip, end);
+	answer = cause == OURS ? ANSWER_OURS : cause;
+	if (bpf_map_lookup_elem(&sockets, &index))
+		answer |= ANSWER_SOCKET;
+	return answer;
+}
+
 /* Of those that the kernel knows; conntrack.h says why it has to be one. */
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

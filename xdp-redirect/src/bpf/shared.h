@@ -186,6 +186,10 @@ struct oversize {
 	__u16 version; /* 4 or 6 */
 };
 
+/* What `podway_ask` answers: this or an enum pass_cause, and a bit. */
+#define ANSWER_OURS 0xff
+#define ANSWER_SOCKET 0x100
+
 /* `counters`, per CPU, indexed by slot. */
 struct port_counters {
 	__u64 redirected;

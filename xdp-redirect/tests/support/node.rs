@@ -11,8 +11,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use podway_xdp_redirect::{
-    Heartbeat, PassCause, PortEntry, PortStats, Redirect, RefuseCause, Role, UNKNOWN_PORT_SLOT,
-    port_tag,
+    Arrival, Fate, Heartbeat, Kind, PassCause, PortEntry, PortStats, Redirect, RefuseCause, Role,
+    UNKNOWN_PORT_SLOT, Walk, port_tag,
 };
 
 use super::packets::{PORT_MAC, VNI, VXLAN_PORT};
@@ -208,9 +208,50 @@ impl Node {
         assert_eq!(answered, answer, "{what}");
     }
 
-    /// Runs a table of packets on queue 0 of a port: both programs decide alike.
+    /// What becomes of a packet by the rules in user space.
+    pub(crate) fn walk(
+        &self,
+        port: Port,
+        program: Kind,
+        queue: u32,
+        packet: &[u8],
+        gso: bool,
+    ) -> (Want, Walk) {
+        self.heartbeat.beat(now_ns());
+        let arrival = Arrival {
+            ifindex: self.ifindex(port),
+            queue,
+            program,
+            frame: packet,
+            gso,
+        };
+        let walk = self.redirect.walk(&arrival).unwrap();
+        let fate = match walk.fate {
+            Fate::Redirect { .. } => Want::Redirect,
+            Fate::Pass(cause) => Want::Pass(cause),
+            Fate::Refuse(cause) => Want::Refuse(cause),
+        };
+        (fate, walk)
+    }
+
+    fn expect_walk(
+        &self,
+        what: &str,
+        port: Port,
+        packet: &[u8],
+        program: Kind,
+        want: Want,
+        gso: bool,
+    ) {
+        let (fate, walk) = self.walk(port, program, 0, packet, gso);
+        assert_eq!(fate, want, "{what}, by {program:?} in user space: {walk:?}");
+    }
+
+    /// Runs a table of packets on queue 0 of a port: both programs, and their rules in user space,
+    /// decide alike.
     pub(crate) fn check(&self, port: Port, cases: Vec<Case>) {
         for (what, packet, want) in cases {
+            self.expect_walk(what, port, &packet, Kind::Xdp, want, false);
             self.expect(what, port, want, || self.run(port, &packet));
             if packet.len() <= LONGEST_SKB {
                 self.check_tcx(port, what, &packet, 0, want);
@@ -229,6 +270,7 @@ impl Node {
         want: Want,
     ) {
         let what = format!("{what}, at tcx");
+        self.expect_walk(&what, port, packet, Kind::Tcx, want, segment > 0);
         let mut left = Vec::new();
         self.expect(&what, port, want, || {
             let (action, after) = self.classify(port, segment, packet);
