@@ -6,7 +6,9 @@ mod files;
 mod flows;
 mod generate;
 mod load;
+mod overview;
 mod stream;
+mod top;
 mod trace;
 
 use std::io::{self, Write};
@@ -94,11 +96,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// How this node is, and what is missing.
-    #[command(after_help = "\
-Examples:
-  podway status
-  podway --json status | jq .hints")]
-    Status,
+    Status(overview::StatusArgs),
+    /// A node on a terminal: ports, workers and drops, once a second.
+    #[command(after_help = top::HELP)]
+    Top,
     /// The nodes of the cluster.
     #[command(subcommand)]
     Node(NodeCommand),
@@ -524,6 +525,13 @@ impl Cli {
                 return flows.run(&dataplane, &self.run_dir.join(CONTROL_SOCKET), json, out);
             }
             Command::Trace(TraceCommand::Live(live)) => return live.run(&dataplane, json, out),
+            Command::Status(args) if args.verbose => {
+                return overview::run(&args, &mut connect()?, json, out);
+            }
+            Command::Top => {
+                let socket = socket.clone();
+                return top::run(move || Client::connect(&socket, timeout), json);
+            }
             Command::Counters { watch: true } => {
                 let text = |response: &Response, last: Option<(Duration, &Response)>| {
                     let rates =
@@ -600,7 +608,7 @@ impl Command {
 
     fn into_request(self) -> Result<Request, Failure> {
         Ok(match self {
-            Self::Status => Request::Status,
+            Self::Status(_) => Request::Status,
             Self::Export => Request::Export,
             Self::Import(_)
             | Self::Capture(_)
@@ -609,6 +617,7 @@ impl Command {
             | Self::Config(_)
             | Self::Completions { .. }
             | Self::Explain { .. }
+            | Self::Top
             | Self::Man { .. }
             | Self::Route(RouteCommand::Load { .. }) => unreachable!("it is no single request"),
             Self::Counters { .. } => Request::Counters,
@@ -725,6 +734,9 @@ fn number(vni: &str) -> Result<Vni, String> {
     Vni::try_from(number).map_err(|error| error.to_string())
 }
 
+/// Home and clear to the end: what is left of the last picture goes, without flicker.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
 /// Asks once a second and shows what `text` makes of the answer, given the one before and how long ago
 /// that was; until interrupted or the reader is gone.
 fn watch(
@@ -735,8 +747,6 @@ fn watch(
     text: impl Fn(&Response, Option<(Duration, &Response)>) -> String,
 ) -> Result<(), Failure> {
     const PERIOD: Duration = Duration::from_secs(1);
-    // Home and clear to the end: what is left of the last picture goes, without flicker.
-    const CLEAR: &str = "\x1b[H\x1b[J";
     let mut last: Option<(Instant, Response)> = None;
     loop {
         let response = client.call(request)?;

@@ -17,6 +17,7 @@
 //!
 //! - [`settings`]: the configuration file, validated.
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
+//! - [`overview`]: a node at a glance. [`top`]: on a terminal.
 //! - [`trace`]: what would happen to a packet.
 //! - [`bulk`]: many entries at once, all or none.
 //! - [`import`]: routes that a routing daemon tells.
@@ -44,6 +45,7 @@ pub mod netlink;
 pub mod nftables;
 pub mod node;
 pub mod observed;
+pub mod overview;
 pub mod path_mtu;
 pub mod pcapng;
 pub mod report;
@@ -54,5 +56,6 @@ pub mod settings;
 pub mod show;
 pub mod state;
 pub mod store;
+pub mod top;
 pub mod trace;
 pub mod world;

@@ -5,6 +5,7 @@ pub mod drops;
 pub mod explain;
 pub mod flows;
 mod health;
+pub mod overview;
 mod ports;
 mod table;
 pub mod trace;

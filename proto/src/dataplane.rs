@@ -302,6 +302,9 @@ pub struct DropCount {
     pub packets: u64,
     /// Packets per second in the last ten seconds, or since the dataplane was started.
     pub packets_per_second: f64,
+    /// Packets in the last minute.
+    #[serde(default)]
+    pub last_minute: u64,
     /// The last of them; `None` where there was none, and where no worker has seen it: neither what the
     /// programs on the ports refuse nor what is lost on the way to a worker.
     pub last: Option<DroppedPacket>,
@@ -379,6 +382,9 @@ pub struct PortCounters {
 pub struct WorkerCounters {
     /// Bursts that had at least one packet.
     pub bursts: u64,
+    /// Packets received, a super-frame counting one.
+    #[serde(default)]
+    pub packets: u64,
     /// Rounds of the loop.
     pub rounds: u64,
     /// Times the worker blocked or dozed.

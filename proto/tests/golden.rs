@@ -854,6 +854,7 @@ fn drops() -> dataplane::Drops {
         places: reason.places.to_vec(),
         packets: 1,
         packets_per_second,
+        last_minute: 7,
         last,
         meaning: "what happened".into(),
         remedy: "what to do".into(),
@@ -917,6 +918,7 @@ fn counters() -> dataplane::Counters {
         ports: BTreeMap::from([("eth0".to_owned(), port)]),
         workers: vec![dataplane::WorkerCounters {
             bursts: 3,
+            packets: 4,
             rounds: 5,
             sleeps: 1,
             rx_calls: 12,

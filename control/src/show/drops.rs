@@ -132,6 +132,7 @@ mod tests {
             places: reason.places.to_vec(),
             packets,
             packets_per_second,
+            last_minute: 0,
             last: None,
             meaning: "It died.".into(),
             remedy: "Let it live.".into(),

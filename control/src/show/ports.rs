@@ -112,7 +112,7 @@ fn oversize(ports: &[PortStatus]) -> String {
 }
 
 /// `reason` without the name of its own interface at the front.
-fn without_name<'a>(reason: &'a str, interface: &str) -> &'a str {
+pub(super) fn without_name<'a>(reason: &'a str, interface: &str) -> &'a str {
     match reason.strip_prefix(interface) {
         Some(rest) if rest.starts_with([' ', ':']) => rest.trim_start_matches([' ', ':']),
         _ => reason,

@@ -15,6 +15,8 @@ use crate::wire::{Headers, ethernet};
 
 /// What rates are of.
 const WINDOW: Duration = Duration::from_secs(10);
+/// How far back packets are counted.
+const MINUTE: Duration = Duration::from_secs(60);
 /// How often the counts are looked at for them.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -25,12 +27,17 @@ impl Supervisor {
     /// When the XDP program's counters cannot be read.
     pub fn drops(&self) -> Result<Drops, ErrorBody> {
         let counts = self.drop_counts()?;
-        let rates = self.drop_rates.per_second(Instant::now(), &counts);
+        let now = Instant::now();
+        let rates = self.drop_rates.per_second(now, &counts);
+        let minute = self.drop_rates.last_minute(now, &counts);
         // Only workers keep headers.
         let dropped = DropReason::ALL.iter().map(|&reason| self.last_drop(reason));
         let last = dropped.chain(std::iter::repeat(None));
-        let counts = counts.into_iter().zip(rates).zip(last);
-        let entry = |(reason, ((packets, rate), last))| entry(reason, packets, rate, last);
+        let counts = counts.into_iter().zip(rates).zip(minute).zip(last);
+        let entry = |(reason, (((packets, rate), minute), last))| DropCount {
+            last_minute: minute,
+            ..entry(reason, packets, rate, last)
+        };
         let mut passed = [0; PassCause::COUNT];
         for slot in 0..self.slots {
             let counters = self.redirect.counters(slot.into()).map_err(system)?;
@@ -104,11 +111,11 @@ impl DropRates {
 
     fn add(&mut self, now: Instant, counts: Vec<u64>) {
         self.0.push_back((now, counts));
-        // One that is as old as the window is enough.
+        // One that is as old as a minute is enough.
         while self
             .0
             .get(1)
-            .is_some_and(|(then, _)| now.duration_since(*then) >= WINDOW)
+            .is_some_and(|(then, _)| now.duration_since(*then) >= MINUTE)
         {
             self.0.pop_front();
         }
@@ -117,9 +124,7 @@ impl DropRates {
     /// By how much the counts have grown a second since the look that was a window ago, or since the
     /// first, to a tenth.
     fn per_second(&self, now: Instant, counts: &[u64]) -> Vec<f64> {
-        let is_whole = |(then, _): &&(Instant, _)| now.duration_since(*then) >= WINDOW;
-        let look = self.0.iter().rev().find(is_whole).or(self.0.front());
-        let Some((then, before)) = look else {
+        let Some((then, before)) = self.look(now, WINDOW) else {
             return vec![0.0; counts.len()];
         };
         let seconds = now.duration_since(*then).max(PERIOD).as_secs_f64();
@@ -127,6 +132,23 @@ impl DropRates {
         let rate = |(now, before): (&u64, &u64)| now.saturating_sub(*before) as f64 / seconds;
         let rates = counts.iter().zip(before).map(rate);
         rates.map(|rate| (rate * 10.0).round() / 10.0).collect()
+    }
+
+    /// By how much the counts have grown in the last minute, or since the first look.
+    fn last_minute(&self, now: Instant, counts: &[u64]) -> Vec<u64> {
+        let Some((_, before)) = self.look(now, MINUTE) else {
+            return vec![0; counts.len()];
+        };
+        let grown = counts.iter().zip(before);
+        grown
+            .map(|(now, before)| now.saturating_sub(*before))
+            .collect()
+    }
+
+    /// The last look that is as long ago as that, or the first.
+    fn look(&self, now: Instant, ago: Duration) -> Option<&(Instant, Vec<u64>)> {
+        let is_whole = |(then, _): &&(Instant, _)| now.duration_since(*then) >= ago;
+        self.0.iter().rev().find(is_whole).or(self.0.front())
     }
 }
 
@@ -151,6 +173,7 @@ fn entry(
         places: reason.places.to_vec(),
         packets,
         packets_per_second,
+        last_minute: 0,
         last,
         meaning: reason.meaning.to_owned(),
         remedy: reason.remedy.to_owned(),
@@ -267,10 +290,12 @@ mod tests {
             assert!(rates.is_due(at(second)));
             rates.add(at(second), counts(second));
         }
-        assert_eq!(rates.0.len(), 11);
+        assert_eq!(rates.0.len(), 21);
         let seen = rates.per_second(at(20), &counts(20));
         assert_eq!((seen[0], seen[1]), (1.0, 0.0));
         assert_eq!(rates.per_second(at(25), &counts(20))[0], 0.5);
+        assert_eq!(rates.last_minute(at(25), &counts(20))[..2], [20, 0]);
+        assert_eq!(rates.last_minute(at(70), &counts(23))[0], 13);
         // The API thread was held up for long.
         rates.add(at(100), counts(20));
         assert_eq!(rates.0.len(), 2);

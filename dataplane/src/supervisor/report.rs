@@ -261,6 +261,7 @@ fn subtract(counters: &mut PortCounters, baseline: &PortCounters) {
 fn worker_counters(sheet: &Sheet) -> WorkerCounters {
     WorkerCounters {
         bursts: sheet.bursts.get(),
+        packets: sheet.totals().received,
         rounds: sheet.rounds.get(),
         sleeps: sheet.sleeps.get(),
         rx_calls: sheet.rx_calls.get(),
