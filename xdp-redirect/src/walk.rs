@@ -179,8 +179,8 @@ impl Walker<'_> {
         let ip = self.classify(&port)?;
         self.check_connection(&ip)?;
         match self.arrival.program {
-            Kind::Xdp => self.to_socket(&port),
-            Kind::Tcx => self.to_worker(&port, &ip),
+            Kind::Xdp => self.by_socket(&port),
+            Kind::Tcx => self.by_worker(&port, &ip),
         }
     }
 
@@ -524,7 +524,8 @@ impl Walker<'_> {
         }
     }
 
-    fn to_socket(&mut self, port: &PortEntry) -> Checked<Fate> {
+    /// `to_socket`.
+    fn by_socket(&mut self, port: &PortEntry) -> Checked<Fate> {
         let queue = self.arrival.queue;
         if queue >= port.queues {
             let found = format!("queue {queue} of {}", port.queues);
@@ -543,7 +544,8 @@ impl Walker<'_> {
         })
     }
 
-    fn to_worker(&mut self, port: &PortEntry, ip: &Ip) -> Checked<Fate> {
+    /// `to_worker`.
+    fn by_worker(&mut self, port: &PortEntry, ip: &Ip) -> Checked<Fate> {
         let queue = match self.arrival.queue {
             queue if queue < port.queues => queue,
             _ => 0,

@@ -201,13 +201,10 @@ fn of_ports(screen: &mut Screen, ports: &[PortStatus]) {
         screen.row(std::mem::take(&mut name), &value);
         screen.row("  in", &port.ingress);
         screen.row("  out", &port.egress);
-        for reason in [&port.xdp_mode_reason, &port.ingress_reason] {
-            if let Some(reason) = reason {
-                screen.row(
-                    "  because",
-                    super::ports::without_name(reason, &port.interface),
-                );
-            }
+        let reasons = [&port.xdp_mode_reason, &port.ingress_reason];
+        for reason in reasons.into_iter().flatten() {
+            let reason = super::ports::without_name(reason, &port.interface);
+            screen.row("  because", reason);
         }
     }
 }
