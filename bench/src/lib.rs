@@ -18,6 +18,7 @@
 //! - [`frames`]: raw frames and numbered datagrams, for the end-to-end tests.
 //! - [`watch`], [`wiretap`]: what it cost, and whether it was true.
 //! - [`capture`]: all frames of the uplinks in a file, for other programs to judge.
+//! - [`prometheus`]: a Prometheus server, and what it holds.
 //! - [`suite`]: every contender on every wire, interleaved; the report.
 //! - [`scale`]: many routes and nodes: times of full syncs and of one change, memory.
 //! - [`takeover`]: what ends and hangs of the daemons cost running traffic.
@@ -45,6 +46,7 @@ pub mod ovs;
 pub mod ping;
 pub mod podway;
 mod process;
+pub mod prometheus;
 pub mod scale;
 pub mod suite;
 pub mod takeover;

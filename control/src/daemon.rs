@@ -15,6 +15,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::clients::Clients;
 use crate::kernel;
+use crate::metrics;
 use crate::netfilter::Watch;
 use crate::netlink::{Monitor, NOT_WHOLE, Requests};
 use crate::nftables::{Rules, nft};
@@ -123,6 +124,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut poll = Poll::new()?;
     // The socket first: its lock keeps a second daemon away from kernel and state file.
     let mut clients = Clients::listen(&args.run_dir, poll.registry(), CLIENTS)?;
+    if let Some(address) = settings.metrics {
+        metrics::serve(address, args.run_dir.join(CONTROL_SOCKET))?;
+    }
     let (store, desired) = Store::open(&args.state_dir)?;
     let monitor = Monitor::open()?;
     let registry = poll.registry();

@@ -23,6 +23,7 @@
 //! - [`import`]: routes that a routing daemon tells.
 //! - [`nftables`]: packets that leave the cluster, and tunnels of strangers.
 //! - [`health`]: whether other nodes are reached.
+//! - [`metrics`]: a page for Prometheus, by a client of this daemon's own socket.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop. It waits for the disk and for the kernel's answers, and
 //!   for the program `nft` at most three seconds at a time.
@@ -40,6 +41,7 @@ mod icmp;
 pub mod import;
 pub mod index;
 pub mod kernel;
+pub mod metrics;
 pub mod netfilter;
 pub mod netlink;
 pub mod nftables;

@@ -1,7 +1,7 @@
 //! What the configuration file and the command line say, validated once.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub struct Settings {
     pub import_kernel_table: Option<KernelTable>,
     /// How other nodes are probed; `None` when they are not.
     pub health: Option<HealthSettings>,
+    /// Where metrics are served; `None` when they are not.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// How other nodes are probed.
@@ -170,6 +172,12 @@ impl Settings {
                  with addresses of their own, such as 10.0.0.0/8",
             ));
         }
+        if config.metrics.is_some_and(|address| address.port() == 0) {
+            return Err(value(
+                "metrics",
+                "0 is no port; use a free one of TCP, such as 127.0.0.1:9467",
+            ));
+        }
         let mut also_vnis = config.also_vnis;
         also_vnis.retain(|vni| *vni != config.vni);
         also_vnis.sort_unstable();
@@ -199,6 +207,7 @@ impl Settings {
             masquerade: config.masquerade,
             import_kernel_table: config.import_kernel_table,
             health,
+            metrics: config.metrics,
         })
     }
 
@@ -287,6 +296,7 @@ mod tests {
                     port: 4799,
                     interval: Duration::from_secs(10),
                 }),
+                metrics: None,
             }
         );
     }
@@ -309,6 +319,25 @@ mod tests {
             let error = load(&format!("{line}\n")).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
             assert!(load(&format!("health = false\n{line}\n")).is_ok());
+        }
+    }
+
+    #[test]
+    fn metrics_are_served_where_it_is_said() {
+        let metrics = |text: &str| load(text).map(|settings| settings.metrics);
+        assert_eq!(metrics("").unwrap(), None);
+        for address in ["127.0.0.1:9467", "[::1]:9467"] {
+            let told = metrics(&format!("metrics = '{address}'\n")).unwrap();
+            assert_eq!(told, Some(address.parse().unwrap()));
+        }
+        for (wrong, named) in [
+            ("9467", "line 1"),
+            ("'localhost:9467'", "line 1"),
+            ("'127.0.0.1'", "line 1"),
+            ("'127.0.0.1:0'", "127.0.0.1:9467"),
+        ] {
+            let error = metrics(&format!("metrics = {wrong}\n")).unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
         }
     }
 

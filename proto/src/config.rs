@@ -3,7 +3,7 @@
 
 mod range;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,8 @@ pub struct Config {
     pub health_port: u16,
     /// Seconds between two probes of one path to a node.
     pub health_interval_seconds: u16,
+    /// Where control serves metrics for Prometheus, such as `127.0.0.1:9467`; nowhere by default.
+    pub metrics: Option<SocketAddr>,
     /// How `podway-dataplane` runs.
     pub dataplane: DataplaneConfig,
 }
@@ -85,6 +87,7 @@ impl Default for Config {
             health: true,
             health_port: 4799,
             health_interval_seconds: 10,
+            metrics: None,
             dataplane: DataplaneConfig::default(),
         }
     }

@@ -23,6 +23,7 @@ mod kube_proxy;
 mod links;
 mod malformed;
 mod matrix;
+mod metrics;
 mod mtu;
 mod native;
 mod neighbors;
