@@ -22,6 +22,7 @@
 //! - [`suite`]: every contender on every wire, interleaved; the report.
 //! - [`scale`]: many routes and nodes: times of full syncs and of one change, memory.
 //! - [`takeover`]: what ends and hangs of the daemons cost running traffic.
+//! - [`monitoring`]: the picture of the dashboard.
 //! - [`demo`]: the article's table.
 //!
 //! All of it needs root and `iproute2`, `ethtool`, `iperf3` and `iputils-ping`; `scripts/setup`
@@ -40,6 +41,7 @@ pub mod iperf;
 pub mod kernel;
 pub mod latency;
 pub mod link;
+pub mod monitoring;
 pub mod netns;
 mod overlay;
 pub mod ovs;

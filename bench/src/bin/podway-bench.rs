@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podway_bench::contender::Contender;
 use podway_bench::demo::{Demo, ROWS};
+use podway_bench::monitoring::Monitoring;
 use podway_bench::scale::{MAX_NODES, MAX_ROUTES, Scale};
 use podway_bench::suite::{Comparison, Report, Size, Suite, Wire, plan};
 use podway_bench::takeover::{Event, Rules, Takeover};
@@ -31,6 +32,8 @@ enum Command {
     Scale(ScaleArgs),
     /// Measure what ends, hangs and changes of the daemons cost running traffic.
     Takeover(TakeoverArgs),
+    /// Draw what the dashboard of docs/monitoring shows of a run of its own.
+    Monitoring(MonitoringArgs),
     /// Show ratio by ratio whether the intervals of two runs overlap.
     Compare {
         /// JSON of the run before.
@@ -137,6 +140,27 @@ struct TakeoverArgs {
 }
 
 #[derive(Debug, Args)]
+struct MonitoringArgs {
+    /// Seconds of TCP, and then of datagrams.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=3600))]
+    seconds: u32,
+    /// The dashboard whose panels are drawn.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "docs/monitoring/podway-dashboard.json"
+    )]
+    dashboard: PathBuf,
+    /// Where the picture is written.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/bench/dashboard.svg"
+    )]
+    svg: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct ScaleArgs {
     /// Numbers of routes, one row each.
     #[arg(
@@ -167,6 +191,7 @@ fn main() -> ExitCode {
         Command::Run(args) => suite(args).run(&mut io::stdout()),
         Command::Scale(args) => scale(args),
         Command::Takeover(args) => takeover(args),
+        Command::Monitoring(args) => monitoring(args),
         Command::Compare { before, after } => compare(&before, &after),
     };
     match result {
@@ -250,6 +275,15 @@ fn scale(args: ScaleArgs) -> Result<()> {
         changes: args.changes,
     };
     write_json(&scale.run(&mut io::stdout())?, args.json.as_deref())
+}
+
+fn monitoring(args: MonitoringArgs) -> Result<()> {
+    let monitoring = Monitoring {
+        seconds: args.seconds,
+        dashboard: args.dashboard,
+        svg: args.svg,
+    };
+    monitoring.run(&mut io::stdout())
 }
 
 fn write_json(report: &impl serde::Serialize, path: Option<&std::path::Path>) -> Result<()> {

@@ -27,13 +27,13 @@ const GAP: f64 = 44.0;
 const MARGIN: f64 = 20.0;
 /// Pixels of the PNG for each unit of the SVG: sharp on dense screens.
 const DENSITY: f32 = 2.0;
-const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
+pub(crate) const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
 
 // A ground of its own, so that it is legible on a light page and on a dark one.
-const GROUND: &str = "#f6f8fa";
-const INK: &str = "#1f2328";
-const FAINT: &str = "#59636e";
-const GRID: &str = "#d1d9e0";
+pub(crate) const GROUND: &str = "#f6f8fa";
+pub(crate) const INK: &str = "#1f2328";
+pub(crate) const FAINT: &str = "#59636e";
+pub(crate) const GRID: &str = "#d1d9e0";
 
 /// Writes the picture as SVG, and as PNG made of it.
 ///
@@ -150,7 +150,7 @@ fn colour(contender: Contender) -> &'static str {
     }
 }
 
-fn rectangle(x: f64, y: f64, width: f64, height: f64, fill: &str) -> Rectangle {
+pub(crate) fn rectangle(x: f64, y: f64, width: f64, height: f64, fill: &str) -> Rectangle {
     Rectangle::new()
         .set("x", x)
         .set("y", y)
@@ -159,7 +159,7 @@ fn rectangle(x: f64, y: f64, width: f64, height: f64, fill: &str) -> Rectangle {
         .set("fill", fill)
 }
 
-fn line(x1: f64, y1: f64, x2: f64, y2: f64, stroke: &str) -> Line {
+pub(crate) fn line(x1: f64, y1: f64, x2: f64, y2: f64, stroke: &str) -> Line {
     Line::new()
         .set("x1", x1)
         .set("y1", y1)
@@ -169,7 +169,7 @@ fn line(x1: f64, y1: f64, x2: f64, y2: f64, stroke: &str) -> Line {
         .set("stroke-width", 1.5)
 }
 
-fn text(x: f64, y: f64, size: u8, fill: &str, content: String) -> Text {
+pub(crate) fn text(x: f64, y: f64, size: u8, fill: &str, content: String) -> Text {
     Text::new(content)
         .set("x", x)
         .set("y", y)
