@@ -7,6 +7,7 @@ mod flows;
 mod generate;
 mod load;
 mod overview;
+mod perf;
 mod stream;
 mod top;
 mod trace;
@@ -146,6 +147,8 @@ Examples:
     /// What becomes of packets, and why.
     #[command(subcommand)]
     Trace(trace::TraceCommand),
+    /// What workers spend their time on, stage by stage, and how full their rings are.
+    Perf(perf::Perf),
     /// What a reason to drop, to refuse or to pass means and what to do about it; no daemon is asked.
     #[command(after_help = "\
 Examples:
@@ -532,6 +535,7 @@ impl Cli {
                 let socket = socket.clone();
                 return top::run(move || Client::connect(&socket, timeout), json);
             }
+            Command::Perf(perf) => return perf.run(&mut connect()?, json, out),
             Command::Counters { watch: true } => {
                 let text = |response: &Response, last: Option<(Duration, &Response)>| {
                     let rates =
@@ -618,6 +622,7 @@ impl Command {
             | Self::Completions { .. }
             | Self::Explain { .. }
             | Self::Top
+            | Self::Perf(_)
             | Self::Man { .. }
             | Self::Route(RouteCommand::Load { .. }) => unreachable!("it is no single request"),
             Self::Counters { .. } => Request::Counters,

@@ -47,6 +47,8 @@ impl Entry {
             | Request::Counters
             | Request::Drops
             | Request::TracePacket(_)
+            | Request::Perf
+            | Request::PerfReset
             | Request::Export
             | Request::BulkBegin { .. }
             | Request::BulkPart(_)

@@ -103,6 +103,8 @@ enum Question {
     Counters,
     Drops,
     Trace(Box<TracePacket>),
+    Perf,
+    PerfReset,
 }
 
 /// What hears of changes that nobody asked for, open and listening.
@@ -661,6 +663,8 @@ impl Node {
                 let asked = trace::whole(asked, &world);
                 return self.ask(client, Question::Trace(Box::new(asked)));
             }
+            Request::Perf => return self.ask(client, Question::Perf),
+            Request::PerfReset => return self.ask(client, Question::PerfReset),
             // Clients are greeted before they come here, and changes were made before.
             _ => Response::Error(ErrorBody::new(ErrorCode::BadRequest, "not a question")),
         })
@@ -672,6 +676,8 @@ impl Node {
             Question::Counters => dataplane::Request::Counters,
             Question::Drops => dataplane::Request::Drops,
             Question::Trace(asked) => dataplane::Request::TracePacket(TracePacket::clone(asked)),
+            Question::Perf => dataplane::Request::Perf,
+            Question::PerfReset => dataplane::Request::PerfReset,
         };
         match self.session.ask(request) {
             Ok(ticket) => {
@@ -703,6 +709,8 @@ impl Node {
             (Question::Trace(asked), Ok(dataplane::Response::TracePacket(trace))) => {
                 self.traced(*asked, *trace)
             }
+            (Question::Perf, Ok(dataplane::Response::Perf(perf))) => Response::Perf(perf),
+            (Question::PerfReset, Ok(dataplane::Response::Done)) => Response::Done,
             (_, Ok(dataplane::Response::Error(error)) | Err(error)) => Response::Error(error),
             (_, Ok(_)) => Response::Error(ErrorBody::new(
                 ErrorCode::System,

@@ -6,6 +6,7 @@ pub mod explain;
 pub mod flows;
 mod health;
 pub mod overview;
+pub mod perf;
 mod ports;
 mod table;
 pub mod trace;
@@ -38,6 +39,7 @@ pub fn text(response: &Response) -> String {
         } => show_counters(counters, imbalances),
         Response::Drops(drops) => drops::told(drops, false),
         Response::TracePacket(answer) => trace_packet::text(answer),
+        Response::Perf(perf) => perf::told(perf, None),
         Response::Entries(entries) => change::entries(entries),
         Response::BulkDone(difference) => change::summary(difference),
         Response::BulkRefused { refused } => change::refused(refused).join("\n") + "\n",

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Cluster, device_neighbors, eventually, fdb, our_routes, run, within};
 use podway_proto::dataplane::{Books, Change, Counters, Request, Response};
 use podway_proto::digest::{Digest, Digests};
+use podway_proto::perf::Perf;
 use podway_proto::types::{Link, LocalNode, Neighbor, Node, Port, PortRole, Route};
 use podway_proto::{DATAPLANE_SOCKET, codec};
 use serde::Serialize;
@@ -112,6 +113,11 @@ fn serve(stream: UnixStream, told: &Mutex<Told>) {
                 ..Counters::default()
             }),
             Request::Drops => Response::Drops(podway_proto::dataplane::Drops::default()),
+            Request::Perf => Response::Perf(Perf {
+                seconds: 1.5,
+                workers: Vec::new(),
+            }),
+            Request::PerfReset => Response::Done,
             Request::Status
             | Request::TracePacket(_)
             | Request::WatchBegin(_)

@@ -115,6 +115,8 @@ fn answer(
             let trace = supervisor.trace(&asked)?;
             return Ok(Response::TracePacket(Box::new(trace)));
         }
+        Request::Perf => return Ok(Response::Perf(supervisor.perf())),
+        Request::PerfReset => supervisor.begin_perf()?,
         Request::Digest => return Ok(Response::Digest(supervisor.digests())),
         Request::WatchBegin(spec) => {
             if supervisor.is_watching(session.watch.as_ref()) {

@@ -76,6 +76,15 @@ pub struct Totals {
     pub sent: u64,
 }
 
+/// Messages of all ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Messages {
+    /// Handed to the kernel.
+    pub sent: u64,
+    /// Packets that left inside another one's.
+    pub joined: u64,
+}
+
 /// What one worker counted.
 #[derive(Debug)]
 pub struct Sheet {
@@ -171,14 +180,23 @@ impl Sheet {
 
     /// Sums over every port that ever was.
     pub fn totals(&self) -> Totals {
-        let sum = |field: fn(&PortSheet) -> &Counter| {
-            self.ports.iter().map(|sheet| field(sheet).get()).sum()
-        };
         Totals {
-            received: sum(|s| &s.rx_packets),
-            made: sum(|s| &s.icmp_sent),
-            sent: sum(|s| &s.tx_packets),
+            received: self.sum(|s| &s.rx_packets),
+            made: self.sum(|s| &s.icmp_sent),
+            sent: self.sum(|s| &s.tx_packets),
         }
+    }
+
+    /// The same of messages.
+    pub fn messages(&self) -> Messages {
+        Messages {
+            sent: self.sum(|s| &s.tx_messages),
+            joined: self.sum(|s| &s.joined),
+        }
+    }
+
+    fn sum(&self, field: fn(&PortSheet) -> &Counter) -> u64 {
+        self.ports.iter().map(|sheet| field(sheet).get()).sum()
     }
 }
 

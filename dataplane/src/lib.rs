@@ -38,6 +38,7 @@ pub mod ingress;
 pub mod last_drop;
 pub mod limits;
 pub mod packet;
+pub mod stages;
 pub mod supervisor;
 mod sync;
 mod sys;

@@ -6,6 +6,7 @@
 
 mod devices;
 mod drops;
+mod perf;
 mod ports;
 mod report;
 mod trace;
@@ -31,6 +32,7 @@ use crate::cpu_latency::CpuLatency;
 use crate::egress::{Egress, PacketGso, TapGso};
 use crate::fib::{Build, Fib, Publisher, Tables, XdpWrites};
 use crate::limits::Limits;
+use crate::stages::Stages;
 use crate::tap::TapError;
 use crate::wait::{Waiter, Waker};
 use crate::watch::Watches;
@@ -41,6 +43,7 @@ pub use watch::WatchHandle;
 
 use devices::{WorkerDevices, make_devices};
 use drops::DropRates;
+use perf::Begun;
 use ports::AttachedPort;
 use report::Losses;
 use watch::ArmedWatch;
@@ -92,6 +95,8 @@ pub struct Supervisor {
     /// What rates of drops are made from.
     drop_rates: DropRates,
     watches: Vec<ArmedWatch>,
+    /// Since when the workers' time is told.
+    perf_begun: Begun,
     /// Keeps CPUs awake, if that is wanted.
     _cpu_latency: Option<CpuLatency>,
 }
@@ -211,6 +216,7 @@ impl Supervisor {
                 waiter,
                 sheet: Arc::clone(&sheet),
                 watches: Watches::default(),
+                stages: Stages::default(),
                 heartbeat: redirect.heartbeat(number)?,
                 link: Arc::clone(&link),
                 queues: Queues::default(),
@@ -259,6 +265,7 @@ impl Supervisor {
             lost_before: Losses::default(),
             drop_rates: DropRates::new(Instant::now()),
             watches: Vec::new(),
+            perf_begun: Begun::new(Instant::now()),
             _cpu_latency: cpu_latency,
             limits,
             no_tap,
@@ -546,7 +553,11 @@ impl Supervisor {
                     tracing::error!(%error, "a queue that was given up stays attached");
                 }
             }
-            Reply::Detached(None) | Reply::Drained | Reply::Watching | Reply::Unwatched(_) => {}
+            Reply::Detached(None)
+            | Reply::Drained
+            | Reply::Watching
+            | Reply::Unwatched(_)
+            | Reply::Stages(_) => {}
         }
     }
 

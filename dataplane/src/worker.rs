@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use podway_proto::perf::Stage;
 use podway_xdp_redirect::Heartbeat;
 
 use crate::answer::Answers;
@@ -20,6 +21,7 @@ use crate::ingress::{Burst, Ingress, LEAST_POSTED};
 use crate::last_drop::LastDrop;
 use crate::limits::Limits;
 use crate::packet::Packet;
+use crate::stages::Stages;
 use crate::verdict::{DropReason, Verdict};
 use crate::wait::{Rest, Waiter};
 use crate::watch::{Watch, Watches};
@@ -58,6 +60,8 @@ pub struct Worker {
     pub sheet: Arc<Sheet>,
     /// Who looks at its packets.
     pub watches: Watches,
+    /// What it measures of some bursts.
+    pub stages: Stages,
     /// Tells the programs on the ports that it is alive.
     pub heartbeat: Heartbeat,
     /// How the API thread reaches it.
@@ -112,6 +116,11 @@ pub enum Command {
     Watch(Box<Watch>),
     /// Look no more for the watch of that number. Answer: [`Reply::Unwatched`].
     Unwatch(u64),
+    /// Tell what was measured, and maybe begin anew. Answer: [`Reply::Stages`].
+    Stages {
+        /// Whether to begin anew.
+        anew: bool,
+    },
     /// End the thread.
     Stop,
 }
@@ -127,6 +136,8 @@ pub enum Reply {
     Watching,
     /// The watch, to be freed; `None` when the worker has no such one.
     Unwatched(Option<Box<Watch>>),
+    /// What was measured.
+    Stages(Box<Stages>),
     /// The queue is being served.
     Attached(PortId, u32),
     /// The queue could not be waited for; it comes back.
@@ -225,6 +236,7 @@ impl Worker {
         let Some(queue) = served.get_mut(slot).and_then(Option::as_mut) else {
             return 0;
         };
+        self.stages.start(&mut queue.ingress, &self.pool);
         queue
             .ingress
             .receive(queue.port, burst, &mut self.pool, &self.region);
@@ -234,6 +246,7 @@ impl Worker {
         if packets == 0 {
             return 0;
         }
+        self.stages.lap(Stage::Receive);
         let tables = self.tables.get();
         for (port, mut packet) in burst.packets(&self.region) {
             self.sheet.received(port, packet.len(), packet.frames());
@@ -274,10 +287,13 @@ impl Worker {
                 drop_packet(&self.sheet, reason, &packet, port, tables);
             }
         }
+        self.stages.lap(Stage::Forward);
         (self.egress).flush(tables, &self.region, &self.sheet, &mut self.watches);
+        self.stages.lap(Stage::Send);
         self.sheet.bursts.add(1);
         burst.recycle(&mut self.pool);
         queue.ingress.refill(&mut self.pool, *reserve);
+        self.stages.end(packets);
         packets
     }
 
@@ -308,6 +324,13 @@ impl Worker {
                     Reply::Watching
                 }
                 Command::Unwatch(id) => Reply::Unwatched(self.watches.disarm(id).map(Box::new)),
+                Command::Stages { anew } => {
+                    let measured = Box::new(self.stages.clone());
+                    if anew {
+                        self.stages = Stages::default();
+                    }
+                    Reply::Stages(measured)
+                }
                 Command::Stop => return false,
             };
             // The API thread has few commands under way and takes each reply, so that there is room.

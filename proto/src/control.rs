@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataplane;
 use crate::entries::{Difference, Entries, RefusedEntry};
 use crate::fnv::Fnv1a;
+use crate::perf::Perf;
 use crate::trace::{TraceAnswer, TracePacket};
 #[cfg(doc)]
 use crate::types::check_multipath;
@@ -75,6 +76,10 @@ pub enum Request {
     Drops,
     /// What would happen to a packet. Answer: [`Response::TracePacket`].
     TracePacket(TracePacket),
+    /// What the dataplane's workers spend their time on. Answer: [`Response::Perf`].
+    Perf,
+    /// Begins that anew. Answer: [`Response::Done`].
+    PerfReset,
     /// All that was told. Answer: [`Response::Entries`].
     Export,
     /// Begins a bulk: entries by the thousand that come into force together or not at all. One that
@@ -113,6 +118,7 @@ impl Request {
                 | Self::Counters
                 | Self::Drops
                 | Self::TracePacket(_)
+                | Self::Perf
                 | Self::Export
         )
     }
@@ -288,6 +294,8 @@ pub enum Response {
     Drops(dataplane::Drops),
     /// To [`Request::TracePacket`].
     TracePacket(Box<TraceAnswer>),
+    /// To [`Request::Perf`].
+    Perf(Perf),
     /// To [`Request::Export`].
     Entries(Entries),
     /// To [`Request::BulkEnd`]: what has changed, or would have.

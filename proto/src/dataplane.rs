@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ErrorBody;
 use crate::digest::Digests;
+use crate::perf::Perf;
 use crate::reasons::Place;
 use crate::trace::{Trace, TracePacket};
 use crate::types::{LocalNode, Neighbor, Node, Port, Route};
@@ -57,6 +58,10 @@ pub enum Request {
     WatchEnd,
     /// What would happen to a packet. Answer: [`Response::TracePacket`].
     TracePacket(TracePacket),
+    /// What its workers spend their time on. Answer: [`Response::Perf`].
+    Perf,
+    /// Begins that anew. Answer: [`Response::Done`].
+    PerfReset,
 }
 
 impl Request {
@@ -71,6 +76,7 @@ impl Request {
                 | Self::Drops
                 | Self::Digest
                 | Self::TracePacket(_)
+                | Self::Perf
         )
     }
 }
@@ -145,6 +151,8 @@ pub enum Response {
     Watched(Watched),
     /// To [`Request::TracePacket`].
     TracePacket(Box<Trace>),
+    /// To [`Request::Perf`].
+    Perf(Perf),
     /// The request was refused as a whole; nothing has changed.
     Error(ErrorBody),
 }

@@ -9,6 +9,7 @@
 //! - [`types`]: the facts that both share: ports, nodes, routes, neighbours.
 //! - [`reasons`]: why packets are dropped, refused or left to the kernel, and what to do about it.
 //! - [`trace`]: what would happen to a packet.
+//! - [`perf`]: what workers spend their time on.
 //! - [`digest`]: whether both ends hold the same facts.
 //! - [`entries`]: all that was told as one document, and differences between two of them.
 //! - [`watch`]: what a watch of the packet path is to record, and records.
@@ -27,6 +28,7 @@ pub mod entries;
 mod error;
 pub mod fnv;
 pub mod hex;
+pub mod perf;
 pub mod reasons;
 pub mod server;
 pub mod trace;

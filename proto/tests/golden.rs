@@ -11,6 +11,7 @@ use podway_proto::control::{self, PortRoleSpec, ViaSpec};
 use podway_proto::dataplane::{self, Change};
 use podway_proto::digest::{Digest, Digests};
 use podway_proto::entries::{Difference, Entries, EntryKey, RefusedEntry};
+use podway_proto::perf::{Perf, Sampled, Spread, Stage, StagePerf, Work, WorkerPerf};
 use podway_proto::reasons::{DropReason, Explanation, LossCause, PassCause, RefuseCause};
 use podway_proto::trace::{self, Verdict};
 use podway_proto::types::{
@@ -173,6 +174,8 @@ fn control_requests() {
             Request::Drops,
             Request::TracePacket(packet(None)),
             Request::TracePacket(packet(Some(None))),
+            Request::Perf,
+            Request::PerfReset,
             Request::Export,
             Request::BulkBegin {
                 replace: false,
@@ -372,6 +375,7 @@ fn control_responses() {
                     agrees: Some(true),
                 }),
             })),
+            Response::Perf(perf()),
             Response::Entries(entries()),
             Response::BulkDone(Difference {
                 removed: Entries::default(),
@@ -557,6 +561,8 @@ fn dataplane_requests() {
             Request::Status,
             Request::Counters,
             Request::Drops,
+            Request::Perf,
+            Request::PerfReset,
             Request::Digest,
             Request::WatchBegin(WatchSpec {
                 filter: "tcp and host 10.0.0.2".into(),
@@ -692,6 +698,7 @@ fn dataplane_responses() {
             Response::Status(dataplane_status()),
             Response::Counters(counters()),
             Response::Drops(drops()),
+            Response::Perf(perf()),
             Response::Digest(Digests {
                 local: Digest { count: 1, sum: 7 },
                 routes: Digest::of(["a", "b"]),
@@ -894,6 +901,63 @@ fn drops() -> dataplane::Drops {
         remedy: "what to do".into(),
     }];
     dataplane::Drops { drops, passed }
+}
+
+fn perf() -> Perf {
+    let spread = |p50| Spread {
+        count: 10,
+        mean: 1.5,
+        p50,
+        p90: 2 * p50,
+        p99: 3 * p50,
+        p999: 4 * p50,
+        max: 5 * p50,
+    };
+    let stage = |stage| StagePerf {
+        stage,
+        nanoseconds: 2000,
+        per_burst: spread(200),
+        per_packet: spread(50),
+    };
+    let work = Work {
+        rounds: 700,
+        bursts: 610,
+        received: 2440,
+        sent: 2430,
+        messages: 800,
+        joined: 1630,
+        rx_calls: 0,
+        tx_calls: 610,
+        wait_calls: 90,
+        busy_nanoseconds: 1_500_000,
+    };
+    let sampled = Sampled {
+        every: 61,
+        bursts: 10,
+        packets: 40,
+        stages: Stage::ALL.map(stage).to_vec(),
+        burst_packets: spread(4),
+        ring_percent: spread(1),
+        posted_percent: Spread::default(),
+        pool_percent: spread(20),
+    };
+    Perf {
+        seconds: 12.5,
+        workers: vec![
+            WorkerPerf {
+                worker: 0,
+                cpu: Some(2),
+                work,
+                sampled: Some(sampled),
+            },
+            WorkerPerf {
+                worker: 1,
+                cpu: None,
+                work: Work::default(),
+                sampled: None,
+            },
+        ],
+    }
 }
 
 fn counters() -> dataplane::Counters {

@@ -111,6 +111,15 @@ impl PacketRing {
         self.position == self.written
     }
 
+    /// Bytes that wait to be read, of how many there is room for.
+    pub fn level(&self) -> (usize, usize) {
+        // SAFETY: the first word of the page that `make` mapped, for as long as `self`; the kernel
+        // writes it atomically.
+        let producer = unsafe { self.producer.as_ref() };
+        let written = producer.load(Ordering::Relaxed);
+        (written.wrapping_sub(self.position), self.size)
+    }
+
     /// The next packet; `None` when there is none, or the next one is still being written.
     /// What was read before is still there until [`PacketRing::release`].
     #[inline]

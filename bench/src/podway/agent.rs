@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use podway_proto::control::{NodeEntry, Response, RouteEntry, Status};
 use podway_proto::dataplane::{Counters, Drops};
+use podway_proto::perf::Perf;
 use podway_proto::types::{MacAddr, Mode};
 use rustix::process::Signal;
 
@@ -166,6 +167,17 @@ impl Agent {
         match self.ask(&["--json", "drops"])? {
             Response::Drops(drops) => Ok(drops),
             other => Err(unexpected("drops", &other)),
+        }
+    }
+
+    /// `podway perf --json`.
+    ///
+    /// # Errors
+    /// When control or the dataplane cannot be reached.
+    pub fn perf(&self) -> Result<Perf> {
+        match self.ask(&["--json", "perf"])? {
+            Response::Perf(perf) => Ok(perf),
+            other => Err(unexpected("perf", &other)),
         }
     }
 

@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use podway_bench::netns::{Netns, wait_until};
-use podway_bench::podway::Options;
+use podway_bench::podway::{Agent, Options};
 use podway_bench::prometheus::{Prometheus, Target};
 use podway_bench::topology::UPLINK;
 use podway_proto::dataplane::Counters;
+use podway_proto::perf::Work;
 use podway_proto::types::Mode;
 
 use crate::support::{Network, options, ping_all, spec};
@@ -82,6 +83,32 @@ fn agrees(server: &Prometheus, counters: &Counters) {
     .unwrap();
 }
 
+/// What `podway perf` says is what was counted, and one burst in 61 was measured.
+fn measured(agent: &Agent, counters: &Counters) {
+    let perf = agent.perf().unwrap();
+    assert_eq!(perf.workers.len(), counters.workers.len());
+    let sum = |field: fn(&Work) -> u64| perf.workers.iter().map(|w| field(&w.work)).sum::<u64>();
+    assert_eq!(sum(|w| w.received), counters.books.packets_received);
+    assert_eq!(sum(|w| w.sent), counters.books.packets_sent);
+    for (worker, counted) in perf.workers.iter().zip(&counters.workers) {
+        let sampled = worker.sampled.as_ref().unwrap();
+        assert_eq!(worker.work.bursts, counted.bursts);
+        assert_eq!(sampled.bursts, counted.bursts / 61, "{worker:?}");
+        assert!(sampled.packets >= sampled.bursts, "{worker:?}");
+        for stage in &sampled.stages {
+            assert_eq!(stage.per_burst.count, sampled.bursts, "{worker:?}");
+            assert_eq!(stage.per_packet.count, sampled.packets, "{worker:?}");
+        }
+    }
+    let bursts = perf.workers.iter().filter_map(|w| w.sampled.as_ref());
+    assert!(bursts.map(|s| s.bursts).sum::<u64>() > 0, "{perf:?}");
+    agent.cli(&["perf", "--reset"]).unwrap();
+    for worker in agent.perf().unwrap().workers {
+        assert_eq!((worker.work.bursts, worker.work.received), (0, 0));
+        assert_eq!(worker.sampled.unwrap().bursts, 0);
+    }
+}
+
 #[test]
 #[ignore = "needs root; scripts/test runs it"]
 fn prometheus_holds_what_was_counted() {
@@ -99,10 +126,12 @@ fn prometheus_holds_what_was_counted() {
     let server = Prometheus::start(&node.netns, directory, &[target], interval).unwrap();
 
     let (from, to) = (network.pod(0, 0).clone(), network.pod(1, 0).clone());
-    ping_all(&from.netns, to.ipv4.into(), 1000, 25);
+    ping_all(&from.netns, to.ipv4.into(), 1000, 100);
     let counters = network.counters().swap_remove(0);
-    assert!(counters.ports[UPLINK].tx_packets >= 25, "{counters:?}");
+    assert!(counters.ports[UPLINK].tx_packets >= 100, "{counters:?}");
     agrees(&server, &counters);
+
+    measured(network.agent(0), &counters);
 
     let text = page(&node.netns);
     let mut command = Command::new("promtool");

@@ -93,6 +93,23 @@ impl Ingress {
         }
     }
 
+    /// What waits in the ring, and how much it has room for; none where that is not told.
+    pub fn waiting(&mut self) -> Option<(usize, usize)> {
+        match self {
+            Self::Ring(ring) => Some(ring.waiting()),
+            Self::Tap(_) => None,
+            Self::PacketRing(ring) => Some(ring.waiting()),
+        }
+    }
+
+    /// Frames that are posted for packets to come, and how many should be; none where none are.
+    pub fn prepared(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Ring(ring) => Some(ring.prepared()),
+            Self::Tap(_) | Self::PacketRing(_) => None,
+        }
+    }
+
     /// Frames of an unfinished chain.
     pub fn held(&self) -> usize {
         match self {

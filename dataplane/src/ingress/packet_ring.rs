@@ -30,6 +30,11 @@ impl RingReader {
         self.ring.is_empty()
     }
 
+    /// Bytes that have arrived, of how many there is room for.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.ring.level()
+    }
+
     /// Copies what has arrived into `burst`, at most [`RING_BURST`] packets. Each names its own port.
     #[inline]
     pub fn receive(&mut self, burst: &mut Burst, pool: &mut FramePool, region: &Region) {

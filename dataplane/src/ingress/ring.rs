@@ -23,6 +23,8 @@ pub struct RingIngress {
     partial: Vec<Frame>,
     /// Frames that should be posted while the pool can spare them.
     target: usize,
+    /// Entries of the rx ring.
+    ring_size: usize,
 }
 
 impl RingIngress {
@@ -41,6 +43,7 @@ impl RingIngress {
             queue,
             partial,
             target,
+            ring_size,
         }
     }
 
@@ -81,6 +84,16 @@ impl RingIngress {
     /// Frames that are with the kernel or on its rings.
     pub fn posted(&self) -> usize {
         self.queue.rx.posted()
+    }
+
+    /// Frames that have arrived, of how many the rx ring takes.
+    pub fn waiting(&mut self) -> (usize, usize) {
+        (self.queue.rx.received(), self.ring_size)
+    }
+
+    /// Frames that are with the kernel, of how many should be.
+    pub fn prepared(&self) -> (usize, usize) {
+        (self.queue.rx.posted(), self.target)
     }
 
     /// Frames of an unfinished chain.
