@@ -1,6 +1,7 @@
 //! The command line `podway`: arguments to a request, a response to text or JSON.
 
 mod capture;
+mod doctor;
 mod explain;
 mod files;
 mod flows;
@@ -14,7 +15,7 @@ mod trace;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,9 @@ Examples:
         /// Its name; all are listed without it.
         reason: Option<String>,
     },
+    /// Check this machine, the daemons where they run and the other nodes that they know.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Doctor),
     /// Write all that was told: nodes, added routes and ports, as a file for `podway import`.
     #[command(after_help = EXPORT)]
     Export,
@@ -499,19 +503,30 @@ impl Cli {
     fn run(self, out: &mut impl Write) -> ExitCode {
         let json = self.json;
         match self.try_run(out) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(failure) => failure.complain(json),
         }
     }
 
-    fn try_run(self, out: &mut impl Write) -> Result<(), Failure> {
+    fn try_run(self, out: &mut impl Write) -> Result<ExitCode, Failure> {
         let socket = self
             .socket
             .clone()
             .unwrap_or_else(|| self.run_dir.join(CONTROL_SOCKET));
         let json = self.json;
         let timeout = Duration::from_secs(self.timeout);
-        let connect = || Client::connect(&socket, timeout);
+        if let Command::Doctor(doctor) = &self.command {
+            let (answer, code) = doctor.run(&socket, timeout, json);
+            return print(out, &answer).map(|()| code);
+        }
+        self.answer(&socket, timeout, out)
+            .map(|()| ExitCode::SUCCESS)
+    }
+
+    /// Everything whose exit code is that of its failure.
+    fn answer(self, socket: &Path, timeout: Duration, out: &mut impl Write) -> Result<(), Failure> {
+        let json = self.json;
+        let connect = || Client::connect(socket, timeout);
         let dataplane = Reach::new(self.socket.as_deref(), &self.run_dir, timeout);
         let mut client;
         let response = match self.command.by_its_name() {
@@ -620,6 +635,7 @@ impl Command {
             | Self::Trace(TraceCommand::Live(_))
             | Self::Config(_)
             | Self::Completions { .. }
+            | Self::Doctor(_)
             | Self::Explain { .. }
             | Self::Top
             | Self::Perf(_)

@@ -24,6 +24,7 @@
 //! - [`nftables`]: packets that leave the cluster, and tunnels of strangers.
 //! - [`health`]: whether other nodes are reached.
 //! - [`metrics`]: a page for Prometheus, by a client of this daemon's own socket.
+//! - [`doctor`]: what a node needs, checked on the machine itself, with or without the daemons.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop. It waits for the disk and for the kernel's answers, and
 //!   for the program `nft` at most three seconds at a time.
@@ -33,6 +34,7 @@ pub mod cli;
 pub mod clients;
 pub mod daemon;
 pub mod dirt;
+pub mod doctor;
 pub mod entry;
 pub mod facts;
 pub mod flows;
@@ -50,6 +52,7 @@ pub mod observed;
 pub mod overview;
 pub mod path_mtu;
 pub mod pcapng;
+pub mod program;
 pub mod report;
 pub mod reverse_path;
 pub mod routing;

@@ -1,6 +1,7 @@
 //! Responses as text for people.
 
 pub mod change;
+pub mod doctor;
 pub mod drops;
 pub mod explain;
 pub mod flows;

@@ -6,6 +6,8 @@
 //! inside.
 
 mod build;
+mod details;
+mod ethtool;
 mod order;
 mod parse;
 mod socket;
@@ -19,6 +21,8 @@ use ipnet::IpNet;
 use podway_proto::config::KernelTable;
 use podway_proto::types::MacAddr;
 
+pub use self::details::{LinkDetails, Peer, Xdp};
+pub use self::ethtool::Ethtool;
 pub use self::order::Order;
 pub use self::parse::Event;
 pub use self::socket::{Monitor, Overrun, Requests};

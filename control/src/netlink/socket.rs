@@ -325,7 +325,7 @@ impl Requests {
 
     /// Sends `message` and gathers what comes back until its end. The second value says whether
     /// something was changed in between, each time, so that parts may be missing.
-    fn exchange(
+    pub(super) fn exchange(
         &mut self,
         what: &str,
         message: Message,
