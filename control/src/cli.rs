@@ -1,5 +1,6 @@
 //! The command line `podway`: arguments to a request, a response to text or JSON.
 
+mod bundle;
 mod capture;
 mod doctor;
 mod explain;
@@ -35,6 +36,8 @@ use crate::show;
 use stream::Reach;
 use trace::TraceCommand;
 pub(crate) use trace::explanation;
+
+pub(crate) use doctor::document as doctor_document;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -162,6 +165,9 @@ Examples:
     /// Check this machine, the daemons where they run and the other nodes that they know.
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Doctor),
+    /// Write what a report of a bug needs into one archive, without secrets and packets.
+    #[command(after_help = bundle::EXAMPLES)]
+    Bundle(bundle::Bundle),
     /// Write all that was told: nodes, added routes and ports, as a file for `podway import`.
     #[command(after_help = EXPORT)]
     Export,
@@ -519,6 +525,10 @@ impl Cli {
             let (answer, code) = doctor.run(&socket, timeout, json);
             return print(out, &answer).map(|()| code);
         }
+        if let Command::Bundle(bundle) = &self.command {
+            let answer = bundle.run(&socket, timeout, json)?;
+            return print(out, &answer).map(|()| ExitCode::SUCCESS);
+        }
         self.answer(&socket, timeout, out)
             .map(|()| ExitCode::SUCCESS)
     }
@@ -635,6 +645,7 @@ impl Command {
             | Self::Trace(TraceCommand::Live(_))
             | Self::Config(_)
             | Self::Completions { .. }
+            | Self::Bundle(_)
             | Self::Doctor(_)
             | Self::Explain { .. }
             | Self::Top

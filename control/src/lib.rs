@@ -24,12 +24,14 @@
 //! - [`nftables`]: packets that leave the cluster, and tunnels of strangers.
 //! - [`health`]: whether other nodes are reached.
 //! - [`metrics`]: a page for Prometheus, by a client of this daemon's own socket.
+//! - [`bundle`]: what a report of a bug needs, in one archive.
 //! - [`doctor`]: what a node needs, checked on the machine itself, with or without the daemons.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
 //! - [`daemon`]: arguments and the one loop. It waits for the disk and for the kernel's answers, and
 //!   for the program `nft` at most three seconds at a time.
 
 pub mod bulk;
+pub mod bundle;
 pub mod cli;
 pub mod clients;
 pub mod daemon;

@@ -115,6 +115,23 @@ impl Agent {
         Ok(command)
     }
 
+    /// The same inside the node's network namespace, for the commands that look at the machine
+    /// themselves.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn cli_inside(&self) -> Result<Command> {
+        let program = program("podway")?;
+        let mut command = self.node.netns.command(&program.to_string_lossy());
+        command.args(["--run-dir", &self.path("run")]);
+        Ok(command)
+    }
+
+    /// The configuration file of both daemons.
+    pub fn config_path(&self) -> String {
+        self.path("podway.toml")
+    }
+
     /// `podway status --json`.
     ///
     /// # Errors
@@ -446,6 +463,7 @@ impl Agent {
             self.node.netns.command(&program)
         };
         self.common_args(&mut command).args(args);
+        command.envs(self.options.environment.iter().cloned());
         process::start(command, Path::new(&log))
     }
 

@@ -50,6 +50,8 @@ pub struct Options {
     pub config: String,
     /// How long CPUs may take to wake up, in microseconds; as the machine has it by default.
     pub cpu_latency: Option<u32>,
+    /// Variables of the daemons' environment, beside those of this process.
+    pub environment: Vec<(String, String)>,
     /// Whether the daemons outlive this process.
     pub detached: bool,
 }
@@ -68,6 +70,7 @@ impl Default for Options {
             tell_pod_cidrs: true,
             config: String::new(),
             cpu_latency: None,
+            environment: Vec::new(),
             detached: false,
         }
     }

@@ -11,6 +11,7 @@
 
 mod bgp;
 mod dissect;
+mod doctor;
 mod drift;
 mod ecmp;
 mod firewall;

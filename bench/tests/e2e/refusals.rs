@@ -1,6 +1,5 @@
 //! What cannot work ends with the name of the thing and the remedy.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use podway_proto::{DATAPLANE_SOCKET, ErrorBody, ErrorCode, VERSION};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::support::{Network, map_id, options, ping_all, spec};
+use crate::support::{Network, attach_foreign_program, map_id, options, ping_all, spec};
 
 /// A daemon that refuses to start does so at once; binds retry for a second.
 const REFUSAL: &str = "10";
@@ -359,24 +358,4 @@ fn started(node: &Node, options: &Options) -> Agent {
     })
     .unwrap();
     agent
-}
-
-/// Somebody else's XDP program, which passes everything.
-fn attach_foreign_program(node: &Node, interface: &str) {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, object) = (
-        directory.path().join("pass.c"),
-        directory.path().join("pass.o"),
-    );
-    let text = "__attribute__((section(\"xdp\"), used)) int pass(void *ctx) { return 2; }\n\
-                char terms[] __attribute__((section(\"license\"), used)) = \"GPL\";\n";
-    std::fs::write(&source, text).unwrap();
-    let paths: [&Path; 2] = [&object, &source];
-    run(Command::new("clang")
-        .args(["-O2", "-g", "-target", "bpf", "-c", "-o"])
-        .args(paths))
-    .unwrap();
-    let object = object.to_string_lossy();
-    let line = format!("link set dev {interface} xdpgeneric obj {object} sec xdp");
-    node.netns.ip(&[line]).unwrap();
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -210,6 +211,26 @@ pub(crate) fn wait_for_answer(from: &podway_bench::netns::Netns, to: IpAddr, wit
         }
     })
     .unwrap();
+}
+
+/// Somebody else's XDP program, which passes everything.
+pub(crate) fn attach_foreign_program(node: &Node, interface: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, object) = (
+        directory.path().join("pass.c"),
+        directory.path().join("pass.o"),
+    );
+    let text = "__attribute__((section(\"xdp\"), used)) int pass(void *ctx) { return 2; }\n\
+                char terms[] __attribute__((section(\"license\"), used)) = \"GPL\";\n";
+    fs::write(&source, text).unwrap();
+    let paths: [&Path; 2] = [&object, &source];
+    run(Command::new("clang")
+        .args(["-O2", "-g", "-target", "bpf", "-c", "-o"])
+        .args(paths))
+    .unwrap();
+    let object = object.to_string_lossy();
+    let line = format!("link set dev {interface} xdpgeneric obj {object} sec xdp");
+    node.netns.ip(&[line]).unwrap();
 }
 
 /// The id of a map of the dataplane's programs.

@@ -96,6 +96,8 @@ pub enum Control {
 pub struct Process {
     /// Its name.
     pub name: String,
+    /// Its number.
+    pub pid: u32,
     /// Which of the daemons it is.
     pub role: Role,
     /// Its effective capabilities.

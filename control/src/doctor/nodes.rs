@@ -6,6 +6,8 @@ use super::{Facts, Findings};
 
 /// More lost probes than this are a warning, in hundredths.
 const LOSSY: u32 = 10;
+/// Of fewer probes one that was lost says nothing: the first may come before the neighbour is known.
+const FEW: u32 = 16;
 
 pub(super) fn neighbor(facts: &Facts, findings: &mut Findings) {
     if facts.others().next().is_none() {
@@ -120,9 +122,12 @@ pub(super) fn node(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-/// Hundredths of the last probes that were lost.
+/// Hundredths of the last probes that were lost, once there are some.
 fn lost(path: &PathHealth) -> u32 {
-    (path.lost * 100).checked_div(path.probes).unwrap_or(0)
+    match path.probes {
+        0..FEW => 0,
+        probes => path.lost * 100 / probes,
+    }
 }
 
 #[cfg(test)]
@@ -160,6 +165,8 @@ mod tests {
         assert_eq!(verdict("node", &with(|h| h.underlay.state = not_yet)), Ok);
         let lossy = with(|h| h.overlay.lost = h.overlay.probes / 2);
         assert_eq!(verdict("node", &lossy), Warning);
+        let begun = with(|h| (h.overlay.lost, h.overlay.probes) = (1, FEW - 1));
+        assert_eq!(verdict("node", &begun), Ok, "too few to tell");
         let mut facts = healthy();
         status(&mut facts).health = None;
         assert_eq!(verdict("node", &facts), Ok, "switched off");

@@ -77,6 +77,7 @@ pub(super) fn healthy() -> Facts {
     };
     let process = |name: &str, role| Process {
         name: name.to_owned(),
+        pid: 7,
         role,
         capabilities: Some(u64::MAX),
         memlock: Some(u64::MAX),

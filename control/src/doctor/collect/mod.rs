@@ -238,6 +238,7 @@ fn processes(status: Option<&Status>) -> Vec<Process> {
             Role::Dataplane => "podway-dataplane".to_owned(),
             Role::This => "this process".to_owned(),
         },
+        pid,
         role,
         capabilities: proc::capabilities(pid),
         memlock: proc::memlock(pid),
