@@ -8,6 +8,7 @@ mod files;
 mod flows;
 mod generate;
 mod load;
+mod log;
 mod overview;
 mod perf;
 mod stream;
@@ -168,6 +169,9 @@ Examples:
     /// Write what a report of a bug needs into one archive, without secrets and packets.
     #[command(after_help = bundle::EXAMPLES)]
     Bundle(bundle::Bundle),
+    /// Change what the daemons log while they run.
+    #[command(after_help = log::EXAMPLES)]
+    Log(log::Log),
     /// Write all that was told: nodes, added routes and ports, as a file for `podway import`.
     #[command(after_help = EXPORT)]
     Export,
@@ -557,7 +561,7 @@ impl Cli {
                 return overview::run(&args, &mut connect()?, json, out);
             }
             Command::Top => {
-                let socket = socket.clone();
+                let socket = socket.to_owned();
                 return top::run(move || Client::connect(&socket, timeout), json);
             }
             Command::Perf(perf) => return perf.run(&mut connect()?, json, out),
@@ -655,6 +659,7 @@ impl Command {
             Self::Counters { .. } => Request::Counters,
             Self::Drops { .. } => Request::Drops,
             Self::Trace(TraceCommand::Packet(packet)) => Request::TracePacket(packet.into()),
+            Self::Log(log) => log.into_request(),
             Self::Node(NodeCommand::Set(node)) => Request::NodeSet(NodeSpec {
                 name: node.name,
                 underlay: node.underlay,

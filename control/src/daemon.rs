@@ -1,6 +1,6 @@
 //! The daemon `podway-control`: arguments to configuration to loop to orderly stop.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use clap::Parser;
 use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
+use podway_proto::log::{self, LogFormat};
 use podway_proto::{CONTROL_SOCKET, DATAPLANE_SOCKET, DEFAULT_RUN_DIR};
 use rustix::thread::CapabilitySet;
 
@@ -51,6 +52,13 @@ pub struct Args {
     /// Directory of the state file.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/podway")]
     state_dir: PathBuf,
+    /// What is logged: a level, or directives such as warn,podway_control::health=debug; `podway log`
+    /// changes it. By default what the variable PODWAY_LOG or RUST_LOG says, or info.
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// The form of a line of the log: human or json.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    log_format: LogFormat,
     /// Remove Podway's VXLAN device, routes, neighbours and nftables table from the kernel, and stop.
     #[arg(long)]
     cleanup: bool,
@@ -63,13 +71,11 @@ pub struct Args {
 impl Args {
     /// Runs the daemon until SIGTERM or SIGINT. Prints why not to standard error.
     pub fn main(self) -> ExitCode {
-        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .init();
+        let directives = log::directives(self.log.as_deref());
+        if let Err(error) = log::start(&directives, self.log_format) {
+            eprintln!("podway-control: {error}");
+            return ExitCode::FAILURE;
+        }
         let done = if self.cleanup {
             cleanup(&self.run_dir)
         } else if self.restore_state {

@@ -49,6 +49,7 @@ impl Entry {
             | Request::TracePacket(_)
             | Request::Perf
             | Request::PerfReset
+            | Request::Log { .. }
             | Request::Export
             | Request::BulkBegin { .. }
             | Request::BulkPart(_)

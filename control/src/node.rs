@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use mio::{Registry, Token};
-use podway_proto::control::{DataplaneLink, PortRoleSpec, Request, Response};
+use podway_proto::control::{Daemon, DataplaneLink, PortRoleSpec, Request, Response};
 use podway_proto::dataplane;
 use podway_proto::server::ClientId;
 use podway_proto::trace::{Trace, TracePacket};
@@ -105,6 +105,11 @@ enum Question {
     Trace(Box<TracePacket>),
     Perf,
     PerfReset,
+    /// That its log is changed, and then control's if that is wanted.
+    Log {
+        directives: String,
+        both: bool,
+    },
 }
 
 /// What hears of changes that nobody asked for, open and listening.
@@ -665,6 +670,7 @@ impl Node {
             }
             Request::Perf => return self.ask(client, Question::Perf),
             Request::PerfReset => return self.ask(client, Question::PerfReset),
+            Request::Log { directives, daemon } => return self.log(client, directives, *daemon),
             // Clients are greeted before they come here, and changes were made before.
             _ => Response::Error(ErrorBody::new(ErrorCode::BadRequest, "not a question")),
         })
@@ -678,6 +684,9 @@ impl Node {
             Question::Trace(asked) => dataplane::Request::TracePacket(TracePacket::clone(asked)),
             Question::Perf => dataplane::Request::Perf,
             Question::PerfReset => dataplane::Request::PerfReset,
+            Question::Log { directives, .. } => dataplane::Request::Log {
+                directives: directives.clone(),
+            },
         };
         match self.session.ask(request) {
             Ok(ticket) => {
@@ -686,6 +695,27 @@ impl Node {
             }
             Err(error) => Some(self.relay(question, Err(error))),
         }
+    }
+
+    /// Changes what is logged. Of both daemons the dataplane is first: where it cannot, nothing has
+    /// changed.
+    fn log(
+        &mut self,
+        client: ClientId,
+        directives: &str,
+        daemon: Option<Daemon>,
+    ) -> Option<Response> {
+        if let Err(error) = podway_proto::log::check(directives) {
+            return Some(Response::Error(error));
+        }
+        if daemon == Some(Daemon::Control) {
+            return Some(change_log(directives).into());
+        }
+        let question = Question::Log {
+            directives: directives.to_owned(),
+            both: daemon.is_none(),
+        };
+        self.ask(client, question)
     }
 
     /// The response to a client whose question the dataplane answered, or did not.
@@ -711,6 +741,10 @@ impl Node {
             }
             (Question::Perf, Ok(dataplane::Response::Perf(perf))) => Response::Perf(perf),
             (Question::PerfReset, Ok(dataplane::Response::Done)) => Response::Done,
+            (Question::Log { directives, both }, Ok(dataplane::Response::Done)) => match both {
+                true => change_log(&directives).into(),
+                false => Response::Done,
+            },
             (_, Ok(dataplane::Response::Error(error)) | Err(error)) => Response::Error(error),
             (_, Ok(_)) => Response::Error(ErrorBody::new(
                 ErrorCode::System,
@@ -771,4 +805,11 @@ fn system_error(error: &netlink::Error) -> Response {
 /// What is wrong with a mirror, if it was not taken as a whole.
 fn unless_whole(whole: bool) -> Option<String> {
     (!whole).then(|| netlink::NOT_WHOLE.to_owned())
+}
+
+/// Changes what this process logs.
+fn change_log(directives: &str) -> Result<(), ErrorBody> {
+    podway_proto::log::set(directives)?;
+    tracing::info!(directives, "what is logged has changed");
+    Ok(())
 }

@@ -277,6 +277,7 @@ pub(crate) mod tests {
         Status {
             version: "0.1.0".into(),
             pid: 7,
+            log: "info".into(),
             node: "node-a".into(),
             pod_cidrs: vec!["10.0.0.0/24".parse().unwrap()],
             mode: Mode::Vxlan,
@@ -295,6 +296,7 @@ pub(crate) mod tests {
                     version: "0.1.0".into(),
                     pid: 8,
                     uptime_seconds: 100,
+                    log: "info".into(),
                     gate_open: true,
                     wait: "adaptive".into(),
                     workers: vec![worker(0), worker(1)],

@@ -33,6 +33,7 @@ pub fn status(
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        log: podway_proto::log::current(),
         node: world.settings.node_name.clone(),
         pod_cidrs: world
             .own()

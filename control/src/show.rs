@@ -208,6 +208,13 @@ fn show_status(status: &Status) -> String {
         let words = "left to the kernel, which puts them together where it tracks connections";
         line("fragments", words.to_owned());
     }
+    let of_dataplane = status.dataplane.status().map(|status| status.log.as_str());
+    match (status.log.as_str(), of_dataplane.unwrap_or_default()) {
+        ("", "") => {}
+        (own, "") => line("log", own.to_owned()),
+        (own, other) if own == other => line("log", own.to_owned()),
+        (own, other) => line("log", format!("{own}; dataplane {other}")),
+    }
     for hint in &status.hints {
         line("missing", hint.clone());
     }
@@ -546,6 +553,7 @@ mod tests {
         text(&Response::Status(Box::new(Status {
             version: "0.1.0".into(),
             pid: 7,
+            log: String::new(),
             node: "a".into(),
             pod_cidrs: Vec::new(),
             mode: Mode::Vxlan,
@@ -599,6 +607,7 @@ mod tests {
             version: "0.1.0".into(),
             pid: 8,
             uptime_seconds: 60,
+            log: String::new(),
             gate_open: true,
             wait: "adaptive".into(),
             workers: Vec::new(),

@@ -27,6 +27,7 @@ const CONFIG: &str = "uplink = 'eth0'\n";
 struct Told {
     facts: BTreeMap<String, Value>,
     syncs: u32,
+    log: String,
 }
 
 /// A listener in the dataplane's place.
@@ -113,6 +114,10 @@ fn serve(stream: UnixStream, told: &Mutex<Told>) {
                 ..Counters::default()
             }),
             Request::Drops => Response::Drops(podway_proto::dataplane::Drops::default()),
+            Request::Log { directives } => {
+                told.lock().unwrap().log = directives;
+                Response::Done
+            }
             Request::Perf => Response::Perf(Perf {
                 seconds: 1.5,
                 workers: Vec::new(),
@@ -298,6 +303,25 @@ fn the_dataplane_is_told_everything_and_then_what_changes() {
         shown.contains("does not balance: packets received + made = sent + dropped"),
         "{shown}"
     );
+
+    // What is logged changes in both, or in one, or not at all.
+    let logged = || {
+        let status = cluster.podway("a", "--json status");
+        let status: Value = serde_json::from_str(&status).unwrap();
+        (status["log"].clone(), peer.told.lock().unwrap().log.clone())
+    };
+    cluster.podway("a", "log debug");
+    assert_eq!(logged(), (json!("debug"), "debug".to_owned()));
+    cluster.podway("a", "log warn,podway_control=info --daemon control");
+    cluster.podway("a", "log error --daemon dataplane");
+    let expected_log = (json!("warn,podway_control=info"), "error".to_owned());
+    assert_eq!(logged(), expected_log);
+    let refused = cluster.try_podway("a", "log loud");
+    assert_eq!(refused.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.contains("'loud' is no level"), "{words}");
+    assert_eq!(logged(), expected_log);
+    cluster.podway("a", "log info");
 
     // A new dataplane is told everything anew, and so is one whose control is new.
     let whole = names();

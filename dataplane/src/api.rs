@@ -117,6 +117,10 @@ fn answer(
         }
         Request::Perf => return Ok(Response::Perf(supervisor.perf())),
         Request::PerfReset => supervisor.begin_perf()?,
+        Request::Log { directives } => {
+            podway_proto::log::set(&directives)?;
+            tracing::info!(directives, "what is logged has changed");
+        }
         Request::Digest => return Ok(Response::Digest(supervisor.digests())),
         Request::WatchBegin(spec) => {
             if supervisor.is_watching(session.watch.as_ref()) {

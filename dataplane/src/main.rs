@@ -8,7 +8,7 @@ use mio::net::UnixStream;
 use podway_dataplane::api;
 use podway_dataplane::config::Config;
 use podway_dataplane::supervisor::Supervisor;
-use tracing_subscriber::EnvFilter;
+use podway_proto::log::{self, LogFormat};
 
 /// Moves the pod packets of one node between its pods and other nodes, natively or through VXLAN.
 ///
@@ -27,15 +27,22 @@ struct Arguments {
     /// if it is there
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What is logged: a level, or directives such as warn,podway_dataplane=debug; `podway log`
+    /// changes it. By default what the variable PODWAY_LOG or RUST_LOG says, or info
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// The form of a line of the log: human or json
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    log_format: LogFormat,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("PODWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    let directives = log::directives(arguments.log.as_deref());
+    if let Err(error) = log::start(&directives, arguments.log_format) {
+        eprintln!("podway-dataplane: {error}");
+        return ExitCode::FAILURE;
+    }
     match run(arguments.config.as_deref(), &arguments.run_dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -80,6 +80,14 @@ pub enum Request {
     Perf,
     /// Begins that anew. Answer: [`Response::Done`].
     PerfReset,
+    /// Changes what the daemons log, until they end or it is changed again. Answer: [`Response::Done`].
+    Log {
+        /// A level, or directives such as `warn,podway_control::health=debug`.
+        directives: String,
+        /// Which daemon; both, or neither of them if one cannot, when it is not told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        daemon: Option<Daemon>,
+    },
     /// All that was told. Answer: [`Response::Entries`].
     Export,
     /// Begins a bulk: entries by the thousand that come into force together or not at all. One that
@@ -122,6 +130,16 @@ impl Request {
                 | Self::Export
         )
     }
+}
+
+/// One of the two daemons of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Daemon {
+    /// `podway-control`.
+    Control,
+    /// `podway-dataplane`.
+    Dataplane,
 }
 
 /// A node, as it is told.
@@ -316,6 +334,9 @@ pub struct Status {
     pub version: String,
     /// Its process id.
     pub pid: u32,
+    /// What control logs: a level, or directives.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
     /// Name of this node.
     pub node: String,
     /// This node's own PodCIDRs.

@@ -62,6 +62,11 @@ pub enum Request {
     Perf,
     /// Begins that anew. Answer: [`Response::Done`].
     PerfReset,
+    /// Changes what it logs until it ends. Answer: [`Response::Done`].
+    Log {
+        /// A level, or directives.
+        directives: String,
+    },
 }
 
 impl Request {
@@ -176,6 +181,9 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since start.
     pub uptime_seconds: u64,
+    /// What it logs: a level, or directives.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
     /// Whether the XDP programs redirect (the gate of design section 7).
     pub gate_open: bool,
     /// Wait mode: `spin`, `adaptive` or `sleep`.

@@ -16,6 +16,7 @@
 //! - [`config`]: the configuration file that both daemons read.
 //! - [`codec`]: lines in and out, with the length limit.
 //! - [`server`]: the serving side of both sockets.
+//! - `log` (a feature): the logs of both daemons.
 //! - [`client`]: the asking side, for `podway` and for programs of others.
 
 pub mod client;
@@ -28,6 +29,8 @@ pub mod entries;
 mod error;
 pub mod fnv;
 pub mod hex;
+#[cfg(feature = "log")]
+pub mod log;
 pub mod perf;
 pub mod reasons;
 pub mod server;

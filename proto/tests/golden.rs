@@ -176,6 +176,18 @@ fn control_requests() {
             Request::TracePacket(packet(Some(None))),
             Request::Perf,
             Request::PerfReset,
+            Request::Log {
+                directives: "debug".into(),
+                daemon: None,
+            },
+            Request::Log {
+                directives: "debug".into(),
+                daemon: Some(control::Daemon::Control),
+            },
+            Request::Log {
+                directives: "debug".into(),
+                daemon: Some(control::Daemon::Dataplane),
+            },
             Request::Export,
             Request::BulkBegin {
                 replace: false,
@@ -216,6 +228,7 @@ fn control_responses() {
         Response::Status(Box::new(control::Status {
             version: "0.1.0".into(),
             pid: 7,
+            log: "info".into(),
             node: "node-a".into(),
             pod_cidrs: vec![parse("10.0.0.0/24")],
             mode: Mode::Vxlan,
@@ -574,6 +587,9 @@ fn dataplane_requests() {
             Request::WatchRead,
             Request::WatchEnd,
             Request::TracePacket(packet(Some(Some(parse("192.168.1.1"))))),
+            Request::Log {
+                directives: "debug".into(),
+            },
         ],
     );
 }
@@ -818,6 +834,7 @@ fn dataplane_status() -> dataplane::Status {
         version: "0.1.0".into(),
         pid: 8,
         uptime_seconds: 60,
+        log: "warn,podway_dataplane=debug".into(),
         gate_open: true,
         wait: "adaptive".into(),
         workers: vec![dataplane::WorkerStatus {

@@ -60,6 +60,7 @@ mod tests {
             version: String::new(),
             pid: 1,
             uptime_seconds: 0,
+            log: String::new(),
             gate_open: true,
             wait: "adaptive".to_owned(),
             workers: Vec::new(),

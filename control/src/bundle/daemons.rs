@@ -167,6 +167,7 @@ mod tests {
             places: Vec::new(),
             packets: 1,
             packets_per_second: 0.0,
+            last_minute: 0,
             last: Some(packet),
             meaning: String::new(),
             remedy: String::new(),

@@ -107,6 +107,7 @@ mod tests {
             version: String::new(),
             pid: 1,
             uptime_seconds: 1,
+            log: String::new(),
             gate_open: true,
             wait: "adaptive".into(),
             workers: Vec::new(),

@@ -37,6 +37,7 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            log: podway_proto::log::current(),
             gate_open: self.redirect.gate_is_open(),
             wait: self.config.wait.to_string(),
             workers: (0..)

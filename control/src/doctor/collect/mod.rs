@@ -402,6 +402,7 @@ mod tests {
     #[test]
     fn who_does_not_run_is_told_from_who_does_not_answer() {
         let unreachable = |kind: io::ErrorKind| ClientError::Unreachable {
+            daemon: "podway-control",
             socket: "s".into(),
             source: kind.into(),
         };
@@ -420,6 +421,7 @@ mod tests {
             }
         ));
         let late = ClientError::TimedOut {
+            daemon: "podway-control",
             socket: "s".into(),
             timeout: Duration::ZERO,
         };
