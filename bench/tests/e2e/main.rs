@@ -40,6 +40,7 @@ mod strangers;
 mod support;
 mod trace;
 mod traffic;
+mod troubles;
 mod underlay6;
 mod vnis;
 mod watch;
