@@ -2,7 +2,7 @@
 //!
 //! Every entry is asked for in turn, has a limit of size and, where a program of somebody else makes it,
 //! of time. What cannot be had is named in `manifest.json` with the reason. Nothing of a process's
-//! environment or command line is read, no key, and no byte of a packet: [`daemons`] takes the headers
+//! environment or command line is read, no key, and no byte of a packet: `daemons` takes the headers
 //! out of what was dropped.
 
 mod archive;

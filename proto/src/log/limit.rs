@@ -9,7 +9,7 @@ use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata};
 
-/// Lines of one message in a [`WINDOW`].
+/// Lines of one message in a `WINDOW`.
 pub const MOST: u32 = 10;
 /// What they are counted over.
 pub(super) const WINDOW: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 //!
 //! A process has one log, so it is a global: [`start`] makes it, [`set`] changes what is logged while
 //! the daemon runs. Whoever says the same over and over is heard [`MOST`] times a second
-//! ([`limit`]); nothing on the path of a packet logs at all.
+//! (`limit`); nothing on the path of a packet logs at all.
 
 mod limit;
 
