@@ -621,11 +621,17 @@ impl Cli {
     }
 }
 
-/// Writes an answer. Nobody listens to a broken pipe: `podway counters | head` is no failure.
+/// Writes an answer.
 fn print(out: &mut impl Write, answer: &[u8]) -> Result<(), Failure> {
-    match out.write_all(answer).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+    goes_on(out.write_all(answer).and_then(|()| out.flush())).map(drop)
+}
+
+/// Whether somebody still reads. Nobody listens to a broken pipe: `podway counters | head` is no failure.
+fn goes_on(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

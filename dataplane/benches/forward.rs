@@ -482,7 +482,11 @@ fn bench_watch(criterion: &mut Criterion) {
             };
             let (writer, reader) = ring(snap as usize);
             let filter = Filter::parse(filter, &|_| None).unwrap();
-            watches.arm(Watch::new(1, filter, &spec, None, writer));
+            assert!(
+                watches
+                    .arm(Watch::new(1, filter, &spec, None, writer))
+                    .is_none()
+            );
             reader
         });
         group.bench_function(name, |bencher| {

@@ -128,6 +128,8 @@ fn answer(
                     "this connection has a watch; end it first, or open another connection";
                 return Err(ErrorBody::new(ErrorCode::Busy, message));
             }
+            // One that has ended is in nobody's way.
+            session.watch = None;
             session.watch = Some(supervisor.begin_watch(&spec)?);
             return Ok(Response::WatchBegun);
         }

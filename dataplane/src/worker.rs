@@ -319,10 +319,10 @@ impl Worker {
                     self.publish_levels();
                     continue;
                 }
-                Command::Watch(watch) => {
-                    self.watches.arm(*watch);
-                    Reply::Watching
-                }
+                Command::Watch(watch) => match self.watches.arm(*watch) {
+                    None => Reply::Watching,
+                    back => Reply::Unwatched(back.map(Box::new)),
+                },
                 Command::Unwatch(id) => Reply::Unwatched(self.watches.disarm(id).map(Box::new)),
                 Command::Stages { anew } => {
                     let measured = Box::new(self.stages.clone());

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a worker calls, below `src`.
-const PATH: [&str; 14] = [
+const PATH: [&str; 18] = [
     "answer",
+    "clock.rs",
+    "counters.rs",
     "egress",
     "fib",
     "forward.rs",
@@ -13,9 +15,11 @@ const PATH: [&str; 14] = [
     "last_drop.rs",
     "limits",
     "packet.rs",
+    "stages.rs",
     "tunnel",
     "verdict.rs",
     "wait.rs",
+    "watch",
     "wire",
     "worker.rs",
     "xsk",

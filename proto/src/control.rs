@@ -126,7 +126,6 @@ impl Request {
                 | Self::Counters
                 | Self::Drops
                 | Self::TracePacket(_)
-                | Self::Perf
                 | Self::Export
         )
     }

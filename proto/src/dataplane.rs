@@ -81,7 +81,6 @@ impl Request {
                 | Self::Drops
                 | Self::Digest
                 | Self::TracePacket(_)
-                | Self::Perf
         )
     }
 }
@@ -351,7 +350,8 @@ pub struct DroppedPacket {
     pub source_port: Option<u16>,
     /// Destination port of TCP and UDP.
     pub destination_port: Option<u16>,
-    /// Its first bytes from the Ethernet header on, up to 64, in hexadecimal.
+    /// Its first bytes from the Ethernet header on, up to 64, in hexadecimal; no payload where its headers
+    /// can be read.
     pub header: String,
 }
 

@@ -1,7 +1,8 @@
 //! `podway capture`: packets as they pass through the dataplane, to a pcapng file or as lines.
 
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,8 +10,8 @@ use podway_proto::codec;
 use podway_proto::dataplane::Response;
 use podway_proto::watch::{MAX_SNAP, WatchPoint, WatchSpec, Watched};
 
-use super::Failure;
 use super::stream::{Reach, Stream};
+use super::{Failure, goes_on};
 use crate::pcapng::PcapngWriter;
 use crate::show;
 
@@ -116,20 +117,14 @@ impl Capture {
     }
 }
 
-/// Whether it goes on. Nobody listens to a broken pipe: `podway capture -w - | head` is no failure.
-fn goes_on(written: io::Result<()>) -> Result<bool, Failure> {
-    match written {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
 fn open<'o>(path: &Path, out: &'o mut impl Write) -> Result<Box<dyn Write + 'o>, Failure> {
     if path == Path::new("-") {
         return Ok(Box::new(BufWriter::new(out)));
     }
-    let file = File::create(path).map_err(|error| {
+    // Packets have contents, which are nobody else's.
+    let mut options = File::options();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(path).map_err(|error| {
         let path = path.display();
         Failure::Usage(format!(
             "cannot write {path}: {error}; name a file that may be written"

@@ -14,7 +14,7 @@ use podway_proto::watch::{WatchPoint, WatchSpec};
 use serde::Serialize;
 
 use super::stream::{Reach, Stream};
-use super::{Failure, print};
+use super::{Failure, goes_on};
 use crate::flows::{FlowRecord, Flows};
 use crate::show;
 
@@ -102,10 +102,14 @@ impl FlowArgs {
             watched.records.iter().for_each(|record| flows.add(record));
             if begun.elapsed() >= period {
                 begun = Instant::now();
-                others += self.tell(&mut flows, json, out)?;
+                let (more, is_read) = self.tell(&mut flows, json, out)?;
+                others += more;
+                if !is_read {
+                    return Ok(());
+                }
             }
         }
-        others += self.tell(&mut flows, json, out)?;
+        others += self.tell(&mut flows, json, out)?.0;
         if !json && (stream.lost > 0 || others > 0) {
             eprintln!(
                 "podway: {} packets were not recorded in time and {others} are of flows beyond the \
@@ -116,8 +120,13 @@ impl FlowArgs {
         Ok(())
     }
 
-    /// Prints the flows of a period; returns the packets of others.
-    fn tell(&self, flows: &mut Flows, json: bool, out: &mut impl Write) -> Result<u64, Failure> {
+    /// Prints the flows of a period; returns the packets of others, and whether somebody still reads.
+    fn tell(
+        &self,
+        flows: &mut Flows,
+        json: bool,
+        out: &mut impl Write,
+    ) -> Result<(u64, bool), Failure> {
         let (flows, others) = flows.take();
         for flow in &flows {
             let line = match json {
@@ -128,9 +137,11 @@ impl FlowArgs {
                 }),
                 false => show::flows::line(flow).into_bytes(),
             };
-            print(out, &line)?;
+            if !goes_on(out.write_all(&line))? {
+                return Ok((others, false));
+            }
         }
-        Ok(others)
+        Ok((others, goes_on(out.flush())?))
     }
 
     fn points(&self) -> BTreeSet<WatchPoint> {

@@ -60,7 +60,8 @@ impl Stream {
         }
         let mut client = DataplaneClient::connect(&reach.socket, reach.timeout)?;
         client.call(&Request::WatchBegin(spec))?;
-        let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let until =
+            seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
         Ok(Self {
             client,
             stop,

@@ -12,7 +12,7 @@ use podway_proto::watch::{WatchPoint, WatchRecord, WatchSpec};
 use serde::Serialize;
 
 use super::stream::{Reach, Stream};
-use super::{Failure, print};
+use super::{Failure, goes_on};
 use crate::show;
 
 /// Ways to trace.
@@ -68,7 +68,9 @@ impl Live {
                     true => codec::encode(&Document::new(&records)),
                     false => show::trace::text(&records, &status).into_bytes(),
                 };
-                print(out, &text)?;
+                if !goes_on(out.write_all(&text).and_then(|()| out.flush()))? {
+                    return Ok(());
+                }
             }
         }
         if stream.lost > 0 && !json {

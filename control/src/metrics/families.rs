@@ -452,6 +452,11 @@ const WORKER_COUNTERS: &[Field<WorkerCounters>] = &[
         |worker| worker.bursts,
     ),
     (
+        "podway_worker_packets_total",
+        "Packets that a worker received.",
+        |worker| worker.packets,
+    ),
+    (
         "podway_worker_sleeps_total",
         "Times that a worker blocked or dozed.",
         |worker| worker.sleeps,

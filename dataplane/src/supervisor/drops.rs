@@ -11,7 +11,7 @@ use super::{Supervisor, system};
 use crate::clock::monotonic_nanoseconds;
 use crate::last_drop::LastDrop;
 use crate::wire::glance::glance;
-use crate::wire::{Headers, ethernet};
+use crate::wire::{Headers, ethernet, protocol};
 
 /// What rates are of.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -185,6 +185,15 @@ fn describe(last: &LastDrop, interface: Option<String>, now: u64) -> DroppedPack
     let header = last.header();
     let read = glance(header, ethernet::HEADER_LEN, header.len());
     let ports = read.as_ref().and_then(Headers::ports);
+    // Whoever can connect may ask: what pods say to each other is not told.
+    let end = read.as_ref().map_or(header.len(), |read| {
+        let l4 = match read.protocol {
+            protocol::TCP => 20,
+            protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
+            _ => 0,
+        };
+        usize::from(read.l4) + l4
+    });
     DroppedPacket {
         seconds_ago: now.saturating_sub(last.at) / 1_000_000_000,
         interface,
@@ -194,7 +203,7 @@ fn describe(last: &LastDrop, interface: Option<String>, now: u64) -> DroppedPack
         protocol: read.as_ref().map(|read| read.protocol),
         source_port: ports.map(|(source, _)| source),
         destination_port: ports.map(|(_, destination)| destination),
-        header: hex::encode(header),
+        header: hex::encode(header.get(..end).unwrap_or(header)),
     }
 }
 
@@ -228,7 +237,7 @@ mod tests {
             protocol: Some(17),
             source_port: Some(40_000),
             destination_port: Some(9),
-            header: hex::encode(&udp[..64]),
+            header: hex::encode(&udp[..42]),
         };
         assert_eq!(described(&udp), told);
 

@@ -49,19 +49,20 @@ impl Supervisor {
         }
     }
 
-    /// Begins anew.
+    /// Begins anew, at each worker that answers.
     ///
     /// # Errors
-    /// When a worker does not answer.
+    /// When one does not answer: what it has measured is then of before, too.
     pub fn begin_perf(&mut self) -> Result<(), ErrorBody> {
+        let mut done = Ok(());
         for worker in (0..).take(self.workers.len()) {
-            self.stages(worker, true)?;
+            done = done.and(self.stages(worker, true).map(drop));
         }
         self.perf_begun = Begun {
             at: Instant::now(),
             before: self.workers.iter().map(|w| work(&w.sheet)).collect(),
         };
-        Ok(())
+        done
     }
 
     /// What a worker has measured so far; it may be told to begin anew.

@@ -37,6 +37,8 @@ pub(super) struct ArmedWatch {
     readers: Vec<Reader>,
     /// Packets that may still be taken; `None`: any number.
     left: Option<Arc<AtomicU64>>,
+    /// The worker whose records are read first next time.
+    first: usize,
     /// Whether workers still have it.
     armed: bool,
 }
@@ -51,7 +53,7 @@ impl Supervisor {
         let filter = self.checked(spec)?;
         // One whose connection has just closed is in nobody's way.
         self.end_orphaned_watches();
-        if self.watches.len() >= MAX_WATCHES {
+        if self.watches.iter().filter(|watch| watch.armed).count() >= MAX_WATCHES {
             let message = format!(
                 "{MAX_WATCHES} watches are armed, which are as many as may be; end a `podway capture` or \
                  `podway trace live`"
@@ -66,14 +68,17 @@ impl Supervisor {
             id: Arc::clone(&id),
             readers: Vec::new(),
             left: left.clone(),
+            first: 0,
             armed: true,
         };
         for worker in (0..).take(self.workers.len()) {
             let (writer, reader) = ring(snap);
             armed.readers.push(reader);
             let watch = Watch::new(*id, filter.clone(), spec, left.clone(), writer);
+            // A worker that is stuck already is told nothing.
+            let told = worker + u16::from(!self.worker(worker)?.is_stuck());
             if let Err(error) = self.ask(worker, Command::Watch(Box::new(watch))) {
-                self.disarm(*id);
+                self.disarm(*id, told);
                 return Err(error);
             }
         }
@@ -113,11 +118,16 @@ impl Supervisor {
         }
         let watch = self.watch_of(handle)?;
         let armed = watch.armed;
+        let first = watch.first;
         let mut readers = std::mem::take(&mut watch.readers);
         let mut names = Names::new(self);
         let mut watched = Watched::default();
         let mut room = MOST_BYTES;
-        for (worker, reader) in (0..).zip(&mut readers) {
+        // Each in turn is first: an answer may be full before the last one has its turn.
+        let (before, from) = readers.split_at_mut(first);
+        let numbered = |begin: usize| u16::try_from(begin).unwrap_or(u16::MAX)..;
+        let in_turn = numbered(first).zip(from).chain(numbered(0).zip(before));
+        for (worker, reader) in in_turn {
             while watched.records.len() < MOST_RECORDS && room > 0 {
                 let Some((note, bytes)) = reader.read() else {
                     break;
@@ -129,7 +139,9 @@ impl Supervisor {
         }
         watched.records.sort_by_key(|record| record.time);
         watched.done = !armed && watched.records.is_empty();
-        self.watch_of(handle)?.readers = readers;
+        let watch = self.watch_of(handle)?;
+        watch.first = (first + 1) % readers.len().max(1);
+        watch.readers = readers;
         Ok(watched)
     }
 
@@ -146,7 +158,7 @@ impl Supervisor {
         let watch = self.watch_of(handle)?;
         let id = *watch.id;
         if std::mem::take(&mut watch.armed) {
-            self.disarm(id);
+            self.disarm(id, u16::MAX);
         }
         Ok(())
     }
@@ -165,13 +177,13 @@ impl Supervisor {
         let is_orphan = |watch: &mut ArmedWatch| Arc::strong_count(&watch.id) == 1;
         let orphans: Vec<_> = self.watches.extract_if(.., is_orphan).collect();
         for watch in orphans.into_iter().filter(|watch| watch.armed) {
-            self.disarm(*watch.id);
+            self.disarm(*watch.id, u16::MAX);
         }
     }
 
-    /// Takes a watch from all workers. One that is stuck gives it up when it goes on.
-    fn disarm(&mut self, id: u64) {
-        for worker in (0..).take(self.workers.len()) {
+    /// Takes a watch from the workers below `end`. One that is stuck gives it up when it goes on.
+    fn disarm(&mut self, id: u64, end: u16) {
+        for worker in (0..end).take(self.workers.len()) {
             if let Err(error) = self.ask(worker, Command::Unwatch(id)) {
                 tracing::error!(%error, "a worker goes on to watch");
             }

@@ -142,6 +142,18 @@ impl Points {
     fn has(self, point: WatchPoint) -> bool {
         self.0 & 1 << point as u8 != 0
     }
+
+    /// These and `point`.
+    #[inline]
+    fn and(self, point: WatchPoint) -> Self {
+        Self(self.0 | 1 << point as u8)
+    }
+
+    /// Whether any of them is among `others`.
+    #[inline]
+    fn meet(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
 }
 
 impl FromIterator<WatchPoint> for Points {
@@ -246,6 +258,8 @@ pub struct Watches {
     came: Came,
     /// Which of `armed` have taken the packet in hand, a bit each.
     taken: u8,
+    /// Which it has been offered to: those that match, taken or not.
+    offered: u8,
     /// When they did.
     time: u64,
 }
@@ -266,16 +280,21 @@ impl Default for Watches {
                 head: [0; HEAD],
             },
             taken: 0,
+            offered: 0,
             time: 0,
         }
     }
 }
 
 impl Watches {
-    /// Arms a watch.
-    pub fn arm(&mut self, watch: Watch) {
+    /// Arms a watch; gives it back when there are as many as may be.
+    pub fn arm(&mut self, watch: Watch) -> Option<Watch> {
+        if self.armed.len() >= MAX_WATCHES {
+            return Some(watch);
+        }
         self.armed.push(watch);
         self.armed_have_changed();
+        None
     }
 
     /// Disarms a watch and gives it back; `None` when there is no such one.
@@ -293,7 +312,7 @@ impl Watches {
         };
         self.wants_head = self.armed.iter().any(wants_head);
         self.wants_vni = self.armed.iter().any(|w| w.filter.looks_at_vni());
-        self.taken = 0;
+        (self.taken, self.offered) = (0, 0);
     }
 
     /// A packet has come by `port`, and is as it came.
@@ -302,7 +321,7 @@ impl Watches {
         if self.armed.is_empty() {
             return;
         }
-        self.taken = 0;
+        (self.taken, self.offered) = (0, 0);
         let came = &mut self.came;
         came.by = port;
         came.length = packet.len();
@@ -338,21 +357,40 @@ impl Watches {
             leaves_through: tunnel(send),
             reason: None,
         };
-        let new = self.take(&seen);
+        let possible = self.early(packet).and(WatchPoint::Egress);
+        let new = self.take(&seen, possible);
         if new != 0 {
             self.arrival(new, packet, Some(&send.headers));
         }
     }
 
-    /// Matches a packet with the watches that have not taken it; those that do.
+    /// Points at which the packet in hand may have a record of how it came.
     #[inline]
-    fn take(&mut self, seen: &Seen<'_>) -> u8 {
+    fn early(&self, packet: &Packet<'_>) -> Points {
+        let none = Points::default();
+        match self.came.by {
+            PortId::NONE => none,
+            _ if packet.headroom() > self.came.headroom => {
+                none.and(WatchPoint::Ingress).and(WatchPoint::Decap)
+            }
+            _ => none.and(WatchPoint::Ingress),
+        }
+    }
+
+    /// Offers a packet to the watches that want a record at one of the `possible` points and that it was
+    /// not offered to; those that take it.
+    #[inline]
+    fn take(&mut self, seen: &Seen<'_>, possible: Points) -> u8 {
         let mut new = 0;
         for (n, watch) in self.armed.iter_mut().enumerate() {
             let bit = 1 << n;
-            if self.taken & bit == 0 && watch.filter.matches(seen) && watch.takes() {
-                watch.packet = watch.taken;
-                new |= bit;
+            let is_new = self.offered & bit == 0 && watch.points.meet(possible);
+            if is_new && watch.filter.matches(seen) {
+                self.offered |= bit;
+                if watch.takes() {
+                    watch.packet = watch.taken;
+                    new |= bit;
+                }
             }
         }
         self.taken |= new;
@@ -374,7 +412,12 @@ impl Watches {
             let number = watch.packet;
             for (point, length, skip) in [
                 (WatchPoint::Ingress, came.length, 0),
-                (WatchPoint::Decap, packet.len(), pulled),
+                // With the padding behind the packet, which is off by now.
+                (
+                    WatchPoint::Decap,
+                    came.length.saturating_sub(pulled),
+                    pulled,
+                ),
             ] {
                 if point == WatchPoint::Decap && pulled == 0 {
                     continue;
@@ -485,7 +528,8 @@ impl Watches {
             leaves_through: send.and_then(tunnel),
             reason: Some(reason),
         };
-        let new = self.take(&seen);
+        let possible = self.early(packet).and(WatchPoint::Dropped);
+        let new = self.take(&seen, possible);
         if new != 0 {
             self.arrival(new, packet, glanced.as_ref());
         }
@@ -528,7 +572,8 @@ impl Watches {
             reason: Some(reason),
         };
         for watch in &mut self.armed {
-            if !watch.filter.matches(&seen) || !watch.takes() {
+            let wants = watch.points.has(WatchPoint::Dropped);
+            if !wants || !watch.filter.matches(&seen) || !watch.takes() {
                 continue;
             }
             let note = Note {
@@ -547,7 +592,7 @@ impl Watches {
 
     /// The packet in hand has its last record. What may yet become of its frames was made here.
     fn forget(&mut self) {
-        self.taken = 0;
+        (self.taken, self.offered) = (0, 0);
         self.came.by = PortId::NONE;
     }
 

@@ -42,7 +42,11 @@ impl Watched {
             let (writer, reader) = ring(spec.snap as usize);
             let filter = Filter::parse(&spec.filter, &|_| None).unwrap();
             let left = spec.limit.map(|limit| Arc::new(AtomicU64::new(limit)));
-            node.watches.arm(Watch::new(id, filter, spec, left, writer));
+            assert!(
+                node.watches
+                    .arm(Watch::new(id, filter, spec, left, writer))
+                    .is_none()
+            );
             readers.push(reader);
         }
         Self { node, readers }
