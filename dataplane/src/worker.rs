@@ -251,39 +251,29 @@ impl Worker {
         for (port, mut packet) in burst.packets(&self.region) {
             self.sheet.received(port, packet.len(), packet.frames());
             self.watches.came(&packet, port);
-            let fate = match forward(&mut packet, port, tables) {
+            let send = match forward(&mut packet, port, tables) {
                 Verdict::Send(mut send) => {
                     if let Some(limits) = &self.limits {
                         limits.apply(&packet, &mut send, tables);
                     }
-                    self.egress.push(
-                        &mut packet,
-                        &send,
-                        tables,
-                        &self.region,
-                        &self.sheet,
-                        &mut self.watches,
-                    )
+                    Some(send)
                 }
                 Verdict::Drop(reason) => {
                     self.watches.dropped(reason, &mut packet, None, tables);
                     drop_packet(&self.sheet, reason, &packet, port, tables);
-                    let answer =
-                        (self.answers).answer(&mut packet, port, reason, tables, &self.sheet);
-                    match answer {
-                        Some(send) => self.egress.push(
-                            &mut packet,
-                            &send,
-                            tables,
-                            &self.region,
-                            &self.sheet,
-                            &mut self.watches,
-                        ),
-                        None => Ok(()),
-                    }
+                    (self.answers).answer(&mut packet, port, reason, tables, &self.sheet)
                 }
             };
-            if let Err(reason) = fate {
+            let Some(send) = send else { continue };
+            let pushed = self.egress.push(
+                &mut packet,
+                &send,
+                tables,
+                &self.region,
+                &self.sheet,
+                &mut self.watches,
+            );
+            if let Err(reason) = pushed {
                 drop_packet(&self.sheet, reason, &packet, port, tables);
             }
         }

@@ -15,10 +15,10 @@ use podway_proto::watch::{
 };
 use podway_proto::{ErrorBody, ErrorCode};
 
-use super::Supervisor;
+use super::{Supervisor, system};
 use crate::fib::{Fib, PortId};
 use crate::watch::{Exit, Filter, Note, Reader, Watch, ring};
-use crate::worker::Command;
+use crate::worker::{Command, Reply};
 
 /// Records that are given at once: an answer is made while every other client waits.
 const MOST_RECORDS: usize = 1024;
@@ -77,10 +77,13 @@ impl Supervisor {
             let watch = Watch::new(*id, filter.clone(), spec, left.clone(), writer);
             // A worker that is stuck already is told nothing.
             let told = worker + u16::from(!self.worker(worker)?.is_stuck());
-            if let Err(error) = self.ask(worker, Command::Watch(Box::new(watch))) {
-                self.disarm(*id, told);
-                return Err(error);
-            }
+            let refused = match self.ask(worker, Command::Watch(Box::new(watch))) {
+                Ok(Reply::Watching) => continue,
+                Ok(_) => system(format!("worker {worker} has as many watches as may be")),
+                Err(error) => error,
+            };
+            self.disarm(*id, told);
+            return Err(refused);
         }
         self.watches.push(armed);
         Ok(WatchHandle(id))
