@@ -230,13 +230,14 @@ impl<'a> Packet<'a> {
             _ => sum.finish(),
         };
         let at = l4 + field;
-        match self.head_mut().get_mut(at..at + 2) {
-            Some(bytes) => bytes.copy_from_slice(&checksum.to_be_bytes()),
-            None => self.write(at, checksum.to_be_bytes()),
+        if let Some(bytes) = self.head_mut().get_mut(at..at + 2) {
+            bytes.copy_from_slice(&checksum.to_be_bytes());
+        } else if at + 2 <= self.len {
+            self.write(at, checksum.to_be_bytes());
         }
     }
 
-    /// Writes `bytes` at offset `at`, as far as the packet goes, in whatever frames they lie.
+    /// Writes `bytes` at offset `at`, in whatever frames they lie.
     #[cold]
     fn write(&mut self, at: usize, bytes: [u8; 2]) {
         for (mut at, byte) in (at..).zip(bytes) {

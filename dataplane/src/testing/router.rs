@@ -465,7 +465,7 @@ impl Packet {
     /// Sums from `start` to the packet's end, the field included.
     fn finish_inside(&mut self, start: usize, offset: usize) {
         let field = start + offset;
-        if field + 2 > self.head {
+        if field + 2 > self.bytes.len() {
             return;
         }
         let sum = Sum16BitWords::new().add_slice(&self.bytes[start..]);
