@@ -19,7 +19,10 @@ use crate::wire::{
 };
 
 /// Decides what becomes of `packet`, which came in by the port `from`, and prepares it.
-#[inline]
+///
+/// A copy for each caller, so that a second one, such as a trace, is no reason for the compiler to move
+/// it out of the worker's loop.
+#[inline(always)]
 pub fn forward<'t>(packet: &mut Packet<'_>, from: PortId, tables: &'t Tables) -> Verdict<'t> {
     match route(packet, from, tables) {
         Ok(send) => Verdict::Send(send),
