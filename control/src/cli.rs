@@ -4,6 +4,7 @@ mod bundle;
 mod capture;
 mod doctor;
 mod explain;
+mod failure;
 mod files;
 mod flows;
 mod generate;
@@ -11,6 +12,7 @@ mod load;
 mod log;
 mod overview;
 mod perf;
+mod route;
 mod stream;
 mod top;
 mod trace;
@@ -24,16 +26,14 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
-use podway_proto::client::{BulkOptions, Client, ClientError};
-use podway_proto::control::{
-    NodeSpec, PortRoleSpec, PortSpec, Request, Response, RouteSpec, ViaSpec,
-};
-use podway_proto::entries::RefusedEntry;
-use podway_proto::types::{MacAddr, Mode, Vni};
-use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, ErrorBody, ErrorCode, codec};
-use serde::Serialize;
+use podway_proto::client::{BulkOptions, Client};
+use podway_proto::control::{NodeSpec, PortRoleSpec, PortSpec, Request, Response};
+use podway_proto::types::{MacAddr, Mode};
+use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, codec};
 
 use crate::show;
+use failure::{Failure, usage};
+use route::RouteCommand;
 use stream::Reach;
 use trace::TraceCommand;
 pub(crate) use trace::explanation;
@@ -55,16 +55,6 @@ Exit codes:
   2  wrong usage, or a file that cannot be read or is no such file
   3  what was named does not exist
   4  the daemon cannot be reached, or did not answer in time";
-
-const LOAD: &str = "\
-A line is what 'podway route add' takes; what follows a # says nothing:
-  10.9.0.0/16 via node-b
-  10.10.0.0/16 via 192.168.1.9 dev eth0
-  10.99.0.0/24 via node-b via node-c
-
-Examples:
-  podway route load routes.txt
-  generate-routes | podway route load -";
 
 const EXPORT: &str = "\
 Example:
@@ -286,73 +276,6 @@ enum ModeArg {
 }
 
 #[derive(Debug, Subcommand)]
-enum RouteCommand {
-    /// Add a route.
-    #[command(
-        override_usage = "podway route add PREFIX via NODE [vni VNI]|IP [dev IF] [via ...]",
-        after_help = "\
-Examples:
-  podway route add 10.9.0.0/16 via node-b
-  podway route add 10.99.0.0/24 via node-b via node-c
-  podway route add 10.77.0.0/16 via node-b vni 77
-  podway route add 10.10.0.0/16 via 192.168.1.9 dev eth0"
-    )]
-    Add(RouteArgs),
-    /// Add a route, or change the way of the one to the same prefix.
-    #[command(
-        override_usage = "podway route replace PREFIX via NODE [vni VNI]|IP [dev IF] [via ...]",
-        after_help = "\
-Example:
-  podway route replace 10.9.0.0/16 via node-c"
-    )]
-    Replace(RouteArgs),
-    /// Withdraw a route that was added.
-    #[command(after_help = "\
-Example:
-  podway route del 10.9.0.0/16")]
-    Del {
-        /// The route's prefix.
-        prefix: IpNet,
-    },
-    /// Add or change the routes of a file, all of them or none; other routes stay.
-    #[command(after_help = LOAD)]
-    Load {
-        /// One route a line; `-` is standard input.
-        file: PathBuf,
-        /// Only say what would change.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// List all routes, those of PodCIDRs and of local pods included.
-    #[command(
-        visible_alias = "list",
-        after_help = "\
-Example:
-  podway route show"
-    )]
-    Show,
-    /// Where packets to an address go.
-    #[command(after_help = "\
-Example:
-  podway route get 10.0.1.7")]
-    Get {
-        /// The destination.
-        address: IpAddr,
-    },
-}
-
-#[derive(Debug, Args)]
-struct RouteArgs {
-    /// What is reached, such as 10.9.0.0/16.
-    #[arg(value_name = "PREFIX")]
-    prefix: IpNet,
-    /// `via` and the name of a node and, if need be, `vni` and a VNI of `also-vnis`; or the address of
-    /// a router on an uplink and, if need be, `dev` and that uplink. Several, up to 16, share the flows.
-    #[arg(value_name = "via NODE [vni VNI]|IP [dev IF]", required = true, num_args = 2..)]
-    ways: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
 enum PortCommand {
     /// Make an interface a port.
     #[command(after_help = "\
@@ -406,89 +329,6 @@ enum YesNo {
     No,
 }
 
-/// Why a command did not succeed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Entries of a bulk were refused.
-    #[error("{what}:\n{complaints}")]
-    Entries {
-        /// That nothing has changed.
-        what: String,
-        /// Some of them, for people.
-        complaints: String,
-        refused: Vec<RefusedEntry>,
-    },
-    /// A configuration file is wrong.
-    #[error("{0}")]
-    Config(String),
-    /// What was named does not exist, and no daemon had to be asked.
-    #[error("{0}")]
-    NotFound(String),
-    #[error("{0}")]
-    Usage(String),
-    #[error("cannot write the answer: {0}")]
-    Output(#[from] io::Error),
-}
-
-impl From<String> for Failure {
-    fn from(complaint: String) -> Self {
-        Self::Usage(complaint)
-    }
-}
-
-impl Failure {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Client(ClientError::Refused(error)) if error.code.is_not_found() => 3,
-            Self::NotFound(_) => 3,
-            Self::Client(ClientError::Refused(_))
-            | Self::Entries { .. }
-            | Self::Config(_)
-            | Self::Output(_) => 1,
-            Self::Usage(_) => 2,
-            Self::Client(_) => 4,
-        }
-    }
-
-    /// A line for programs, in the shape that the daemon gives its refusals.
-    fn document(&self) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            #[serde(flatten)]
-            error: Response,
-            #[serde(skip_serializing_if = "<[_]>::is_empty")]
-            refused: &'a [RefusedEntry],
-        }
-        let (code, message, refused) = match self {
-            Self::Client(ClientError::Refused(error)) => {
-                (error.code, error.message.clone(), &[][..])
-            }
-            Self::Client(error) => (ErrorCode::Unavailable, error.to_string(), &[][..]),
-            Self::Entries { what, refused, .. } => (ErrorCode::Invalid, what.clone(), &refused[..]),
-            Self::Config(message) => (ErrorCode::Invalid, message.clone(), &[][..]),
-            Self::NotFound(message) => (ErrorCode::NotFound, message.clone(), &[][..]),
-            Self::Usage(message) => (ErrorCode::BadRequest, message.clone(), &[][..]),
-            Self::Output(_) => (ErrorCode::System, self.to_string(), &[][..]),
-        };
-        codec::encode(&Document {
-            error: Response::Error(ErrorBody { code, message }),
-            refused,
-        })
-    }
-
-    /// Tells it on standard error.
-    fn complain(&self, json: bool) -> ExitCode {
-        let line = match json {
-            true => self.document(),
-            false => format!("podway: {self}\n").into_bytes(),
-        };
-        let _ = io::stderr().write_all(&line);
-        ExitCode::from(self.exit_code())
-    }
-}
-
 /// Does what the arguments of this process say.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
@@ -498,14 +338,6 @@ pub fn main() -> ExitCode {
         }
         Err(error) => error.exit(),
     }
-}
-
-/// What is wrong with arguments, without the usage behind it.
-fn usage(error: &clap::Error) -> Failure {
-    let text = error.to_string();
-    let complaint = text.split("\n\n").next().unwrap_or_default();
-    let complaint = complaint.strip_prefix("error: ").unwrap_or(complaint);
-    Failure::Usage(complaint.trim_end().to_owned())
 }
 
 impl Cli {
@@ -705,78 +537,6 @@ impl Command {
     }
 }
 
-impl RouteArgs {
-    fn into_spec(self) -> Result<RouteSpec, String> {
-        Ok(RouteSpec {
-            prefix: self.prefix,
-            via: {
-                let words: Vec<&str> = self.ways.iter().map(String::as_str).collect();
-                ways(&words)?
-            },
-        })
-    }
-}
-
-/// The next hops that words name, each as `via NODE [vni VNI]` or `via IP [dev IF]`.
-fn ways(mut words: &[&str]) -> Result<ViaSpec, String> {
-    let mut members = Vec::new();
-    while !words.is_empty() {
-        let (target, rest) = match *words {
-            ["via", target, ref rest @ ..] => (target, rest),
-            _ => break,
-        };
-        let (member, rest) = match *rest {
-            ["dev", interface, ref rest @ ..] => (via(target, Some(interface), None)?, rest),
-            ["vni", vni, ref rest @ ..] => (via(target, None, Some(vni))?, rest),
-            ref rest => (via(target, None, None)?, rest),
-        };
-        members.push(member);
-        words = rest;
-    }
-    match (members.len(), members.pop(), words) {
-        (1, Some(only), []) => Ok(only),
-        (_, Some(last), []) => {
-            members.push(last);
-            Ok(ViaSpec::Multipath { members })
-        }
-        _ => Err(
-            "write PREFIX via NODE [vni VNI] or via IP [dev IF], and [via ...] for each further \
-             next hop"
-                .to_owned(),
-        ),
-    }
-}
-
-/// A target that reads as an address is a router, any other a node: node names may not look like
-/// addresses.
-fn via(target: &str, interface: Option<&str>, vni: Option<&str>) -> Result<ViaSpec, String> {
-    match target.parse() {
-        Ok(_) if vni.is_some() => Err(format!(
-            "'vni' goes with the name of a node, and '{target}' is the address of a router; leave \
-             'vni' out"
-        )),
-        Ok(address) => Ok(ViaSpec::Gateway {
-            address,
-            interface: interface.map(str::to_owned),
-        }),
-        Err(_) if interface.is_some() => Err(format!(
-            "'dev' goes with the address of a router, and '{target}' is the name of a node; leave \
-             'dev' out"
-        )),
-        Err(_) => Ok(ViaSpec::Node {
-            node: target.to_owned(),
-            vni: vni.map(number).transpose()?,
-        }),
-    }
-}
-
-fn number(vni: &str) -> Result<Vni, String> {
-    let number: u32 = vni
-        .parse()
-        .map_err(|_| format!("'{vni}' is no VNI; use 0 to 16777215"))?;
-    Vni::try_from(number).map_err(|error| error.to_string())
-}
-
 /// Home and clear to the end: what is left of the last picture goes, without flicker.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
@@ -810,11 +570,9 @@ fn watch(
 
 #[cfg(test)]
 mod tests {
-    use podway_proto::entries::EntryKey;
-
     use super::*;
 
-    fn request(line: &str) -> Request {
+    pub(super) fn request(line: &str) -> Request {
         let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
         cli.command.into_request().expect(line)
     }
@@ -889,85 +647,6 @@ mod tests {
     }
 
     #[test]
-    fn a_route_is_written_as_for_ip() {
-        let prefix = "10.9.0.0/16".parse().unwrap();
-        assert_eq!(
-            request("podway route add 10.9.0.0/16 via node-b"),
-            Request::RouteAdd(RouteSpec {
-                prefix,
-                via: ViaSpec::Node {
-                    node: "node-b".into(),
-                    vni: None
-                }
-            })
-        );
-        assert_eq!(
-            request("podway route replace 10.9.0.0/16 via 192.168.1.9 dev eth0"),
-            Request::RouteReplace(RouteSpec {
-                prefix,
-                via: ViaSpec::Gateway {
-                    address: "192.168.1.9".parse().unwrap(),
-                    interface: Some("eth0".into())
-                }
-            })
-        );
-        assert_eq!(
-            request("podway route add 10.9.0.0/16 via b via 192.168.1.9 dev eth0 via 192.168.1.8"),
-            Request::RouteAdd(RouteSpec {
-                prefix,
-                via: ViaSpec::Multipath {
-                    members: vec![
-                        ViaSpec::Node {
-                            node: "b".into(),
-                            vni: None
-                        },
-                        ViaSpec::Gateway {
-                            address: "192.168.1.9".parse().unwrap(),
-                            interface: Some("eth0".into())
-                        },
-                        ViaSpec::Gateway {
-                            address: "192.168.1.8".parse().unwrap(),
-                            interface: None
-                        },
-                    ]
-                }
-            })
-        );
-        assert_eq!(
-            request("podway route add 10.9.0.0/16 via b vni 77 via b"),
-            Request::RouteAdd(RouteSpec {
-                prefix,
-                via: ViaSpec::Multipath {
-                    members: [Some(Vni::try_from(77).unwrap()), None]
-                        .map(|vni| ViaSpec::Node {
-                            node: "b".into(),
-                            vni
-                        })
-                        .to_vec()
-                }
-            })
-        );
-        for wrong in [
-            "podway route add 10.9.0.0/16",
-            "podway route add 10.9.0.0/16 via b vni",
-            "podway route add 10.9.0.0/16 via b vni 16777216",
-            "podway route add 10.9.0.0/16 via b vni x",
-            "podway route add 10.9.0.0/16 via 192.168.1.9 vni 77",
-            "podway route add 10.9.0.0/16 via",
-            "podway route add 10.9.0.0/16 through node-b",
-            "podway route add 10.9.0.0/16 via 192.168.1.9 eth0",
-            "podway route add 10.9.0.0/16 via 192.168.1.9 dev",
-            "podway route add 10.9.0.0/16 via 192.168.1.9 dev eth0 via",
-            "podway route add 10.9.0.0/16 via node-b dev eth0",
-            "podway route add 10.9.0.0/33 via 192.168.1.9",
-        ] {
-            let parsed = Cli::try_parse_from(wrong.split_whitespace());
-            let refused = parsed.map_or(true, |cli| cli.command.into_request().is_err());
-            assert!(refused, "{wrong}");
-        }
-    }
-
-    #[test]
     fn a_node_has_its_options() {
         assert_eq!(
             request(
@@ -1028,85 +707,5 @@ mod tests {
                 "{wrong}"
             );
         }
-    }
-
-    fn entries() -> Failure {
-        let name = "c".to_owned();
-        Failure::Entries {
-            what: "nothing is imported from a file".into(),
-            complaints: "node c: it has no address".into(),
-            refused: vec![RefusedEntry {
-                entry: EntryKey::Node { name },
-                error: ErrorBody::new(ErrorCode::Invalid, "it has no address"),
-            }],
-        }
-    }
-
-    #[test]
-    fn each_failure_is_a_document() {
-        let document = |failure: Failure| String::from_utf8(failure.document()).unwrap();
-        let refused = ErrorBody::new(ErrorCode::NotFound, "there is no node c");
-        assert_eq!(
-            document(Failure::Client(ClientError::Refused(refused))),
-            "{\"response\":\"error\",\"code\":\"not-found\",\"message\":\"there is no node c\"}\n"
-        );
-        assert_eq!(
-            document(entries()),
-            "{\"response\":\"error\",\"code\":\"invalid\",\"message\":\"nothing is imported from a \
-             file\",\"refused\":[{\"entry\":{\"kind\":\"node\",\"name\":\"c\"},\"error\":{\"code\":\"invalid\",\
-             \"message\":\"it has no address\"}}]}\n"
-        );
-        assert_eq!(
-            entries().to_string(),
-            "nothing is imported from a file:\nnode c: it has no address"
-        );
-        let timed_out = ClientError::TimedOut {
-            daemon: "podway-control",
-            socket: PathBuf::new(),
-            timeout: Duration::ZERO,
-        };
-        for (failure, code) in [
-            (Failure::Client(timed_out), "unavailable"),
-            (Failure::Config(String::new()), "invalid"),
-            (Failure::NotFound(String::new()), "not-found"),
-            (Failure::Usage(String::new()), "bad-request"),
-            (Failure::Output(io::ErrorKind::StorageFull.into()), "system"),
-        ] {
-            let document = document(failure);
-            assert!(
-                document.contains(&format!("\"code\":\"{code}\"")),
-                "{document}"
-            );
-        }
-        let error = Cli::try_parse_from(["podway", "node", "set", "b"]).unwrap_err();
-        assert_eq!(
-            usage(&error).to_string(),
-            "the following required arguments were not provided:\n  --underlay <IP>"
-        );
-    }
-
-    #[test]
-    fn each_failure_has_its_exit_code() {
-        let failed = |error| Failure::Client(error).exit_code();
-        let refused = |code| failed(ClientError::Refused(ErrorBody::new(code, "")));
-        assert_eq!(refused(ErrorCode::Invalid), 1);
-        assert_eq!(refused(ErrorCode::NotFound), 3);
-        assert_eq!(refused(ErrorCode::NoSuchInterface), 3);
-        assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
-        assert_eq!(entries().exit_code(), 1);
-        let socket = PathBuf::new;
-        let source = io::Error::from(io::ErrorKind::NotFound);
-        let unreachable = ClientError::Unreachable {
-            daemon: "podway-control",
-            socket: socket(),
-            source,
-        };
-        assert_eq!(failed(unreachable), 4);
-        let timed_out = ClientError::TimedOut {
-            daemon: "podway-control",
-            socket: socket(),
-            timeout: Duration::ZERO,
-        };
-        assert_eq!(failed(timed_out), 4);
     }
 }

@@ -9,7 +9,8 @@ use podway_proto::client::{BulkOptions, Client};
 use podway_proto::control::{Response, RouteSpec};
 use podway_proto::entries::{Entries, EntryKey, RefusedEntry};
 
-use super::{Failure, ways};
+use super::Failure;
+use super::route::ways;
 
 /// Complaints that are shown; the first ones say what is wrong with the others, mostly.
 const SHOWN: usize = 20;

@@ -76,7 +76,7 @@ impl FromStr for Protocol {
 }
 
 fn vni(text: &str) -> Result<Vni, String> {
-    super::super::number(text)
+    crate::cli::route::number(text)
 }
 
 impl From<PacketArgs> for TracePacket {
