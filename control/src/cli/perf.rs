@@ -13,7 +13,8 @@ use crate::show;
 
 const EXAMPLES: &str = "\
 One of 61 bursts is measured, always. Times are nanoseconds: those of a packet are those of its
-burst by its packets. docs/performance.md says how to read it.
+burst by its packets. docs/performance.md says how to read it. Only root and the daemon's user may ask,
+since it costs workers time.
 
 Examples:
   podway perf
@@ -23,7 +24,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Perf {
-    /// Begin anew: forget what was measured so far. Only root and the daemon's user may.
+    /// Begin anew: forget what was measured so far.
     #[arg(long)]
     reset: bool,
     /// Once a second until interrupted; counts are those between two looks.

@@ -69,6 +69,12 @@ pub(super) fn rp_filter(facts: &Facts, findings: &mut Findings) {
     }
 }
 
+/// How control begins to tell of a chain that drops what is forwarded (`netfilter/forward.rs`).
+pub(super) const DROPS_FORWARDED: &str = "drops what is forwarded";
+
+/// How it begins to tell that it cannot read rules (`netfilter.rs`).
+const UNREAD: &str = "whether rules of nftables ";
+
 /// Control reads the rules of such chains, and tells in its hints whether they let pods' packets pass.
 pub(super) fn rules(facts: &Facts, findings: &mut Findings) {
     let forwarding = &facts.forwarding;
@@ -82,7 +88,8 @@ pub(super) fn rules(facts: &Facts, findings: &mut Findings) {
     };
     let hints = facts.status().map(|status| status.hints.as_slice());
     for chain in dropping {
-        let named = |hint: &&String| hint.contains(&format!("nftables chain {chain} "));
+        let named =
+            |hint: &&String| hint.contains(&format!("nftables chain {chain} {DROPS_FORWARDED}"));
         match hints {
             Some(hints) => match hints.iter().find(named) {
                 Some(hint) => {
@@ -97,6 +104,12 @@ pub(super) fn rules(facts: &Facts, findings: &mut Findings) {
                         remedy.trim_end_matches(')'),
                     );
                 }
+                // That hint is told by itself; here it only keeps a chain from being found sound.
+                None if hints.iter().any(|hint| hint.starts_with(UNREAD)) => findings.warn(
+                    chain,
+                    "drops by default, and control cannot read its rules",
+                    "see podway status",
+                ),
                 None => findings.ok(
                     chain,
                     "drops by default, and has rules that let pods' packets pass",
@@ -192,6 +205,15 @@ mod tests {
         ];
         let expected = (Fault, "ip filter FORWARD".to_owned(), "nft x".to_owned());
         assert_eq!(found("forward-rules", &facts), [expected]);
+        // Another hint about the same chain, which is one of its own.
+        status(&mut facts).hints = vec![
+            "the nftables chain ip filter FORWARD drops what conntrack finds invalid".to_owned(),
+        ];
+        assert_eq!(verdict("forward-rules", &facts), Ok);
+        assert_eq!(verdict("hint", &facts), Warning);
+        status(&mut facts).hints =
+            vec!["whether rules of nftables drop is not known: no".to_owned()];
+        assert_eq!(verdict("forward-rules", &facts), Warning);
         facts.control = Control::Away;
         assert_eq!(verdict("forward-rules", &facts), Warning);
         facts.forwarding.dropping = None;

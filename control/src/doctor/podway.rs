@@ -173,7 +173,7 @@ const CHECKED: [&str; 7] = [
     "net.ipv4.ip_forward",
     "net.ipv6.conf.all.forwarding",
     "conf.all.rp_filter",
-    "the nftables chain",
+    super::forwarding::DROPS_FORWARDED,
     "there is no uplink",
     "the uplink ",
     "the kernel has no route to node",
