@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
@@ -47,12 +48,22 @@ impl Running {
         kill_process(pid.unwrap(), signal).unwrap();
     }
 
+    /// Insists that it ends well, in time; `meanwhile` is done as long as it has not.
+    fn ends(&mut self, mut meanwhile: impl FnMut()) {
+        let ended = wait_until("it ends", PATIENCE, || {
+            meanwhile();
+            let ended = self.0.try_wait().map_err(|error| error.to_string())?;
+            ended.ok_or_else(|| "it goes on".to_owned())
+        });
+        assert!(ended.unwrap().success());
+    }
+
     /// What it has yet to say, after it has ended well.
     fn finish(mut self) -> Vec<u8> {
         let mut said = Vec::new();
         let mut out = self.0.stdout.take().unwrap();
         out.read_to_end(&mut said).unwrap();
-        assert!(self.0.wait().unwrap().success());
+        self.ends(|| ());
         said
     }
 }
@@ -109,6 +120,7 @@ fn packets_are_seen_on_their_way_and_none_is_lost_for_it() {
 
     each_point_has_each_packet(&network);
     a_capture_ends_with_its_reader(&network);
+    a_trace_ends_with_its_reader_while_packets_pass(&network);
     a_drop_has_its_reason(&network);
     a_flow_is_traced(&network);
     flows_are_added_up(&network);
@@ -117,18 +129,24 @@ fn packets_are_seen_on_their_way_and_none_is_lost_for_it() {
     network.finish();
 }
 
+/// What a program says, line by line, as it comes.
+fn lines(program: &mut Running) -> Receiver<String> {
+    let out = BufReader::new(program.0.stdout.take().unwrap());
+    let (send, lines) = channel();
+    std::thread::spawn(move || {
+        let mut told = out.lines().map_while(Result::ok);
+        told.try_for_each(|line| send.send(line))
+    });
+    lines
+}
+
 /// By `podway flows`, of which nothing is seen before it has seen a packet.
 fn flows_are_added_up(network: &Network) {
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
     let node = &*network.node(1).name;
     let arguments = ["--json", "flows", "--follow", "--node", node];
     let mut flows = Running::podway(network.agent(0), &arguments);
-    let told = BufReader::new(flows.0.stdout.take().unwrap()).lines();
-    let (send, lines) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        told.map_while(Result::ok)
-            .try_for_each(|line| send.send(line))
-    });
+    let lines = lines(&mut flows);
     let parsed = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap();
     let armed = wait_until("a flow is told", PATIENCE, || {
         ping_all(&pod.netns, peer.ipv6.into(), 56, 1);
@@ -167,7 +185,7 @@ fn flows_are_added_up(network: &Network) {
         (key(&there, UPLINK, port, "-"), (pings, pings * bytes)),
     ]);
     assert_eq!(seen, expected);
-    assert!(flows.0.wait().unwrap().success());
+    flows.ends(|| ());
 }
 
 /// Live, through a pipe to tshark.
@@ -201,16 +219,15 @@ fn each_point_has_each_packet(network: &Network) {
         std::io::copy(&mut packets, &mut input).unwrap();
     });
     ping_all(&pod.netns, peer.ipv4.into(), 56, PINGS);
-    let lines = BufReader::new(shark.0.stdout.take().unwrap()).lines();
+    let lines = lines(&mut shark);
     // While it still runs: each ping is at two points, each answer at three.
-    let lines: Vec<String> = lines
+    let lines: Vec<String> = std::iter::from_fn(|| lines.recv_timeout(PATIENCE).ok())
         .take(5 * usize::from(PINGS))
-        .map(Result::unwrap)
         .collect();
     capture.signal(Signal::INT);
-    assert!(capture.0.wait().unwrap().success());
+    capture.ends(|| ());
     copying.join().unwrap();
-    assert!(shark.0.wait().unwrap().success());
+    shark.ends(|| ());
 
     let mut seen: BTreeMap<&str, u16> = BTreeMap::new();
     lines
@@ -246,7 +263,15 @@ fn a_capture_ends_with_its_reader(network: &Network) {
     let mut out = capture.0.stdout.take().unwrap();
     out.read_exact(&mut [0; 4]).unwrap();
     drop(out);
-    assert!(capture.0.wait().unwrap().success());
+    capture.ends(|| ());
+}
+
+/// What is traced is written line by line, so that a pipe is found broken by the next packet.
+fn a_trace_ends_with_its_reader_while_packets_pass(network: &Network) {
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let mut trace = Running::podway(network.agent(0), &["trace", "live", "icmp"]);
+    drop(trace.0.stdout.take());
+    trace.ends(|| ping_all(&pod.netns, peer.ipv4.into(), 56, 1));
 }
 
 fn a_drop_has_its_reason(network: &Network) {
@@ -318,15 +343,14 @@ fn a_flow_is_traced(network: &Network) {
     let mut trace = Running::podway(network.agent(0), &arguments);
     let target = SocketAddr::from((peer.ipv4, 4242));
     // It says nothing before the first packet, so one comes again and again.
-    while trace.0.try_wait().unwrap().is_none() {
+    trace.ends(|| {
         let sending = pod.netns.thread(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.send_to(b"hello", target).unwrap();
             Ok(())
         });
         podway_bench::netns::join(sending).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    });
     let text = String::from_utf8(trace.finish()).unwrap();
     let other = network.node(1);
     let [first, came, goes, sent] = text.lines().collect::<Vec<_>>()[..] else {
