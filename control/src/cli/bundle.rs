@@ -62,9 +62,13 @@ impl Bundle {
             .create_new(true)
             .mode(0o600)
             .open(&file)
-            .and_then(|mut to| to.write_all(&archive));
-        written
-            .map_err(|error| Failure::Usage(format!("cannot write {}: {error}", file.display())))?;
+            .map_err(|error| Failure::Usage(format!("cannot write {}: {error}", file.display())))?
+            .write_all(&archive);
+        if let Err(error) = written {
+            // Half of an archive is of no use, and in the way of the next one.
+            let _ = std::fs::remove_file(&file);
+            return Err(error.into());
+        }
         Ok(said(&file, &manifest, json))
     }
 }

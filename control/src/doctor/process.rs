@@ -105,6 +105,12 @@ pub(super) fn memlock(facts: &Facts, findings: &mut Findings) {
                     format!("may lock the {needed} bytes of its frames"),
                 );
             }
+            // What this shell may says little of the unit that will be started.
+            Some(limit) if process.role == Role::This => findings.warn(
+                &process.name,
+                format!("may lock {limit} bytes, and the dataplane's frames have {needed}"),
+                "set LimitMEMLOCK=infinity in the unit of podway-dataplane",
+            ),
             Some(limit) => findings.fault(
                 &process.name,
                 format!("may lock {limit} bytes, and its frames have {needed}"),
@@ -155,6 +161,12 @@ mod tests {
             p.memlock = Some(65536);
         });
         assert_eq!(verdict("memlock", &low), Fault);
+        let shell = with(|p| {
+            p.role = Role::This;
+            p.capabilities = Some(0);
+            p.memlock = Some(65536);
+        });
+        assert_eq!(verdict("memlock", &shell), Warning);
         let locks = with(|p| p.memlock = Some(0));
         assert_eq!(verdict("memlock", &locks), Ok, "it may lock any");
         let unseen = with(|p| {

@@ -99,8 +99,11 @@ fn ask(targets: &[(&str, Ipv4Addr, Ipv4Addr, u32)]) -> io::Result<Answers> {
                 continue;
             };
             let to = SocketAddr::from((*address, 0)).into();
-            if !heard.small {
-                socket.send_to(&echo(*source, *address, id, SMALL), &to)?;
+            // What one node's route or rules refuse says nothing of the others.
+            if !heard.small
+                && let Err(error) = socket.send_to(&echo(*source, *address, id, SMALL), &to)
+            {
+                errors.insert(*address, error.to_string());
             }
             if !heard.large && heard.too_big.is_none() {
                 let packet = echo(*source, *address, id, size.saturating_sub(HEADERS));
