@@ -5,6 +5,7 @@ use std::sync::Arc;
 use podway_proto::types::MacAddr;
 
 use super::group::Group;
+use crate::tunnel::OuterHeader;
 
 /// Index of an attached port, given by the API thread; small and dense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +54,14 @@ impl NextHop {
             _ => self.mtu,
         }
     }
+
+    /// The outer headers of the tunnel that it leads through.
+    pub fn tunnel(&self) -> Option<&OuterHeader> {
+        match &self.kind {
+            NextHopKind::Tunnel(outer) => Some(outer),
+            _ => None,
+        }
+    }
 }
 
 /// What is at the other end of a next hop.
@@ -63,7 +72,7 @@ pub enum NextHopKind {
     /// The next router or node on an uplink, packets as they are.
     Native,
     /// A node behind a VXLAN tunnel; the finished outer header.
-    Tunnel(Box<crate::tunnel::OuterHeader>),
+    Tunnel(Box<OuterHeader>),
     /// Several of these, of which each flow has one: [`crate::fib::Tables::member`]. Port and
     /// rewrite are the members'.
     Group(Arc<Group>),

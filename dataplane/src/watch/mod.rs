@@ -30,7 +30,7 @@ use crate::verdict::{DropReason, Send};
 use crate::wire::glance::glance_inside;
 use crate::wire::{Headers, VxlanHeader, vxlan};
 
-pub use filter::{Filter, FilterError, Seen};
+pub use filter::{Filter, FilterError, Leaves, Seen};
 pub use ring::{Reader, Writer, ring};
 
 /// Bytes that are kept of a packet as it came: whatever [`crate::forward`] may overwrite, which is the
@@ -247,14 +247,26 @@ struct Came {
     head: [u8; HEAD],
 }
 
+impl Came {
+    /// Keeps a head that is shorter than [`HEAD`].
+    // By itself: together both copies would become one of any length, which is a call.
+    #[inline(never)]
+    fn keep_short(&mut self, head: &[u8]) {
+        if let Some(room) = self.head.get_mut(..head.len()) {
+            room.copy_from_slice(head);
+            self.head_len = head.len();
+        }
+    }
+}
+
 /// The watches of one worker, and what they know of the packet in hand.
 #[derive(Debug)]
 pub struct Watches {
     armed: Vec<Watch>,
+    /// Matches what any of their filters does.
+    any: Filter,
     /// Whether any of them wants bytes of a packet as it came.
     wants_head: bool,
-    /// Whether any of them asks for a VNI.
-    wants_vni: bool,
     came: Came,
     /// Which of `armed` have taken the packet in hand, a bit each.
     taken: u8,
@@ -270,8 +282,8 @@ impl Default for Watches {
     fn default() -> Self {
         Self {
             armed: Vec::with_capacity(MAX_WATCHES),
+            any: Filter::any_of([]),
             wants_head: false,
-            wants_vni: false,
             came: Came {
                 by: PortId::NONE,
                 length: 0,
@@ -311,8 +323,9 @@ impl Watches {
             watch.snap > 0 && early.iter().any(|point| watch.points.has(*point))
         };
         self.wants_head = self.armed.iter().any(wants_head);
-        self.wants_vni = self.armed.iter().any(|w| w.filter.looks_at_vni());
+        self.any = Filter::any_of(self.armed.iter().map(|watch| &watch.filter));
         (self.taken, self.offered) = (0, 0);
+        self.came.head_len = 0;
     }
 
     /// A packet has come by `port`, and is as it came.
@@ -326,15 +339,10 @@ impl Watches {
         came.by = port;
         came.length = packet.len();
         came.headroom = packet.headroom();
-        came.head_len = 0;
         if self.wants_head {
-            let head = packet.head();
-            if let Some(first) = head.first_chunk() {
-                came.head = *first;
-                came.head_len = HEAD;
-            } else if let Some(room) = came.head.get_mut(..head.len()) {
-                room.copy_from_slice(head);
-                came.head_len = head.len();
+            match packet.head().first_chunk() {
+                Some(first) => (came.head, came.head_len) = (*first, HEAD),
+                None => came.keep_short(packet.head()),
             }
         }
     }
@@ -342,26 +350,40 @@ impl Watches {
     /// It is known where a packet goes, and nothing else has been done to it.
     #[inline]
     pub fn decided(&mut self, packet: &mut Packet<'_>, send: &Send<'_>) {
-        if self.armed.is_empty() {
-            return;
+        if !self.armed.is_empty() && self.may_be_wanted(send) {
+            self.offer(packet, send);
         }
-        let came_through = match self.wants_vni {
-            true => self.came_through(packet),
-            false => None,
-        };
+    }
+
+    /// Whether a watch may want a packet that goes there. Most packets of a watched worker are wanted by
+    /// none, and are done with here.
+    #[inline(never)]
+    fn may_be_wanted(&self, send: &Send<'_>) -> bool {
+        if self.any.looks_at_vni() {
+            return true;
+        }
         let seen = Seen {
             headers: Some(&send.headers),
             came_by: self.came.by,
-            came_through,
-            leaves_by: send.next_hop.port,
-            leaves_through: tunnel(send),
+            came_through: None,
+            leaves: Leaves::To(send.next_hop),
+            reason: None,
+        };
+        self.any.matches(&seen)
+    }
+
+    #[inline(never)]
+    fn offer(&mut self, packet: &mut Packet<'_>, send: &Send<'_>) {
+        let seen = Seen {
+            headers: Some(&send.headers),
+            came_by: self.came.by,
+            came_through: self.came_through(packet),
+            leaves: Leaves::To(send.next_hop),
             reason: None,
         };
         let possible = self.early(packet).and(WatchPoint::Egress);
         let new = self.take(&seen, possible);
-        if new != 0 {
-            self.arrival(new, packet, Some(&send.headers));
-        }
+        self.arrival(new, packet, Some(&send.headers));
     }
 
     /// Points at which the packet in hand may have a record of how it came.
@@ -379,7 +401,6 @@ impl Watches {
 
     /// Offers a packet to the watches that want a record at one of the `possible` points and that it was
     /// not offered to; those that take it.
-    #[inline]
     fn take(&mut self, seen: &Seen<'_>, possible: Points) -> u8 {
         let mut new = 0;
         for (n, watch) in self.armed.iter_mut().enumerate() {
@@ -398,8 +419,10 @@ impl Watches {
     }
 
     /// Records a packet as it came, for the watches `new`, which have just taken it.
-    #[inline(never)]
     fn arrival(&mut self, new: u8, packet: &mut Packet<'_>, headers: Option<&Headers>) {
+        if new == 0 {
+            return;
+        }
         self.time = now();
         let note = self.note(packet, headers);
         let Self { armed, came, .. } = self;
@@ -462,7 +485,7 @@ impl Watches {
         source_port: u16,
     ) {
         let mut header = [0; OUTER_V6_LEN];
-        let outer = tunnel(send).map_or(&[][..], OuterHeader::bytes);
+        let outer = send.next_hop.tunnel().map_or(&[][..], OuterHeader::bytes);
         let header = header.get_mut(..outer.len()).unwrap_or_default();
         header.copy_from_slice(outer);
         encap::begin(header, send.headers.tos, source_port);
@@ -524,15 +547,12 @@ impl Watches {
             headers: glanced.as_ref(),
             came_by: self.came.by,
             came_through: self.came_through(packet),
-            leaves_by: send.map_or(PortId::NONE, |send| send.next_hop.port),
-            leaves_through: send.and_then(tunnel),
+            leaves: send.map_or(Leaves::Unknown, |send| Leaves::To(send.next_hop)),
             reason: Some(reason),
         };
         let possible = self.early(packet).and(WatchPoint::Dropped);
         let new = self.take(&seen, possible);
-        if new != 0 {
-            self.arrival(new, packet, glanced.as_ref());
-        }
+        self.arrival(new, packet, glanced.as_ref());
         let note = Note {
             point: WatchPoint::Dropped,
             length: narrow(packet.len()),
@@ -567,8 +587,7 @@ impl Watches {
             headers: glanced.as_ref(),
             came_by: PortId::NONE,
             came_through: None,
-            leaves_by: port,
-            leaves_through: None,
+            leaves: Leaves::By(port),
             reason: Some(reason),
         };
         for watch in &mut self.armed {
@@ -625,14 +644,6 @@ impl Watches {
 fn chosen(armed: &mut [Watch], bits: u8) -> impl Iterator<Item = &mut Watch> {
     let armed = armed.iter_mut().enumerate();
     armed.filter_map(move |(n, watch)| (bits & 1 << n != 0).then_some(watch))
-}
-
-#[inline]
-fn tunnel<'t>(send: &Send<'t>) -> Option<&'t OuterHeader> {
-    match &send.next_hop.kind {
-        NextHopKind::Tunnel(outer) => Some(outer),
-        _ => None,
-    }
 }
 
 fn flow(headers: &Headers) -> WatchFlow {

@@ -4,6 +4,9 @@ use podway_proto::types::MacAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fib::{L2Rewrite, NextHopKind};
+use crate::tunnel::OuterHeader;
+use crate::wire::protocol;
 
 const PORTS: [(&str, PortId); 2] = [("eth0", PortId(0)), ("veth-a", PortId(7))];
 
@@ -38,8 +41,7 @@ fn seen(headers: &Headers) -> Seen<'_> {
         headers: Some(headers),
         came_by: PortId(7),
         came_through: None,
-        leaves_by: PortId(0),
-        leaves_through: None,
+        leaves: Leaves::By(PortId(0)),
         reason: None,
     }
 }
@@ -107,6 +109,12 @@ fn tunnels_drops_and_what_cannot_be_read_are_told() {
     let mac = MacAddr([2; 6]);
     let ip = |last| IpAddr::from([192, 168, 1, last]);
     let outer = OuterHeader::new((mac, ip(1)), (mac, ip(2)), 4789, 42.try_into().unwrap());
+    let next_hop = NextHop {
+        port: PortId(0),
+        l2: L2Rewrite::new(mac, mac),
+        mtu: 1450,
+        kind: NextHopKind::Tunnel(Box::new(outer.unwrap())),
+    };
     let matches = |filter: &str, seen: &Seen<'_>| parse(filter).unwrap().matches(seen);
     let (came, leaves) = (
         Seen {
@@ -114,7 +122,7 @@ fn tunnels_drops_and_what_cannot_be_read_are_told() {
             ..seen(&headers)
         },
         Seen {
-            leaves_through: outer.as_ref(),
+            leaves: Leaves::To(&next_hop),
             ..seen(&headers)
         },
     );
@@ -122,6 +130,8 @@ fn tunnels_drops_and_what_cannot_be_read_are_told() {
     assert!(matches("vni 42", &leaves) && !matches("vni 7", &leaves));
     assert!(parse("udp and not vni 7").unwrap().looks_at_vni());
     assert!(!parse("udp").unwrap().looks_at_vni());
+    let any = |texts: [&str; 2]| Filter::any_of(&texts.map(|text| parse(text).unwrap()));
+    assert!(any(["vni 7", "udp"]).looks_at_vni() && !any(["tcp", "udp"]).looks_at_vni());
     let dropped = Seen {
         reason: Some(DropReason::NoRoute),
         headers: None,
@@ -359,6 +369,19 @@ fn headers() -> impl Strategy<Value = Headers> {
 }
 
 proptest! {
+    #[test]
+    fn any_of_some_filters_is_what_any_of_them_is(
+        meant in prop::collection::vec(meant(), 0..4),
+        packets in prop::collection::vec(headers(), 20),
+    ) {
+        let filters: Vec<_> = meant.iter().map(|meant| parse(&meant.text()).unwrap()).collect();
+        let any = Filter::any_of(&filters);
+        for headers in packets {
+            let expected = meant.iter().any(|meant| meant.holds(&headers));
+            prop_assert_eq!(any.matches(&seen(&headers)), expected);
+        }
+    }
+
     #[test]
     fn a_filter_means_what_it_says(meant in meant(), packets in prop::collection::vec(headers(), 20)) {
         let text = meant.text();
