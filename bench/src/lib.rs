@@ -37,6 +37,7 @@ pub mod demo;
 mod error;
 pub mod frames;
 pub mod generator;
+pub mod inspection;
 pub mod iperf;
 pub mod kernel;
 pub mod latency;

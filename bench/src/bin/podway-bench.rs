@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podway_bench::contender::Contender;
 use podway_bench::demo::{Demo, ROWS};
+use podway_bench::inspection::Inspection;
 use podway_bench::monitoring::Monitoring;
 use podway_bench::scale::{MAX_NODES, MAX_ROUTES, Scale};
 use podway_bench::suite::{Comparison, Report, Size, Suite, Wire, plan};
@@ -32,6 +33,8 @@ enum Command {
     Scale(ScaleArgs),
     /// Measure what ends, hangs and changes of the daemons cost running traffic.
     Takeover(TakeoverArgs),
+    /// Measure what it costs a packet that somebody looks inside.
+    Inspection(InspectionArgs),
     /// Draw what the dashboard of docs/monitoring shows of a run of its own.
     Monitoring(MonitoringArgs),
     /// Show ratio by ratio whether the intervals of two runs overlap.
@@ -161,6 +164,19 @@ struct MonitoringArgs {
 }
 
 #[derive(Debug, Args)]
+struct InspectionArgs {
+    /// Interleaved rounds. An interval takes three.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds of packets in each turn.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Also write every measured value to a file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct ScaleArgs {
     /// Numbers of routes, one row each.
     #[arg(
@@ -191,6 +207,7 @@ fn main() -> ExitCode {
         Command::Run(args) => suite(args).run(&mut io::stdout()),
         Command::Scale(args) => scale(args),
         Command::Takeover(args) => takeover(args),
+        Command::Inspection(args) => inspection(&args),
         Command::Monitoring(args) => monitoring(args),
         Command::Compare { before, after } => compare(&before, &after),
     };
@@ -275,6 +292,14 @@ fn scale(args: ScaleArgs) -> Result<()> {
         changes: args.changes,
     };
     write_json(&scale.run(&mut io::stdout())?, args.json.as_deref())
+}
+
+fn inspection(args: &InspectionArgs) -> Result<()> {
+    let inspection = Inspection {
+        rounds: args.rounds,
+        seconds: args.seconds,
+    };
+    write_json(&inspection.run(&mut io::stdout())?, args.json.as_deref())
 }
 
 fn monitoring(args: MonitoringArgs) -> Result<()> {
