@@ -24,6 +24,7 @@ use podway_proto::dataplane::{Change, Refused};
 use podway_proto::types::{LocalNode, Vni};
 use podway_proto::{ErrorBody, ErrorCode};
 use podway_xdp_redirect::{AttachError, Redirect};
+use rustix::thread::{MembarrierCommand, membarrier};
 
 use crate::answer::Answers;
 use crate::config::Config;
@@ -57,9 +58,8 @@ const ADOPTION_LIMIT: Duration = Duration::from_millis(20);
 /// A worker that has adopted nothing for so long has not beaten either, and the programs on the ports
 /// pass its packets to the kernel.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(1);
-/// How long packets that were redirected before the gate closed may take through the CPUs' backlogs
-/// and the workers.
-const DRAIN: Duration = Duration::from_millis(10);
+/// How long a CPU may be in the middle of a packet, where the kernel does not tell.
+const MIDST: Duration = Duration::from_millis(10);
 
 /// A running dataplane.
 #[derive(Debug)]
@@ -572,8 +572,8 @@ impl Supervisor {
     /// step on. A worker that is stuck is left to the end of the process.
     pub fn stop(mut self) {
         self.redirect.close_gate();
-        // What was redirected before is still forwarded.
-        std::thread::sleep(DRAIN);
+        // What was redirected before is still forwarded: each port's end drains its queues.
+        let_packets_arrive();
         let interfaces: Vec<String> = self.ports.keys().cloned().collect();
         for interface in interfaces {
             if let Err(error) = self.del_port(&interface) {
@@ -600,6 +600,17 @@ impl Supervisor {
                 tracing::error!("worker {number} ended by a panic");
             }
         }
+    }
+}
+
+/// Waits until every packet is in its queue that a program had decided to redirect before this was
+/// called. A program runs, and what it redirects is handed on, inside of an RCU read-side section;
+/// membarrier(2) waits until those that had begun have ended (`synchronize_rcu` in
+/// kernel/sched/membarrier.c), however long another CPU was kept from going on.
+fn let_packets_arrive() {
+    if membarrier(MembarrierCommand::Global).is_err() {
+        // With nohz_full CPUs the kernel refuses.
+        std::thread::sleep(MIDST);
     }
 }
 

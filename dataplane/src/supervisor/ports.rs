@@ -12,7 +12,7 @@ use podway_xdp_redirect::{
     UNKNOWN_PORT_SLOT, XdpMode, offers_zero_copy,
 };
 
-use super::{DRAIN, HEARTBEAT_LIMIT, Supervisor, system};
+use super::{HEARTBEAT_LIMIT, Supervisor, let_packets_arrive, system};
 use crate::fib::{PortFacts, PortId};
 use crate::ingress::{Ingress, LEAST_POSTED, RingIngress};
 use crate::sys::interface::Interface;
@@ -425,8 +425,7 @@ impl Supervisor {
             note(self.redirect.del_socket(xsk_base + queue).map_err(system));
         }
         if self.redirect.gate_is_open() {
-            // Another CPU may be in the middle of a packet that it has decided to redirect.
-            std::thread::sleep(DRAIN);
+            let_packets_arrive();
         }
         for (queue, attached) in (0..).zip(queues) {
             let Some(socket) = &attached.socket else {
