@@ -12,6 +12,7 @@ mod load;
 mod log;
 mod overview;
 mod perf;
+mod private;
 mod route;
 mod stream;
 mod top;

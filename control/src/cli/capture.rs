@@ -1,8 +1,6 @@
 //! `podway capture`: packets as they pass through the dataplane, to a pcapng file or as lines.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,7 +9,7 @@ use podway_proto::dataplane::Response;
 use podway_proto::watch::{MAX_SNAP, WatchPoint, WatchSpec, Watched};
 
 use super::stream::{Reach, Stream};
-use super::{Failure, goes_on};
+use super::{Failure, goes_on, private};
 use crate::pcapng::PcapngWriter;
 use crate::show;
 
@@ -33,7 +31,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(super) struct Capture {
     /// Write pcapng to this file; `-` is standard output. Without it a line is printed for each packet
-    /// at each point.
+    /// at each point. A file that is there is replaced by one that its owner alone may read.
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     write: Option<PathBuf>,
     /// Where packets are recorded: ingress (as they came), decap (inside the tunnel that they came by),
@@ -121,10 +119,7 @@ fn open<'o>(path: &Path, out: &'o mut impl Write) -> Result<Box<dyn Write + 'o>,
     if path == Path::new("-") {
         return Ok(Box::new(BufWriter::new(out)));
     }
-    // Packets have contents, which are nobody else's.
-    let mut options = File::options();
-    let options = options.write(true).create(true).truncate(true).mode(0o600);
-    let file = options.open(path).map_err(|error| {
+    let file = private::create(path).map_err(|error| {
         let path = path.display();
         Failure::Usage(format!(
             "cannot write {path}: {error}; name a file that may be written"
