@@ -326,6 +326,15 @@ fn a_drop_has_its_reason(network: &Network) {
         &["frame.interface_name", "frame.comment", "frame.len"],
     );
     assert_eq!(seen.len(), COUNT);
+    // The file has ended with the statistics of its one interface.
+    let told = run(Command::new("capinfos").arg("-I").arg(&file)).unwrap();
+    for line in [
+        "Number of interfaces in file: 1\n",
+        "Number of stat entries = 1\n",
+        &format!("Number of packets = {COUNT}\n"),
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
     for line in seen {
         let begin = format!("{UPLINK}\tdropped: unknown_vtep, worker ");
         assert!(line.starts_with(&begin), "{line}");

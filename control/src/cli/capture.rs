@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use podway_proto::codec;
@@ -101,17 +102,25 @@ impl Capture {
             }
         };
         let mut records = 0;
-        while let Some(watched) = stream.next()? {
-            records += watched.records.len();
-            if !goes_on(sink.write(watched))? {
-                break;
+        let result = loop {
+            match stream.next() {
+                Ok(Some(watched)) => {
+                    records += watched.records.len();
+                    if !goes_on(sink.write(watched))? {
+                        break Ok(());
+                    }
+                }
+                Ok(None) => break Ok(()),
+                // What has come until now is a whole file yet.
+                Err(error) => break Err(error),
             }
-        }
+        };
+        goes_on(sink.finish(stream.lost))?;
         if !json {
             let lost = stream.lost;
             eprintln!("podway: {records} records, {lost} more found no room and are lost");
         }
-        Ok(())
+        result
     }
 }
 
@@ -147,5 +156,14 @@ impl Sink<'_> {
                 out.flush()
             }
         }
+    }
+
+    fn finish(self, lost: u64) -> io::Result<()> {
+        let Self::File(file) = self else {
+            return Ok(());
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_nanos();
+        file.finish(u64::try_from(now).unwrap_or(u64::MAX), lost)
     }
 }
