@@ -160,6 +160,7 @@ fn what_is_wrong_is_named_and_nothing_else() {
     for name in [
         "doctor.json",
         "status.json",
+        "perf.json",
         "routes.json",
         "podway.toml",
         "process/podway-dataplane/status",
