@@ -148,6 +148,14 @@ impl Overview {
         Self::of(&Counters::default(), Duration::from_secs(uptime), true, now)
     }
 
+    /// The time that loads and rates are of, in words.
+    pub fn span(&self) -> String {
+        match self.since_start {
+            true => "since the dataplane was started".to_owned(),
+            false => format!("of the last {:.1} s", self.seconds),
+        }
+    }
+
     fn of(old: &Counters, elapsed: Duration, since_start: bool, now: Look) -> Self {
         let seconds = elapsed.as_secs_f64();
         let per_second = |old: u64, new: u64| rate(old, new, seconds);

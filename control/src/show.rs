@@ -8,6 +8,7 @@ pub mod flows;
 mod health;
 pub mod overview;
 pub mod perf;
+pub(crate) mod phrases;
 mod ports;
 mod table;
 pub mod trace;
@@ -116,37 +117,17 @@ fn show_status(status: &Status) -> String {
     );
     line("pod-cidr", list(&status.pod_cidrs));
     line("mode", status.mode.to_string());
-    line(
-        "underlay",
-        format!(
-            "{} dev {}",
-            or_dash(status.underlay),
-            or_dash(status.uplink.as_ref())
-        ),
-    );
-    let also = status.also_vnis.iter().map(|vni| format!(", {vni}"));
+    line("underlay", phrases::underlay(status));
     line(
         "vtep",
         format!(
-            "mac {} vni {}{} port {}",
+            "mac {} vni {} port {}",
             or_dash(status.vtep_mac),
-            status.vni,
-            also.collect::<String>(),
+            phrases::vnis(status),
             status.vxlan_port
         ),
     );
-    line(
-        "mtu",
-        format!(
-            "uplink {}, pods up to {}{}",
-            or_dash(status.uplink_mtu),
-            or_dash(status.pod_mtu),
-            match &status.pod_mtu_by {
-                Some(node) => format!(" by the path to {node}"),
-                None => String::new(),
-            }
-        ),
-    );
+    line("mtu", phrases::mtus(status));
     let drift = &status.drift;
     match &status.dataplane {
         // It may be busy, or speak another version: whether it forwards is not known.
@@ -160,10 +141,7 @@ fn show_status(status: &Status) -> String {
         }
         link @ (DataplaneLink::Syncing { refused, status }
         | DataplaneLink::Synced { refused, status }) => {
-            let state = match link {
-                DataplaneLink::Synced { .. } => "in sync",
-                _ => "not in sync yet",
-            };
+            let state = phrases::sync(link);
             line(
                 "dataplane",
                 match status {
@@ -184,11 +162,7 @@ fn show_status(status: &Status) -> String {
             }
         }
     }
-    let state = if status.kernel.in_sync {
-        "in sync"
-    } else {
-        "not in sync"
-    };
+    let state = phrases::kernel(&status.kernel);
     line(
         "kernel",
         format!("{state}, device {}", status.kernel.device),
@@ -239,19 +213,14 @@ fn drift_rows(drift: &DriftStatus) -> Vec<String> {
 }
 
 fn dataplane_summary(status: &dataplane::Status) -> String {
-    let gate = if status.gate_open { "open" } else { "closed" };
-    let tables = &status.tables;
     format!(
-        "pid {}, up {} s, gate {gate}, {} workers ({}), {} routes ({} unresolved), \
-         {} nodes, {} neighbors",
+        "pid {}, up {} s, {}, {} workers ({}), {}",
         status.pid,
         status.uptime_seconds,
+        phrases::gate(status),
         status.workers.len(),
         status.wait,
-        tables.routes,
-        tables.unresolved,
-        tables.nodes,
-        tables.neighbors
+        phrases::tables(&status.tables)
     )
 }
 

@@ -476,6 +476,15 @@ pub struct NodeEntry {
     pub health: Option<NodeHealth>,
 }
 
+impl NodeEntry {
+    /// Whether both paths to it are known to lead there.
+    pub fn is_reached(&self) -> bool {
+        let reached = |path: PathHealth| path.state == PathState::Reachable;
+        let health = self.health;
+        health.is_some_and(|health| reached(health.underlay) && reached(health.overlay))
+    }
+}
+
 /// Whether a node is reached by probes that its control process answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeHealth {

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use podway_proto::control::{DataplaneLink, NodeEntry, PathState, Status};
+use podway_proto::control::{DataplaneLink, NodeEntry, Status};
 use podway_proto::dataplane::{self, PortStatus};
 
 use super::table::{Table, list, or_dash};
-use super::{drift_rows, health};
+use super::{drift_rows, health, phrases};
 use crate::overview::{Overview, PortRate, WorkerLoad};
 
 /// Columns of a screen.
@@ -36,11 +36,7 @@ pub fn text(overview: &Overview) -> String {
     for hint in &status.hints {
         screen.row("missing", hint);
     }
-    let of = match overview.since_start {
-        true => "since the dataplane was started".to_owned(),
-        false => format!("of the last {:.1} s", overview.seconds),
-    };
-    let _ = writeln!(screen.0, "\nloads and rates are {of}");
+    let _ = writeln!(screen.0, "\nloads and rates are {}", overview.span());
     screen.0
 }
 
@@ -86,59 +82,43 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 fn of_node(screen: &mut Screen, status: &Status) {
     let control = format!("podway-control {}, pid {}", status.version, status.pid);
     screen.row("node", &format!("{} ({control})", status.node));
-    let also = status.also_vnis.iter().map(|vni| format!(", {vni}"));
-    let vnis = format!("{}{}", status.vni, also.collect::<String>());
     let mode = format!(
-        "{}, vni {vnis}, udp port {}",
-        status.mode, status.vxlan_port
+        "{}, vni {}, udp port {}",
+        status.mode,
+        phrases::vnis(status),
+        status.vxlan_port
     );
     screen.row("mode", &mode);
     screen.row("pod-cidr", &list(&status.pod_cidrs).replace(',', ", "));
-    let by = match &status.pod_mtu_by {
-        Some(node) => format!(" by the path to {node}"),
-        None => String::new(),
-    };
-    let mtu = format!(
-        "uplink {}, pods up to {}{by}",
-        or_dash(status.uplink_mtu),
-        or_dash(status.pod_mtu)
-    );
-    screen.row("mtu", &mtu);
-    let uplink = format!(
-        "{} dev {}",
-        or_dash(status.underlay),
-        or_dash(status.uplink.as_ref())
-    );
-    screen.row("underlay", &uplink);
+    screen.row("mtu", &phrases::mtus(status));
+    screen.row("underlay", &phrases::underlay(status));
 }
 
 fn of_dataplane(screen: &mut Screen, status: &Status, dataplane: Option<&dataplane::Status>) {
-    let (state, refused) = match &status.dataplane {
+    let state = phrases::sync(&status.dataplane);
+    let refused = match &status.dataplane {
         DataplaneLink::Disconnected { reason } => {
-            screen.row("dataplane", &format!("not connected: {reason}"));
+            screen.row("dataplane", &format!("{state}: {reason}"));
             return;
         }
-        DataplaneLink::Syncing { refused, .. } => ("not in sync yet", refused),
-        DataplaneLink::Synced { refused, .. } => ("in sync", refused),
+        DataplaneLink::Syncing { refused, .. } | DataplaneLink::Synced { refused, .. } => refused,
     };
     match dataplane {
         None => screen.row("dataplane", &format!("{state}, and it does not answer")),
         Some(of) => {
-            let gate = if of.gate_open { "open" } else { "closed" };
             let value = format!(
-                "{state}, gate {gate} (podway-dataplane {}, pid {}, up {} s)",
-                of.version, of.pid, of.uptime_seconds
+                "{state}, {} (podway-dataplane {}, pid {}, up {} s)",
+                phrases::gate(of),
+                of.version,
+                of.pid,
+                of.uptime_seconds
             );
             screen.row("dataplane", &value);
-            let tables = &of.tables;
             let value = format!(
-                "{} routes ({} unresolved), {} nodes, {} neighbors; generation {}, adopted {}",
-                tables.routes,
-                tables.unresolved,
-                tables.nodes,
-                tables.neighbors,
-                tables.generation,
-                tables.adopted
+                "{}; generation {}, adopted {}",
+                phrases::tables(&of.tables),
+                of.tables.generation,
+                of.tables.adopted
             );
             screen.row("tables", &value);
         }
@@ -187,11 +167,7 @@ fn of_ports(screen: &mut Screen, ports: &[PortStatus]) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let program = match port.xdp_mode.as_str() {
-            "tcx" => "program at tcx".to_owned(),
-            "none" => "no program".to_owned(),
-            mode => format!("program as XDP ({mode})"),
-        };
+        let program = phrases::program(&port.xdp_mode);
         let role = &port.role;
         let value = format!(
             "{}{more}: {role}, {program}, mtu {}",
@@ -211,11 +187,7 @@ fn of_ports(screen: &mut Screen, ports: &[PortStatus]) {
 
 fn of_kernel(screen: &mut Screen, status: &Status) {
     let kernel = &status.kernel;
-    let state = if kernel.in_sync {
-        "in sync"
-    } else {
-        "not in sync"
-    };
+    let state = phrases::kernel(kernel);
     screen.row(
         "kernel",
         &format!("fallback {state}, device {}", kernel.device),
@@ -312,11 +284,7 @@ fn of_nodes(screen: &mut Screen, status: &Status, nodes: &[NodeEntry]) {
     ]);
     let mut others: Vec<_> = nodes.iter().filter(|node| !node.local).collect();
     // Those in trouble first.
-    others.sort_by_key(|node| {
-        let reached = |state| state == PathState::Reachable;
-        let health = node.health.as_ref();
-        health.is_some_and(|h| reached(h.underlay.state) && reached(h.overlay.state))
-    });
+    others.sort_by_key(|node| node.is_reached());
     for node in others.iter().take(NAMED) {
         let health = node.health.as_ref();
         let [underlay, rtt, lost, _] = health::cells(health.map(|h| &h.underlay));

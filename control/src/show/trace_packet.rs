@@ -7,6 +7,7 @@ use podway_proto::trace::{
 };
 
 use super::drops::{end, protocol};
+use super::phrases::program;
 use super::{or_dash, way};
 
 /// Where the second column begins.
@@ -72,14 +73,6 @@ fn asked(packet: &TracePacket, from_node: Option<&str>) -> String {
         );
     }
     text
-}
-
-fn program(mode: &str) -> String {
-    match mode {
-        "tcx" => "program at tcx".to_owned(),
-        "none" => "no program".to_owned(),
-        mode => format!("program as XDP ({mode})"),
-    }
 }
 
 fn sent(text: &mut String, route: Option<&TracedRoute>, sending: &Sending) {
