@@ -312,22 +312,26 @@ fn of_nodes(screen: &mut Screen, status: &Status, nodes: &[NodeEntry]) {
     }
 }
 
-/// A number in four digits or so, with a unit of a thousand, a million, or a billion.
+/// A number in three digits, with a unit of a thousand, a million, or a billion.
 pub(crate) fn number(value: f64) -> String {
-    for (unit, name) in [(1e9, "G"), (1e6, "M"), (1e3, "k")] {
-        if value >= unit {
-            let value = value / unit;
-            let digits = if value < 10.0 {
-                2
-            } else {
-                usize::from(value < 100.0)
-            };
-            return format!("{value:.digits$}{name}");
-        }
+    // Of little the first digit behind the point counts.
+    if value < 9.95 && value.fract() > 0.0 {
+        return format!("{value:.1}");
     }
-    // Of little the first digit counts.
-    let digits = usize::from(value > 0.0 && value < 10.0 && value.fract() > 0.0);
-    format!("{value:.digits$}")
+    let (mut value, mut unit) = (value, "");
+    for next in ["k", "M", "G"] {
+        // What is rounded to a thousand has the next unit.
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, next);
+    }
+    let digits = match value {
+        _ if unit.is_empty() => 0,
+        value if value < 9.995 => 2,
+        value => usize::from(value < 99.95),
+    };
+    format!("{value:.digits$}{unit}")
 }
 
 #[cfg(test)]
@@ -380,9 +384,17 @@ mod tests {
             (999.4, "999"),
             (1_000.0, "1.00k"),
             (81_000.0, "81.0k"),
+            (9.96, "10"),
+            (99.6, "100"),
+            (999.7, "1.00k"),
+            (9_996.0, "10.0k"),
+            (99_960.0, "100k"),
             (999_499.0, "999k"),
+            (999_700.0, "1.00M"),
+            (999_999_999.0, "1.00G"),
             (1e9, "1.00G"),
             (40e9, "40.0G"),
+            (2e12, "2000G"),
         ] {
             assert_eq!(number(value), text);
         }
