@@ -40,6 +40,8 @@ pub mod doctor;
 pub mod entry;
 pub mod facts;
 pub mod flows;
+#[cfg(test)]
+mod golden;
 pub mod health;
 mod icmp;
 pub mod import;

@@ -1,4 +1,4 @@
-//! A node at a glance, in 80 columns.
+//! A node at a glance: one screen of 80 columns, however many ports, workers and nodes there are.
 
 use std::fmt::Write;
 
@@ -13,8 +13,14 @@ use crate::overview::{Overview, PortRate, WorkerLoad};
 const WIDTH: usize = 80;
 /// Where values begin.
 const COLUMN: usize = 12;
-/// Ports with traffic, and nodes, that are named.
-const NAMED: usize = 8;
+/// Kinds of ports that are described; a usual node has two.
+const KINDS: usize = 4;
+/// Workers that are shown, those with most to do.
+const WORKERS: usize = 4;
+/// Ports with traffic that are shown, those with most.
+const PORTS: usize = 4;
+/// Other nodes that are shown; where some are not reached, only those.
+const NODES: usize = 3;
 
 /// One screen.
 pub fn text(overview: &Overview) -> String {
@@ -23,10 +29,10 @@ pub fn text(overview: &Overview) -> String {
     of_node(&mut screen, status);
     let dataplane = status.dataplane.status();
     of_dataplane(&mut screen, status, dataplane);
+    of_kernel(&mut screen, status);
     if let Some(dataplane) = dataplane {
         of_ports(&mut screen, &dataplane.ports);
     }
-    of_kernel(&mut screen, status);
     screen.table("workers", &workers(&overview.workers));
     screen.table("traffic", &traffic(&overview.ports));
     if dataplane.is_some() {
@@ -36,7 +42,7 @@ pub fn text(overview: &Overview) -> String {
     for hint in &status.hints {
         screen.row("missing", hint);
     }
-    let _ = writeln!(screen.0, "\nloads and rates are {}", overview.span());
+    screen.row("time", &format!("loads and rates are {}", overview.span()));
     screen.0
 }
 
@@ -80,18 +86,23 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 }
 
 fn of_node(screen: &mut Screen, status: &Status) {
-    let control = format!("podway-control {}, pid {}", status.version, status.pid);
-    screen.row("node", &format!("{} ({control})", status.node));
+    let node = format!(
+        "{}, pods {} (podway-control {}, pid {})",
+        status.node,
+        list(&status.pod_cidrs).replace(',', ", "),
+        status.version,
+        status.pid
+    );
+    screen.row("node", &node);
     let mode = format!(
-        "{}, vni {}, udp port {}",
+        "{}, vni {}, udp port {}; underlay {}",
         status.mode,
         phrases::vnis(status),
-        status.vxlan_port
+        status.vxlan_port,
+        phrases::underlay(status)
     );
     screen.row("mode", &mode);
-    screen.row("pod-cidr", &list(&status.pod_cidrs).replace(',', ", "));
     screen.row("mtu", &phrases::mtus(status));
-    screen.row("underlay", &phrases::underlay(status));
 }
 
 fn of_dataplane(screen: &mut Screen, status: &Status, dataplane: Option<&dataplane::Status>) {
@@ -114,12 +125,14 @@ fn of_dataplane(screen: &mut Screen, status: &Status, dataplane: Option<&datapla
                 of.uptime_seconds
             );
             screen.row("dataplane", &value);
-            let value = format!(
-                "{}; generation {}, adopted {}",
-                phrases::tables(&of.tables),
-                of.tables.generation,
-                of.tables.adopted
-            );
+            let tables = &of.tables;
+            let adopted = match tables.adopted == tables.generation {
+                true => String::new(),
+                false => format!(", a worker has {}", tables.adopted),
+            };
+            let generation = tables.generation;
+            let tables = phrases::tables(tables);
+            let value = format!("{tables}; generation {generation}{adopted}");
             screen.row("tables", &value);
         }
     }
@@ -131,57 +144,71 @@ fn of_dataplane(screen: &mut Screen, status: &Status, dataplane: Option<&datapla
     }
 }
 
-/// The ports, those together that are alike.
+/// The ports, those together that are alike, each engine and mode with why it is no better one.
 fn of_ports(screen: &mut Screen, ports: &[PortStatus]) {
-    let mut groups: Vec<(&PortStatus, Vec<&str>)> = Vec::new();
-    for port in ports {
-        let alike = |of: &&PortStatus| {
-            let key = |p: &PortStatus| {
-                let why = |reason: &Option<String>| {
-                    let of = super::ports::without_name;
-                    reason
-                        .as_ref()
-                        .map(|reason| of(reason, &p.interface).to_owned())
-                };
-                (
-                    (
-                        p.role.clone(),
-                        p.mtu,
-                        p.xdp_mode.clone(),
-                        why(&p.xdp_mode_reason),
-                    ),
-                    (p.ingress.clone(), p.egress.clone(), why(&p.ingress_reason)),
-                )
-            };
-            key(of) == key(port)
-        };
-        match groups.iter_mut().find(|(first, _)| alike(first)) {
-            Some((_, names)) => names.push(&port.interface),
-            None => groups.push((port, vec![&port.interface])),
-        }
-    }
-    let mut name = "ports";
-    for (port, names) in groups {
+    let kinds = kinds(ports);
+    // Which port it was that got its packets in this way for this reason.
+    let mut told: Vec<((&str, Option<&str>), &str)> = Vec::new();
+    for (port, names) in kinds.iter().take(KINDS) {
         let shown: Vec<&str> = names.iter().take(3).copied().collect();
         let more = match names.len().saturating_sub(shown.len()) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
         let program = phrases::program(&port.xdp_mode);
-        let role = &port.role;
-        let value = format!(
-            "{}{more}: {role}, {program}, mtu {}",
-            shown.join(", "),
-            port.mtu
+        let program = because(program, why(port, &port.xdp_mode_reason));
+        let value = format!("{}{more}, mtu {}, {program}", shown.join(", "), port.mtu);
+        screen.row(&port.role, &value);
+        let ingress = (port.ingress.as_str(), why(port, &port.ingress_reason));
+        let same = told.iter().find(|(before, _)| *before == ingress);
+        let received = match same {
+            Some((_, first)) => format!("as {first}"),
+            None => because(port.ingress.clone(), ingress.1),
+        };
+        // Last what may be long, and have any words.
+        screen.row("  engines", &format!("out {}; in {received}", port.egress));
+        told.push((ingress, &port.interface));
+    }
+    if kinds.len() > KINDS {
+        let more = kinds.len() - KINDS;
+        screen.row(
+            "",
+            &format!("and {more} more kinds of ports: podway status"),
         );
-        screen.row(std::mem::take(&mut name), &value);
-        screen.row("  in", &port.ingress);
-        screen.row("  out", &port.egress);
+    }
+}
+
+/// Ports that differ in nothing but their names: the first of each kind, and all names.
+fn kinds(ports: &[PortStatus]) -> Vec<(&PortStatus, Vec<&str>)> {
+    fn kind(port: &PortStatus) -> (u16, [&str; 4], [Option<&str>; 2]) {
+        let words = [&port.role, &port.xdp_mode, &port.ingress, &port.egress];
         let reasons = [&port.xdp_mode_reason, &port.ingress_reason];
-        for reason in reasons.into_iter().flatten() {
-            let reason = super::ports::without_name(reason, &port.interface);
-            screen.row("  because", reason);
+        let reasons = reasons.map(|reason| why(port, reason));
+        (port.mtu, words.map(String::as_str), reasons)
+    }
+    let mut kinds: Vec<(&PortStatus, Vec<&str>)> = Vec::new();
+    for port in ports {
+        match kinds
+            .iter_mut()
+            .find(|(first, _)| kind(first) == kind(port))
+        {
+            Some((_, names)) => names.push(&port.interface),
+            None => kinds.push((port, vec![&port.interface])),
         }
+    }
+    kinds
+}
+
+/// A reason that does not name the port, so that those of ports that are alike are alike.
+fn why<'a>(port: &PortStatus, reason: &'a Option<String>) -> Option<&'a str> {
+    let reason = reason.as_deref()?;
+    Some(super::ports::without_name(reason, &port.interface))
+}
+
+fn because(what: String, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("{what}, because {reason}"),
+        None => what,
     }
 }
 
@@ -197,7 +224,12 @@ fn of_kernel(screen: &mut Screen, status: &Status) {
     }
 }
 
+/// The workers with most to do, in their order.
 fn workers(workers: &[WorkerLoad]) -> String {
+    let mut busiest: Vec<&WorkerLoad> = workers.iter().collect();
+    busiest.sort_by(|a, b| b.busy.total_cmp(&a.busy));
+    busiest.truncate(WORKERS);
+    busiest.sort_by_key(|load| load.worker);
     let mut table = Table::new([
         "WORKER",
         "CPU",
@@ -206,7 +238,7 @@ fn workers(workers: &[WorkerLoad]) -> String {
         "BURSTS/S",
         "PACKETS/BURST",
     ]);
-    for load in workers {
+    for load in &busiest {
         table.row([
             load.worker.to_string(),
             or_dash(load.cpu),
@@ -222,7 +254,7 @@ fn workers(workers: &[WorkerLoad]) -> String {
     if table.is_empty() {
         return "-\n".to_owned();
     }
-    table.render()
+    table.render() + &more(workers.len(), busiest.len(), "workers: podway perf")
 }
 
 /// The ports with most traffic.
@@ -235,7 +267,7 @@ fn traffic(ports: &[PortRate]) -> String {
     let mut table = Table::new([
         "PORT", "RX/S", "RX-BIT/S", "TX/S", "TX-BIT/S", "KERNEL/S", "LOST/S",
     ]);
-    for port in used.iter().take(NAMED) {
+    for port in used.iter().take(PORTS) {
         table.row([
             port.interface.clone(),
             number(port.rx_packets_per_second),
@@ -249,11 +281,15 @@ fn traffic(ports: &[PortRate]) -> String {
     if table.is_empty() {
         return "none\n".to_owned();
     }
-    let more = match used.len().saturating_sub(NAMED) {
+    table.render() + &more(used.len(), PORTS, "ports: podway counters --watch")
+}
+
+/// A line about what has no place; nothing where all is shown.
+fn more(all: usize, shown: usize, what: &str) -> String {
+    match all.saturating_sub(shown) {
         0 => String::new(),
-        more => format!("and {more} more ports: podway counters --watch\n"),
-    };
-    table.render() + &more
+        more => format!("and {more} more {what}\n"),
+    }
 }
 
 fn of_drops(screen: &mut Screen, overview: &Overview) {
@@ -263,17 +299,11 @@ fn of_drops(screen: &mut Screen, overview: &Overview) {
         screen.row("drops", "none in the last minute");
         return;
     };
-    let others = match drops.len() - 1 {
-        0 => String::new(),
-        others => format!(", {others} other reasons: podway drops"),
-    };
     let value = format!(
-        "{sum} in the last minute, of {} {}{others}",
-        first.reason, first.last_minute
+        "{sum} in the last minute, {} of them {} ({}): podway drops",
+        first.last_minute, first.reason, first.meaning
     );
     screen.row("drops", &value);
-    screen.row("", &first.meaning);
-    screen.row("  remedy", &first.remedy);
 }
 
 fn of_nodes(screen: &mut Screen, status: &Status, nodes: &[NodeEntry]) {
@@ -282,10 +312,12 @@ fn of_nodes(screen: &mut Screen, status: &Status, nodes: &[NodeEntry]) {
     let mut table = Table::new([
         "NODE", "MODE", "UNDERLAY", "RTT", "LOST", "OVERLAY", "RTT", "LOST",
     ]);
-    let mut others: Vec<_> = nodes.iter().filter(|node| !node.local).collect();
-    // Those in trouble first.
-    others.sort_by_key(|node| node.is_reached());
-    for node in others.iter().take(NAMED) {
+    let others = || nodes.iter().filter(|node| !node.local);
+    let is_any_away = others().any(|node| !node.is_reached());
+    // Those in trouble, or else any.
+    let named = others().filter(|node| !is_any_away || !node.is_reached());
+    let named: Vec<_> = named.take(NODES).collect();
+    for node in &named {
         let health = node.health.as_ref();
         let [underlay, rtt, lost, _] = health::cells(health.map(|h| &h.underlay));
         let [overlay, overlay_rtt, overlay_lost, _] = health::cells(health.map(|h| &h.overlay));
@@ -303,10 +335,8 @@ fn of_nodes(screen: &mut Screen, status: &Status, nodes: &[NodeEntry]) {
     if !table.is_empty() && status.health.is_some() {
         screen.table("", &table.render());
     }
-    if others.len() > NAMED {
-        let more = others.len() - NAMED;
-        screen.row("", &format!("and {more} more nodes: podway node list"));
-    }
+    let more = more(others().count(), named.len(), "nodes: podway node list");
+    screen.table("", &more);
     for error in status.health.iter().flat_map(|health| &health.errors) {
         screen.row("", error);
     }
@@ -337,15 +367,110 @@ pub(crate) fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::golden;
     use crate::overview::tests::overview;
 
-    #[test]
-    fn a_node_is_one_screen() {
-        let shown = text(&overview());
-        assert_eq!(shown, include_str!("overview.golden"));
+    /// Compares the screen with a file, and insists that it is one.
+    fn is_screen(name: &str, overview: &Overview, lines: usize) {
+        let shown = text(overview);
+        golden(name, &shown);
         for line in shown.lines() {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
+        assert!(shown.lines().count() <= lines, "{name}");
+    }
+
+    fn ports(overview: &mut Overview) -> &mut Vec<PortStatus> {
+        match &mut overview.status.dataplane {
+            DataplaneLink::Synced {
+                status: Some(status),
+                ..
+            } => &mut status.ports,
+            _ => panic!("there is a dataplane"),
+        }
+    }
+
+    #[test]
+    fn a_node_is_one_screen() {
+        is_screen("overview.txt", &overview(), 28);
+    }
+
+    /// An uplink alone, on a kernel that has no TAP and with a driver that has no XDP.
+    #[test]
+    fn one_port_is_told_with_both_reasons() {
+        let mut one = overview();
+        let ports = ports(&mut one);
+        ports.truncate(1);
+        ports[0].xdp_mode = "generic".into();
+        ports[0].xdp_mode_reason = Some("native: the driver of eth0 has no XDP".into());
+        ports[0].ingress = "af-xdp copy".into();
+        ports[0].ingress_reason = Some(
+            "no TAP: the kernel is older than 6.17; eth0 queue 0: cannot bind: no zero-copy".into(),
+        );
+        ports[0].egress = "af-packet gso".into();
+        one.ports.truncate(1);
+        one.workers.truncate(1);
+        one.drops.clear();
+        one.nodes.truncate(2);
+        one.status.hints.clear();
+        is_screen("overview-1-port.txt", &one, 24);
+    }
+
+    /// A full node, whose uplink has AF_XDP without a copy, while some of its pods have XDP programs.
+    #[test]
+    fn many_ports_workers_and_nodes_are_cut_to_those_with_most() {
+        let mut full = overview();
+        let uplink = full.ports[0].clone();
+        let ports = ports(&mut full);
+        ports[0].xdp_mode = "native".into();
+        ports[0].ingress = "af-xdp zero-copy".into();
+        ports[0].ingress_reason = None;
+        ports[0].egress = "af-packet gso".into();
+        let pod = ports[1].clone();
+        ports.truncate(1);
+        full.ports.truncate(1);
+        for number in 0..109_u32 {
+            let interface = format!("veth-{number}");
+            let mut port = pod.clone();
+            port.interface.clone_from(&interface);
+            if number % 10 == 3 {
+                port.xdp_mode = "native".into();
+                port.ingress = "af-xdp copy".into();
+                port.ingress_reason =
+                    Some(format!("{interface} queue 0: cannot bind: not supported"));
+            }
+            self::ports(&mut full).push(port);
+            full.ports.push(PortRate {
+                interface,
+                rx_packets_per_second: 10.0 * f64::from(number),
+                rx_bits_per_second: 80e3 * f64::from(number),
+                ..uplink.clone()
+            });
+        }
+        let load = full.workers[0].clone();
+        full.workers = (0..8)
+            .map(|worker| WorkerLoad {
+                worker,
+                cpu: Some(worker.into()),
+                busy: f64::from(worker % 5) / 10.0,
+                ..load.clone()
+            })
+            .collect();
+        let node = full.nodes[1].clone();
+        full.nodes.extend((0..9).map(|number| NodeEntry {
+            name: format!("node-{number}"),
+            ..node.clone()
+        }));
+        is_screen("overview-110-ports.txt", &full, 36);
+        // Kinds of ports are cut as well.
+        for (port, mtu) in self::ports(&mut full).iter_mut().skip(1).zip(1400..) {
+            port.mtu = mtu;
+        }
+        let shown = text(&full);
+        assert!(
+            shown.contains("            and 106 more kinds of ports: podway status\n"),
+            "{shown}"
+        );
     }
 
     #[test]
