@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use podway_proto::perf::{Sampled, Spread, Stage, StagePerf};
 
 use crate::clock::monotonic_nanoseconds;
-use crate::ingress::Ingress;
+use crate::ingress::{Burst, Ingress};
 use crate::xsk::FramePool;
 
 /// One burst of so many is measured. A prime: bursts of TAP and packet ring that take turns are both
@@ -34,13 +34,14 @@ pub struct Stages {
     began: u64,
     /// Nanoseconds of the stages of the burst under way.
     laps: [u64; STAGES],
-    /// How full the rings were when it began.
+    /// How full the rings were when it began, and what was taken.
     levels: Levels,
     bursts: u64,
     packets: u64,
     times: [Times; STAGES],
     burst_packets: Histogram<u64>,
     ring: Histogram<u64>,
+    tap_burst: Histogram<u64>,
     posted: Histogram<u64>,
     pool: Histogram<u64>,
 }
@@ -49,6 +50,7 @@ pub struct Stages {
 #[derive(Debug, Clone, Copy, Default)]
 struct Levels {
     ring: Option<u64>,
+    tap_burst: Option<u64>,
     posted: Option<u64>,
     pool: Option<u64>,
 }
@@ -82,6 +84,7 @@ impl Default for Stages {
             times: Default::default(),
             burst_packets: histogram(LONGEST, NUMBERS),
             ring: histogram(100, NUMBERS),
+            tap_burst: histogram(100, NUMBERS),
             posted: histogram(100, NUMBERS),
             pool: histogram(100, NUMBERS),
         }
@@ -99,6 +102,15 @@ impl Stages {
     pub fn start(&mut self, ingress: &mut Ingress, pool: &FramePool) {
         if self.left == 0 {
             self.look(ingress, pool);
+        }
+    }
+
+    /// The burst was taken: [`Stage::Receive`] has ended.
+    #[inline]
+    pub fn received(&mut self, ingress: &Ingress, burst: &Burst) {
+        if self.left == 0 {
+            self.note(Stage::Receive);
+            self.levels.tap_burst = ingress.taken(burst).and_then(percent);
         }
     }
 
@@ -123,6 +135,7 @@ impl Stages {
     fn look(&mut self, ingress: &mut Ingress, pool: &FramePool) {
         self.levels = Levels {
             ring: ingress.waiting().and_then(percent),
+            tap_burst: None,
             posted: ingress.prepared().and_then(percent),
             pool: percent((pool.available(), pool.made())),
         };
@@ -155,6 +168,7 @@ impl Stages {
         self.burst_packets.saturating_record(packets);
         for (histogram, level) in [
             (&mut self.ring, self.levels.ring),
+            (&mut self.tap_burst, self.levels.tap_burst),
             (&mut self.posted, self.levels.posted),
             (&mut self.pool, self.levels.pool),
         ] {
@@ -179,6 +193,7 @@ impl Stages {
             stages: Stage::ALL.iter().zip(&self.times).map(stage).collect(),
             burst_packets: spread(&self.burst_packets),
             ring_percent: spread(&self.ring),
+            tap_burst_percent: spread(&self.tap_burst),
             posted_percent: spread(&self.posted),
             pool_percent: spread(&self.pool),
         }
@@ -211,11 +226,13 @@ fn spread(histogram: &Histogram<u64>) -> Spread {
 mod tests {
     use super::*;
 
-    /// A burst whose stages took so long, and that found its rings so full.
+    /// A burst whose stages took so long, and that found its ring so full; one without took half of the
+    /// most from a TAP.
     fn burst(stages: &mut Stages, packets: usize, laps: [u64; STAGES], ring: Option<u64>) {
         if stages.left == 0 {
             stages.laps = laps;
             stages.levels.ring = ring;
+            stages.levels.tap_burst = ring.is_none().then_some(50);
             // The end of the last stage is noted by the clock.
             stages.began = monotonic_nanoseconds();
         }
@@ -243,7 +260,15 @@ mod tests {
             (3, 25)
         );
         // Nobody has told of those.
-        assert_eq!(sampled.posted_percent, Spread::default());
+        for spread in [sampled.posted_percent, sampled.tap_burst_percent] {
+            assert_eq!(spread, Spread::default());
+        }
+        for _ in 0..EVERY {
+            burst(&mut stages, 4, [400, 800, 1600, 0], None);
+        }
+        let sampled = stages.sampled();
+        let tap = sampled.tap_burst_percent;
+        assert_eq!((tap.count, tap.p50, sampled.ring_percent.count), (1, 50, 3));
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl Worker {
         if packets == 0 {
             return 0;
         }
-        self.stages.lap(Stage::Receive);
+        self.stages.received(&queue.ingress, burst);
         let tables = self.tables.get();
         for (port, mut packet) in burst.packets(&self.region) {
             self.sheet.received(port, packet.len(), packet.frames());

@@ -115,8 +115,12 @@ pub struct Sampled {
     pub stages: Vec<StagePerf>,
     /// Packets of a burst.
     pub burst_packets: Spread,
-    /// How full, in percent, the ring was that the burst was taken from; TAPs do not tell.
+    /// How full, in percent, the ring was that the burst was taken from; a TAP does not tell.
     pub ring_percent: Spread,
+    /// How much, in percent, of the most that is taken at once was taken from a TAP: at 100 more may
+    /// have waited there, below it was emptied.
+    #[serde(default)]
+    pub tap_burst_percent: Spread,
     /// How many, in percent, of the frames that an AF_XDP queue is to have posted were posted.
     pub posted_percent: Spread,
     /// How many, in percent, of the worker's frames were in its pool.

@@ -920,43 +920,71 @@ fn drops() -> dataplane::Drops {
     dataplane::Drops { drops, passed }
 }
 
+/// A worker of which two bursts in five are from its TAP, the others from its packet ring.
 fn perf() -> Perf {
-    let spread = |p50| Spread {
-        count: 10,
-        mean: 1.5,
+    let spread = |count, mean, [p50, p90, p99, p999, max]: [u64; 5]| Spread {
+        count,
+        mean,
         p50,
-        p90: 2 * p50,
-        p99: 3 * p50,
-        p999: 4 * p50,
-        max: 5 * p50,
+        p90,
+        p99,
+        p999,
+        max,
     };
-    let stage = |stage| StagePerf {
+    let (bursts, packets) = (10_000, 40_000);
+    let stage = |stage, nanoseconds: u32, of_burst, of_packet| StagePerf {
         stage,
-        nanoseconds: 2000,
-        per_burst: spread(200),
-        per_packet: spread(50),
+        nanoseconds: nanoseconds.into(),
+        per_burst: spread(bursts, f64::from(nanoseconds) / 10_000.0, of_burst),
+        per_packet: spread(packets, f64::from(nanoseconds) / 40_000.0, of_packet),
     };
     let work = Work {
-        rounds: 700,
-        bursts: 610,
-        received: 2440,
-        sent: 2430,
-        messages: 800,
-        joined: 1630,
-        rx_calls: 0,
-        tx_calls: 610,
-        wait_calls: 90,
-        busy_nanoseconds: 1_500_000,
+        rounds: 700_000,
+        bursts: 61 * bursts,
+        received: 61 * packets,
+        sent: 2_430_000,
+        messages: 800_000,
+        joined: 1_630_000,
+        rx_calls: 520_000,
+        tx_calls: 610_000,
+        wait_calls: 90_000,
+        busy_nanoseconds: 2_440_000_000,
     };
     let sampled = Sampled {
         every: 61,
-        bursts: 10,
-        packets: 40,
-        stages: Stage::ALL.map(stage).to_vec(),
-        burst_packets: spread(4),
-        ring_percent: spread(1),
+        bursts,
+        packets,
+        stages: vec![
+            stage(
+                Stage::Receive,
+                9_600_000,
+                [890, 1_400, 2_300, 6_100, 48_000],
+                [220, 350, 610, 2_300, 12_000],
+            ),
+            stage(
+                Stage::Forward,
+                5_200_000,
+                [480, 800, 1_100, 2_100, 31_000],
+                [120, 180, 260, 700, 8_000],
+            ),
+            stage(
+                Stage::Send,
+                24_000_000,
+                [2_200, 3_600, 5_900, 14_000, 120_000],
+                [560, 870, 1_500, 4_300, 30_000],
+            ),
+            stage(
+                Stage::Recycle,
+                1_200_000,
+                [110, 180, 260, 600, 4_100],
+                [27, 45, 70, 170, 1_000],
+            ),
+        ],
+        burst_packets: spread(bursts, 4.0, [3, 8, 16, 21, 64]),
+        ring_percent: spread(6_000, 1.25, [1, 2, 6, 14, 31]),
+        tap_burst_percent: spread(4_000, 41.5, [25, 100, 100, 100, 100]),
         posted_percent: Spread::default(),
-        pool_percent: spread(20),
+        pool_percent: spread(bursts, 97.5, [98, 99, 99, 99, 99]),
     };
     Perf {
         seconds: 12.5,

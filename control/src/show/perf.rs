@@ -88,6 +88,7 @@ fn measured(sampled: &Sampled) -> String {
     for (name, spread) in [
         ("packets of a burst", &sampled.burst_packets),
         ("ring filled, %", &sampled.ring_percent),
+        ("burst of a TAP, %", &sampled.tap_burst_percent),
         ("frames posted, %", &sampled.posted_percent),
         ("frames in the pool, %", &sampled.pool_percent),
     ] {
@@ -100,7 +101,11 @@ fn measured(sampled: &Sampled) -> String {
     if table.is_empty() {
         return head;
     }
-    head + &table.render()
+    let of_tap = match sampled.tap_burst_percent.count {
+        0 => "",
+        _ => "a TAP does not tell how full it is: after a burst of 100 % more may wait there\n",
+    };
+    head + &table.render() + of_tap
 }
 
 fn ratio(part: u64, whole: u64) -> String {
@@ -127,6 +132,7 @@ fn number(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::golden;
 
     /// The example of the protocol.
     fn example() -> Perf {
@@ -141,30 +147,7 @@ mod tests {
 
     #[test]
     fn a_worker_is_told_with_its_stages_and_ratios() {
-        let expected = "\
-worker 0, cpu 2: 12.5 s, busy 0.0 %
-  2440 packets in 610 bursts: 4.00 a burst, 3.04 a message, 67.1 % joined
-  system calls per packet: 0.00 to receive, 0.25 to send, 0.04 to wait
-  of one burst in 61: 10 bursts, 40 packets
-MEASURED               SHARE   MEAN  P50  P90  P99  P99.9  MAX
-receive, ns a packet   25.0 %  2     50   100  150  200    250
-forward, ns a packet   25.0 %  2     50   100  150  200    250
-send, ns a packet      25.0 %  2     50   100  150  200    250
-recycle, ns a packet   25.0 %  2     50   100  150  200    250
-receive, ns a burst            2     200  400  600  800    1000
-forward, ns a burst            2     200  400  600  800    1000
-send, ns a burst               2     200  400  600  800    1000
-recycle, ns a burst            2     200  400  600  800    1000
-packets of a burst             2     4    8    12   16     20
-ring filled, %                 2     1    2    3    4      5
-frames in the pool, %          2     20   40   60   80     100
-
-worker 1, cpu -: 12.5 s, busy 0.0 %
-  0 packets in 0 bursts: - a burst, - a message, - joined
-  system calls per packet: - to receive, - to send, - to wait
-  it does not answer: nothing is known of its stages
-";
-        assert_eq!(told(&example(), None), expected);
+        golden("perf.txt", &told(&example(), None));
     }
 
     #[test]

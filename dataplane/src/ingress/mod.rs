@@ -102,6 +102,15 @@ impl Ingress {
         }
     }
 
+    /// How much was taken from a TAP, and how much is taken at most: more may wait there then. None of
+    /// what tells how much waits.
+    pub fn taken(&self, burst: &Burst) -> Option<(usize, usize)> {
+        match self {
+            Self::Tap(_) => Some(TapIngress::taken(burst)),
+            Self::Ring(_) | Self::PacketRing(_) => None,
+        }
+    }
+
     /// Frames that are posted for packets to come, and how many should be; none where none are.
     pub fn prepared(&self) -> Option<(usize, usize)> {
         match self {

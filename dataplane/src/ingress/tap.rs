@@ -69,6 +69,13 @@ impl TapIngress {
         }
     }
 
+    /// Frames of a burst, and those with which it is full. The kernel does not tell how many packets wait
+    /// in a TAP's queue, so this is all that is known of it.
+    pub fn taken(burst: &Burst) -> (usize, usize) {
+        // The last packet may be a super-frame.
+        (burst.frames().min(BURST_FRAMES), BURST_FRAMES)
+    }
+
     /// Makes the chain whole; false when the pool has too few frames. Each frame offers all
     /// of its bytes, the first one less the headroom.
     #[inline]
