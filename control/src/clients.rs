@@ -3,6 +3,7 @@
 //! What is no request, what comes before `hello`, and a bulk that is not whole yet are answered
 //! here; the main loop sees tasks only, one of a client at a time.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use podway_proto::server::{BindError, ClientId, Handshake, LineServer, Reply};
 use podway_proto::{CONTROL_SOCKET, ErrorBody, VERSION};
 
 use crate::bulk::{Bulk, Handle, Turn};
+use crate::tally::{NO_REQUEST, Tally};
 
 /// Lines taken in one round: enough to share the work that follows a change among them, few
 /// enough that the kernel and the dataplane get their turn.
@@ -23,6 +25,9 @@ const LINES_PER_ROUND: usize = 64;
 pub struct Clients {
     server: LineServer<Connection>,
     bulks: Turn,
+    tally: Tally,
+    /// What each client that is owed a response has asked for.
+    asked: HashMap<ClientId, &'static str>,
 }
 
 /// What is kept for a connection.
@@ -51,8 +56,17 @@ impl Clients {
         if let Some(warning) = server.warning() {
             tracing::warn!("{warning}");
         }
-        let bulks = Turn::default();
-        Ok(Self { server, bulks })
+        Ok(Self {
+            server,
+            bulks: Turn::default(),
+            tally: Tally::default(),
+            asked: HashMap::new(),
+        })
+    }
+
+    /// What was asked for so far, and from now on.
+    pub fn tally(&self) -> Tally {
+        self.tally.clone()
     }
 
     /// Notes an event of one of its tokens.
@@ -64,15 +78,22 @@ impl Clients {
     pub fn take_tasks(&mut self) -> Vec<(ClientId, Task)> {
         let mut tasks = Vec::new();
         let (bulks, now) = (&mut self.bulks, Instant::now());
+        let (tally, asked) = (&self.tally, &mut self.asked);
         self.server
             .take_lines(LINES_PER_ROUND, |client, peer, connection, line| {
                 let request = match decode(line) {
-                    Ok(Request::Hello { version }) => {
-                        return greet(&mut connection.handshake, version);
-                    }
                     Ok(request) => request,
-                    Err(error) => return Reply::Now(refusal(error)),
+                    Err(error) => {
+                        tally.count(NO_REQUEST, Some(error.code));
+                        return Reply::Now(refusal(error));
+                    }
                 };
+                let name = Request::name(&request);
+                if let Request::Hello { version } = request {
+                    let greeted = connection.handshake.hello(version);
+                    tally.count(name, greeted.as_ref().err().map(|error| error.code));
+                    return greet(greeted);
+                }
                 let checked = connection.handshake.check().and_then(|()| {
                     if request.only_asks() {
                         Ok(())
@@ -82,11 +103,18 @@ impl Clients {
                 });
                 match checked.and_then(|()| connection.take(request, line.len(), bulks, now)) {
                     Ok(Some(task)) => {
+                        asked.insert(client, name);
                         tasks.push((client, task));
                         Reply::Later
                     }
-                    Ok(None) => Reply::Now(encode(&Response::Done)),
-                    Err(error) => Reply::Now(refusal(error)),
+                    Ok(None) => {
+                        tally.count(name, None);
+                        Reply::Now(encode(&Response::Done))
+                    }
+                    Err(error) => {
+                        tally.count(name, Some(error.code));
+                        Reply::Now(refusal(error))
+                    }
                 }
             });
         tasks
@@ -94,6 +122,9 @@ impl Clients {
 
     /// Gives a client the response to its request.
     pub fn respond(&mut self, client: ClientId, response: &Response) {
+        if let Some(name) = self.asked.remove(&client) {
+            self.tally.answered(name, response);
+        }
         self.server.respond(client, encode(response));
     }
 
@@ -129,8 +160,8 @@ impl Connection {
     }
 }
 
-fn greet(handshake: &mut Handshake, version: u32) -> Reply {
-    match handshake.hello(version) {
+fn greet(greeted: Result<(), ErrorBody>) -> Reply {
+    match greeted {
         Ok(()) => Reply::Now(encode(&Response::Hello {
             version: VERSION,
             pid: std::process::id(),
@@ -236,6 +267,14 @@ mod tests {
         assert_eq!(bench.receive(), Response::Done);
         assert_eq!(bench.refusal(), ErrorCode::BadRequest);
         assert_eq!(bench.receive(), Response::Done);
+        let counted = |name, code: &str| (name, code.to_owned(), 1);
+        let all = [
+            counted("hello", "ok"),
+            counted("node-list", "ok"),
+            counted(NO_REQUEST, "bad-request"),
+            counted("status", "ok"),
+        ];
+        assert_eq!(bench.clients.tally().all(), all);
     }
 
     #[test]

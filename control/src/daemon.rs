@@ -131,7 +131,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     // The socket first: its lock keeps a second daemon away from kernel and state file.
     let mut clients = Clients::listen(&args.run_dir, poll.registry(), CLIENTS)?;
     if let Some(address) = settings.metrics {
-        metrics::serve(address, args.run_dir.join(CONTROL_SOCKET))?;
+        metrics::serve(address, args.run_dir.join(CONTROL_SOCKET), clients.tally())?;
     }
     let (store, desired) = Store::open(&args.state_dir)?;
     let monitor = Monitor::open()?;

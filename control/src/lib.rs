@@ -23,7 +23,8 @@
 //! - [`import`]: routes that a routing daemon tells.
 //! - [`nftables`]: packets that leave the cluster, and tunnels of strangers.
 //! - [`health`]: whether other nodes are reached.
-//! - [`metrics`]: a page for Prometheus, by a client of this daemon's own socket.
+//! - [`metrics`]: a page for Prometheus, by a client of this daemon's own socket, and the [`tally`] of
+//!   its clients' requests.
 //! - [`bundle`]: what a report of a bug needs, in one archive.
 //! - [`doctor`]: what a node needs, checked on the machine itself, with or without the daemons.
 //! - [`path_mtu`]: when a router says that tunnels' packets are too large.
@@ -65,6 +66,7 @@ pub mod settings;
 pub mod show;
 pub mod state;
 pub mod store;
+pub mod tally;
 pub mod top;
 pub mod trace;
 pub mod world;

@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
+use podway_proto::dataplane::BURST_SIZES;
 use podway_xdp_redirect::MAX_PORTS;
 
 use crate::fib::PortId;
@@ -91,8 +92,8 @@ pub struct Sheet {
     ports: Box<[CachePadded<PortSheet>]>,
     drops: Box<[Counter]>,
     last_drops: Box<[Record]>,
-    /// Bursts with at least one packet.
-    pub bursts: Counter,
+    /// Bursts with at least one packet, by their size: see [`BURST_SIZES`].
+    burst_sizes: [Counter; BURST_SIZES.len()],
     /// Rounds of the loop.
     pub rounds: Counter,
     /// Times the worker blocked or dozed.
@@ -123,7 +124,7 @@ impl Default for Sheet {
             ports: (0..MAX_PORTS).map(|_| CachePadded::default()).collect(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
             last_drops: DropReason::ALL.iter().map(|_| Record::default()).collect(),
-            bursts: Counter::default(),
+            burst_sizes: Default::default(),
             rounds: Counter::default(),
             sleeps: Counter::default(),
             bells: Counter::default(),
@@ -154,6 +155,22 @@ impl Sheet {
             port.rx_bytes.add(bytes as u64);
             port.rx_frames.add(frames as u64);
         }
+    }
+
+    /// Counts a burst of so many packets, which is at least one.
+    #[inline]
+    pub fn burst(&self, packets: usize) {
+        // One alone has the first place, two the second, up to four the third.
+        let doublings = packets.saturating_sub(1).checked_ilog2();
+        let place = doublings.map_or(0, |doublings| doublings as usize + 1);
+        if let Some(counter) = self.burst_sizes.get(place.min(BURST_SIZES.len() - 1)) {
+            counter.add(1);
+        }
+    }
+
+    /// Bursts by their size.
+    pub fn burst_sizes(&self) -> Vec<u64> {
+        self.burst_sizes.iter().map(Counter::get).collect()
     }
 
     /// Counts `packets` that died of `reason`, and keeps the last of them.
@@ -216,6 +233,15 @@ mod tests {
             let last = sheet.last_drop(reason).unwrap();
             assert_eq!((last.at, last.ifindex), (n, 1), "{}", reason.name());
         }
+    }
+
+    #[test]
+    fn bursts_are_counted_by_their_size() {
+        let sheet = Sheet::default();
+        for packets in [1, 1, 2, 3, 4, 5, 8, 9, 64, 65, 128, 129, 256, 257, 5000] {
+            sheet.burst(packets);
+        }
+        assert_eq!(sheet.burst_sizes(), [2, 1, 2, 2, 1, 0, 1, 2, 4]);
     }
 
     #[test]

@@ -280,7 +280,7 @@ impl Worker {
         self.stages.lap(Stage::Forward);
         (self.egress).flush(tables, &self.region, &self.sheet, &mut self.watches);
         self.stages.lap(Stage::Send);
-        self.sheet.bursts.add(1);
+        self.sheet.burst(packets);
         burst.recycle(&mut self.pool);
         queue.ingress.refill(&mut self.pool, *reserve);
         self.stages.end(packets);

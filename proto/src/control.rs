@@ -111,6 +111,35 @@ pub enum Request {
 }
 
 impl Request {
+    /// Its name, as in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::Status => "status",
+            Self::NodeSet(_) => "node-set",
+            Self::NodeDel { .. } => "node-del",
+            Self::NodeList => "node-list",
+            Self::RouteAdd(_) => "route-add",
+            Self::RouteReplace(_) => "route-replace",
+            Self::RouteDel { .. } => "route-del",
+            Self::RouteShow => "route-show",
+            Self::RouteGet { .. } => "route-get",
+            Self::PortAdd(_) => "port-add",
+            Self::PortDel { .. } => "port-del",
+            Self::PortShow => "port-show",
+            Self::Counters => "counters",
+            Self::Drops => "drops",
+            Self::TracePacket(_) => "trace-packet",
+            Self::Perf => "perf",
+            Self::PerfReset => "perf-reset",
+            Self::Log { .. } => "log",
+            Self::Export => "export",
+            Self::BulkBegin { .. } => "bulk-begin",
+            Self::BulkPart(_) => "bulk-part",
+            Self::BulkEnd => "bulk-end",
+        }
+    }
+
     /// Whether it leaves everything as it is, so that whoever can connect may ask it. What is not
     /// named here is a change; a bulk is one even if it is only tried, since one client at a time
     /// has one under way.

@@ -393,11 +393,18 @@ pub struct PortCounters {
     pub icmp_suppressed: u64,
 }
 
+/// Most packets of the bursts that one number of [`WorkerCounters::burst_sizes`] is of.
+pub const BURST_SIZES: [u64; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
+
 /// Counters of one worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerCounters {
     /// Bursts that had at least one packet.
     pub bursts: u64,
+    /// Bursts by how many packets they had: up to as many as [`BURST_SIZES`] says, and more than the one
+    /// before says.
+    #[serde(default)]
+    pub burst_sizes: Vec<u64>,
     /// Packets received, a super-frame counting one.
     #[serde(default)]
     pub packets: u64,

@@ -116,87 +116,88 @@ fn control_requests() {
         address: parse("192.168.1.9"),
         interface,
     };
-    compare(
-        "control-requests.json",
-        "request",
-        &[
-            Request::Hello { version: 1 },
-            Request::Status,
-            node(None, None),
-            node(Some(parse("02:00:00:00:00:0b")), Some(Mode::Native)),
-            Request::NodeDel {
-                name: "node-b".into(),
-            },
-            Request::NodeList,
-            Request::RouteAdd(route(ViaSpec::Node {
-                node: "node-b".into(),
-                vni: None,
-            })),
-            Request::RouteReplace(route(gateway(None))),
-            Request::RouteReplace(route(gateway(Some("eth0".into())))),
-            Request::RouteReplace(route(ViaSpec::Multipath {
-                members: vec![
-                    ViaSpec::Node {
-                        node: "node-b".into(),
-                        vni: Some(Vni::try_from(77).unwrap()),
-                    },
-                    gateway(None),
-                ],
-            })),
-            Request::RouteDel {
-                prefix: parse("10.9.0.0/16"),
-            },
-            Request::RouteShow,
-            Request::RouteGet {
-                address: parse("10.0.1.7"),
-            },
-            port(PortRoleSpec::Pod {
-                addresses: vec![parse("10.0.0.2")],
-                mac: None,
-                any_source: false,
-            }),
-            port(PortRoleSpec::Pod {
-                addresses: vec![parse("10.0.0.2"), parse("fd00::2")],
-                mac: Some(parse("02:00:00:00:00:aa")),
-                any_source: false,
-            }),
-            port(PortRoleSpec::Uplink {
-                accept_partial_checksums: None,
-            }),
-            port(PortRoleSpec::Uplink {
-                accept_partial_checksums: Some(false),
-            }),
-            Request::PortDel {
-                interface: "veth-a".into(),
-            },
-            Request::PortShow,
-            Request::Counters,
-            Request::Drops,
-            Request::TracePacket(packet(None)),
-            Request::TracePacket(packet(Some(None))),
-            Request::Perf,
-            Request::PerfReset,
-            Request::Log {
-                directives: "debug".into(),
-                daemon: None,
-            },
-            Request::Log {
-                directives: "debug".into(),
-                daemon: Some(control::Daemon::Control),
-            },
-            Request::Log {
-                directives: "debug".into(),
-                daemon: Some(control::Daemon::Dataplane),
-            },
-            Request::Export,
-            Request::BulkBegin {
-                replace: false,
-                dry_run: true,
-            },
-            Request::BulkPart(entries()),
-            Request::BulkEnd,
-        ],
-    );
+    let requests = [
+        Request::Hello { version: 1 },
+        Request::Status,
+        node(None, None),
+        node(Some(parse("02:00:00:00:00:0b")), Some(Mode::Native)),
+        Request::NodeDel {
+            name: "node-b".into(),
+        },
+        Request::NodeList,
+        Request::RouteAdd(route(ViaSpec::Node {
+            node: "node-b".into(),
+            vni: None,
+        })),
+        Request::RouteReplace(route(gateway(None))),
+        Request::RouteReplace(route(gateway(Some("eth0".into())))),
+        Request::RouteReplace(route(ViaSpec::Multipath {
+            members: vec![
+                ViaSpec::Node {
+                    node: "node-b".into(),
+                    vni: Some(Vni::try_from(77).unwrap()),
+                },
+                gateway(None),
+            ],
+        })),
+        Request::RouteDel {
+            prefix: parse("10.9.0.0/16"),
+        },
+        Request::RouteShow,
+        Request::RouteGet {
+            address: parse("10.0.1.7"),
+        },
+        port(PortRoleSpec::Pod {
+            addresses: vec![parse("10.0.0.2")],
+            mac: None,
+            any_source: false,
+        }),
+        port(PortRoleSpec::Pod {
+            addresses: vec![parse("10.0.0.2"), parse("fd00::2")],
+            mac: Some(parse("02:00:00:00:00:aa")),
+            any_source: false,
+        }),
+        port(PortRoleSpec::Uplink {
+            accept_partial_checksums: None,
+        }),
+        port(PortRoleSpec::Uplink {
+            accept_partial_checksums: Some(false),
+        }),
+        Request::PortDel {
+            interface: "veth-a".into(),
+        },
+        Request::PortShow,
+        Request::Counters,
+        Request::Drops,
+        Request::TracePacket(packet(None)),
+        Request::TracePacket(packet(Some(None))),
+        Request::Perf,
+        Request::PerfReset,
+        Request::Log {
+            directives: "debug".into(),
+            daemon: None,
+        },
+        Request::Log {
+            directives: "debug".into(),
+            daemon: Some(control::Daemon::Control),
+        },
+        Request::Log {
+            directives: "debug".into(),
+            daemon: Some(control::Daemon::Dataplane),
+        },
+        Request::Export,
+        Request::BulkBegin {
+            replace: false,
+            dry_run: true,
+        },
+        Request::BulkPart(entries()),
+        Request::BulkEnd,
+    ];
+    compare("control-requests.json", "request", &requests);
+    for request in requests {
+        let document = serde_json::to_value(&request).unwrap();
+        assert_eq!(document["request"], request.name());
+    }
 }
 
 #[test]
@@ -530,14 +531,24 @@ fn no_node() -> ErrorBody {
 
 fn entries() -> Entries {
     Entries {
-        nodes: vec![control::NodeSpec {
-            name: "node-b".into(),
-            underlay: parse("192.168.1.2"),
-            underlay6: None,
-            pod_cidrs: vec![parse("10.0.1.0/24")],
-            vtep_mac: None,
-            mode: Some(Mode::Vxlan),
-        }],
+        nodes: vec![
+            control::NodeSpec {
+                name: "node-b".into(),
+                underlay: parse("192.168.1.2"),
+                underlay6: None,
+                pod_cidrs: vec![parse("10.0.1.0/24")],
+                vtep_mac: None,
+                mode: Some(Mode::Vxlan),
+            },
+            control::NodeSpec {
+                name: "node-c".into(),
+                underlay: parse("192.168.1.3"),
+                underlay6: Some(parse("fd00:100::3")),
+                pod_cidrs: Vec::new(),
+                vtep_mac: Some(parse("02:00:00:00:00:0c")),
+                mode: None,
+            },
+        ],
         routes: vec![control::RouteSpec {
             prefix: parse("10.9.0.0/16"),
             via: ViaSpec::Node {

@@ -9,12 +9,18 @@ use std::collections::BTreeMap;
 
 use podway_proto::control::{
     DataplaneLink, DriftStatus, HealthStatus, KernelStatus, NodeEntry, NodeHealth, PathHealth,
-    PathState, PortEntry, Status,
+    PathState, PortEntry, PortRoleSpec, Status,
 };
-use podway_proto::dataplane::{self, Books, Counters, PortCounters, WorkerCounters};
+use podway_proto::dataplane::{self, BURST_SIZES, Books, Counters, PortCounters, WorkerCounters};
 
 use super::scrape::Scrape;
-use super::text::{Page, Sample, flag, one, sample};
+use super::text::{Page, Sample, distribution, flag, one, sample};
+
+/// What the build was told.
+const COMMIT: &str = match option_env!("PODWAY_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 
 /// The page of a scrape.
 pub(super) fn page(scrape: &Scrape) -> String {
@@ -22,14 +28,15 @@ pub(super) fn page(scrape: &Scrape) -> String {
     let version = env!("CARGO_PKG_VERSION");
     page.gauge(
         "podway_build_info",
-        "Version of podway-control; always 1.",
-        [sample(&[("version", version)], 1)],
+        "Version of podway-control, and the commit that it was built of, if the build was told; always 1.",
+        [sample(&[("version", version), ("commit", COMMIT)], 1)],
     );
     page.gauge(
         "podway_control_up",
         "Whether the main loop of podway-control answers.",
         one(flag(scrape.status.is_some())),
     );
+    requests(&mut page, scrape);
     let dataplane = scrape.status.as_ref().and_then(|s| s.dataplane.status());
     page.gauge(
         "podway_dataplane_up",
@@ -62,6 +69,16 @@ pub(super) fn page(scrape: &Scrape) -> String {
         );
     }
     page.finish()
+}
+
+fn requests(page: &mut Page, scrape: &Scrape) {
+    page.counter(
+        "podway_control_requests_total",
+        "Requests at control.sock by what was asked for and the code of the answer; scrapes are among them.",
+        scrape.requests.iter().map(|(verb, code, count)| {
+            sample(&[("verb", verb), ("code", code)], count)
+        }),
+    );
 }
 
 fn node(page: &mut Page, status: &Status) {
@@ -216,6 +233,18 @@ fn told_ports(page: &mut Page, ports: &[PortEntry]) {
             sample(&[("interface", &port.spec.interface)], waiting)
         }),
     );
+    page.gauge(
+        "podway_pod_info",
+        "The first address of the pod behind a port, by which Kubernetes knows its name; always 1.",
+        ports.iter().filter_map(|port| {
+            let PortRoleSpec::Pod { addresses, .. } = &port.spec.role else {
+                return None;
+            };
+            let address = addresses.first()?.to_string();
+            let labels = [("interface", &*port.spec.interface), ("pod_ip", &*address)];
+            Some(sample(&labels, 1))
+        }),
+    );
 }
 
 fn process(page: &mut Page, status: &dataplane::Status) {
@@ -337,6 +366,18 @@ fn counted(page: &mut Page, counters: &Counters) {
             .map(|(number, worker)| sample(&[("worker", &number.to_string())], field(worker)));
         page.counter(name, help, samples);
     }
+    page.histogram(
+        "podway_worker_burst_packets",
+        "How many packets the bursts of a worker have had.",
+        counters
+            .workers
+            .iter()
+            .enumerate()
+            .flat_map(|(number, of)| {
+                let sizes = BURST_SIZES.into_iter().zip(of.burst_sizes.iter().copied());
+                distribution(("worker", &number.to_string()), sizes, of.packets)
+            }),
+    );
     page.counter(
         "podway_worker_busy_seconds_total",
         "Time that a worker spent with packets; CPU use beyond this is spinning.",

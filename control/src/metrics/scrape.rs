@@ -7,6 +7,8 @@ use podway_proto::client::{Client, ClientError};
 use podway_proto::control::{NodeEntry, PortEntry, Request, Response, Status};
 use podway_proto::dataplane::Counters;
 
+use crate::tally::Tally;
+
 /// How long to wait for each answer: a little longer than the daemon waits for the dataplane.
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -21,15 +23,18 @@ pub(super) struct Scrape {
     pub(super) ports: Vec<PortEntry>,
     /// What the dataplane has counted, and how many sentences there are of what does not balance.
     pub(super) counters: Option<(Counters, usize)>,
+    /// Requests of all clients, this one among them: name, code and how many.
+    pub(super) requests: Vec<(&'static str, String, u64)>,
 }
 
 impl Scrape {
-    /// Asks the daemon behind `socket`.
-    pub(super) fn take(socket: &Path) -> Self {
+    /// Asks the daemon behind `socket`, which counts its requests in `tally`.
+    pub(super) fn take(socket: &Path, tally: &Tally) -> Self {
         let mut scrape = Self::default();
         if let Err(error) = scrape.ask(socket) {
             tracing::debug!(%error, "metrics are not whole");
         }
+        scrape.requests = tally.all();
         scrape
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Page {
 /// One sample of a family: its labels, and its value as text.
 #[derive(Debug)]
 pub(super) struct Sample {
+    /// What its name has behind that of the family.
+    part: &'static str,
     labels: String,
     value: String,
 }
@@ -40,6 +42,16 @@ impl Page {
         self.family("counter", name, help, samples);
     }
 
+    /// Adds histograms, one for each set of labels: see [`distribution`].
+    pub(super) fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample>,
+    ) {
+        self.family("histogram", name, help, samples);
+    }
+
     fn family(
         &mut self,
         kind: &str,
@@ -53,8 +65,13 @@ impl Page {
         }
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for Sample { labels, value } in samples {
-            let _ = writeln!(self.text, "{name}{labels} {value}");
+        for Sample {
+            part,
+            labels,
+            value,
+        } in samples
+        {
+            let _ = writeln!(self.text, "{name}{part}{labels} {value}");
         }
     }
 
@@ -79,9 +96,38 @@ pub(super) fn sample(labels: &[(&str, &str)], value: impl Display) -> Sample {
         text.push('}');
     }
     Sample {
+        part: "",
         labels: text,
         value: value.to_string(),
     }
+}
+
+/// The samples of one histogram with one label: how many values there are above one bound and up to the
+/// next, and the sum of them all. What is above the last bound counts as that.
+pub(super) fn distribution(
+    (label, value): (&str, &str),
+    counts: impl Iterator<Item = (u64, u64)>,
+    sum: u64,
+) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut seen = 0;
+    let bucket = |bound: &str, seen: u64| Sample {
+        part: "_bucket",
+        ..sample(&[(label, value), ("le", bound)], seen)
+    };
+    for (bound, count) in counts {
+        seen += count;
+        samples.push(bucket(&bound.to_string(), seen));
+    }
+    samples.push(bucket("+Inf", seen));
+    for (part, number) in [("_sum", sum), ("_count", seen)] {
+        let labels = [(label, value)];
+        samples.push(Sample {
+            part,
+            ..sample(&labels, number)
+        });
+    }
+    samples
 }
 
 /// The only sample of a family.
@@ -113,6 +159,24 @@ a_total 18446744073709551615
 # TYPE b gauge
 b{interface=\"a\\\"b\",cause=\"c\\\\d\\ne\"} 1.5
 b 0
+";
+        assert_eq!(page.finish(), expected);
+    }
+
+    #[test]
+    fn a_histogram_has_sums_up_to_each_bound() {
+        let mut page = Page::default();
+        let samples = distribution(("worker", "0"), [(1, 3), (2, 0), (4, 2)].into_iter(), 10);
+        page.histogram("bursts", "Packets.", samples);
+        let expected = "\
+# HELP bursts Packets.
+# TYPE bursts histogram
+bursts_bucket{worker=\"0\",le=\"1\"} 3
+bursts_bucket{worker=\"0\",le=\"2\"} 3
+bursts_bucket{worker=\"0\",le=\"4\"} 5
+bursts_bucket{worker=\"0\",le=\"+Inf\"} 5
+bursts_sum{worker=\"0\"} 10
+bursts_count{worker=\"0\"} 5
 ";
         assert_eq!(page.finish(), expected);
     }

@@ -260,8 +260,10 @@ fn subtract(counters: &mut PortCounters, baseline: &PortCounters) {
 }
 
 fn worker_counters(sheet: &Sheet) -> WorkerCounters {
+    let burst_sizes = sheet.burst_sizes();
     WorkerCounters {
-        bursts: sheet.bursts.get(),
+        bursts: burst_sizes.iter().sum(),
+        burst_sizes,
         packets: sheet.totals().received,
         rounds: sheet.rounds.get(),
         sleeps: sheet.sleeps.get(),
