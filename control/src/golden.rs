@@ -17,3 +17,12 @@ pub(crate) fn golden(name: &str, text: &str) {
         .unwrap_or_else(|error| panic!("{name}: {error}; PODWAY_BLESS=1 writes it"));
     assert_eq!(text, golden, "{name}");
 }
+
+/// Compares a document, an indented field a line, with the file `name`.
+pub(crate) fn golden_json(name: &str, document: &[u8]) {
+    let document: serde_json::Value = serde_json::from_slice(document).unwrap();
+    golden(
+        name,
+        &(serde_json::to_string_pretty(&document).unwrap() + "\n"),
+    );
+}

@@ -69,6 +69,7 @@ pub(crate) fn document(findings: &[Finding]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::golden_json;
 
     #[test]
     fn the_document_has_the_same_fields_for_each_finding() {
@@ -86,12 +87,6 @@ mod tests {
             message: "there".to_owned(),
             remedy: String::new(),
         };
-        assert_eq!(
-            String::from_utf8(document(&[finding, good])).unwrap(),
-            "{\"response\":\"doctor\",\"verdict\":\"fault\",\"findings\":[{\"name\":\"ip-forward\",\
-             \"subject\":\"IPv4\",\"verdict\":\"fault\",\"message\":\"the kernel does not forward\",\
-             \"remedy\":\"sysctl -w net.ipv4.ip_forward=1\"},{\"name\":\"btf\",\"subject\":\"\",\
-             \"verdict\":\"ok\",\"message\":\"there\",\"remedy\":\"\"}]}\n"
-        );
+        golden_json("doctor.json", &document(&[finding, good]));
     }
 }

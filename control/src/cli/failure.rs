@@ -110,6 +110,7 @@ mod tests {
 
     use super::super::Cli;
     use super::*;
+    use crate::golden::golden_json;
 
     fn entries() -> Failure {
         let name = "c".to_owned();
@@ -131,12 +132,7 @@ mod tests {
             document(Failure::Client(ClientError::Refused(refused))),
             "{\"response\":\"error\",\"code\":\"not-found\",\"message\":\"there is no node c\"}\n"
         );
-        assert_eq!(
-            document(entries()),
-            "{\"response\":\"error\",\"code\":\"invalid\",\"message\":\"nothing is imported from a \
-             file\",\"refused\":[{\"entry\":{\"kind\":\"node\",\"name\":\"c\"},\"error\":{\"code\":\"invalid\",\
-             \"message\":\"it has no address\"}}]}\n"
-        );
+        golden_json("bulk-refused.json", &entries().document());
         assert_eq!(
             entries().to_string(),
             "nothing is imported from a file:\nnode c: it has no address"
