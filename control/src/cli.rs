@@ -83,7 +83,7 @@ pub struct Cli {
     #[arg(long, value_name = "S", global = true, default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// Print the daemon's own document, and refusals as one; docs/cli.md names their shape.
+    /// Print the daemon's own document, and refusals as one; docs/json.md has their fields.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]

@@ -1,4 +1,5 @@
-//! What the programs print, whole: against the files of `golden` (`PODWAY_BLESS=1` writes them anew).
+//! What the programs print, whole: against the files of `golden` (`PODWAY_BLESS=1` writes them anew), and
+//! against docs/json.md.
 
 mod common;
 #[path = "../src/golden.rs"]
@@ -236,4 +237,144 @@ fn a_log_in_json_has_a_document_on_each_line() {
     let ready = of_level("INFO").find(|line| is_ready(line)).unwrap();
     assert_eq!(ready["fields"]["node"], "a");
     assert_eq!(ready["target"], "podway_control::daemon");
+}
+
+/// A section of docs/json.md: what it says of each field.
+type Section = BTreeMap<String, String>;
+
+/// The tables of docs/json.md by their titles, as links name them.
+fn documented() -> BTreeMap<String, Section> {
+    let text = fs::read_to_string(file("../docs/json.md")).unwrap();
+    let mut sections = BTreeMap::new();
+    let mut section = None;
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("##") {
+            let title = title.trim_start_matches('#').trim().replace('`', "");
+            section = Some(title.replace(' ', "-"));
+            continue;
+        }
+        let row = line
+            .strip_prefix("| `")
+            .and_then(|row| row.split_once("` | "));
+        if let (Some(title), Some((name, says))) = (&section, row) {
+            let fields: &mut Section = sections.entry(title.clone()).or_default();
+            let before = fields.insert(name.to_owned(), says.to_owned());
+            assert_eq!(before, None, "{title}: {name} twice");
+        }
+    }
+    sections
+}
+
+/// Compares documents with what is said of them.
+struct Reader {
+    sections: BTreeMap<String, Section>,
+    /// Rows that a document has.
+    met: BTreeSet<(String, String)>,
+    wrong: BTreeSet<String>,
+}
+
+impl Reader {
+    /// Notes what is not said of the fields of `value`, which are those of `section` behind `prefix`.
+    fn read(&mut self, section: &str, prefix: &str, value: &Value) {
+        let Value::Object(fields) = value else {
+            return;
+        };
+        for (name, value) in fields {
+            let Some((path, says)) = self.row(section, &format!("{prefix}{name}"), prefix) else {
+                self.wrong
+                    .insert(format!("{section}: nothing is said of {prefix}{name}"));
+                continue;
+            };
+            let other = says
+                .split_once("](#")
+                .and_then(|(_, link)| link.split_once(')'));
+            let other = other.map(|(title, _)| title.to_owned());
+            let elements = match value {
+                Value::Array(values) => values.as_slice(),
+                one => std::slice::from_ref(one),
+            };
+            let behind = if value.is_array() { "[]." } else { "." };
+            for element in elements {
+                match &other {
+                    Some(title) => self.read(&title.clone(), "", element),
+                    None => self.read(section, &format!("{path}{behind}"), element),
+                }
+            }
+            let says_null = says.contains("`null`");
+            if value.is_null() && !says_null {
+                self.wrong.insert(format!("{section}: {path} may be null"));
+            }
+        }
+    }
+
+    /// The row of a field: its name there, and what it says. A name may be any of a kind, and a field may
+    /// be no more than the way to those that have rows.
+    fn row(&mut self, section: &str, path: &str, prefix: &str) -> Option<(String, String)> {
+        let rows = self.sections.get(section)?;
+        if let Some(says) = rows.get(path) {
+            self.met.insert((section.to_owned(), path.to_owned()));
+            return Some((path.to_owned(), says.clone()));
+        }
+        let any = rows.keys().find_map(|row| {
+            let word = row.strip_prefix(prefix)?.split(['.', '[']).next()?;
+            let is_any = !word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase());
+            is_any.then(|| format!("{prefix}{word}"))
+        });
+        if let Some(any) = any {
+            let says = rows.get(&any).cloned().unwrap_or_default();
+            self.met.insert((section.to_owned(), any.clone()));
+            return Some((any, says));
+        }
+        let is_way = rows.keys().any(|row| row.starts_with(&format!("{path}.")));
+        is_way.then(|| (path.to_owned(), String::new()))
+    }
+}
+
+#[test]
+fn every_field_of_every_document_is_documented_and_the_other_way_round() {
+    let mut documents = examples("control-responses.json");
+    // What a connection begins with is not printed.
+    documents.retain(|document| document["response"] != "hello");
+    let traced = examples("dataplane-responses.json").into_iter();
+    documents.extend(traced.filter(|document| document["response"] == "trace-packet"));
+    for entry in fs::read_dir(file("tests/golden")).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            let document = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+            match document {
+                Value::Array(several) => documents.extend(several),
+                one => documents.push(one),
+            }
+        }
+    }
+    let mut reader = Reader {
+        sections: documented(),
+        met: BTreeSet::new(),
+        wrong: BTreeSet::new(),
+    };
+    for document in &documents {
+        match document["response"].as_str().unwrap() {
+            // It is printed as an error.
+            "bulk-refused" => {
+                for refused in document["refused"].as_array().unwrap() {
+                    reader.read("refused-entry", "", refused);
+                }
+            }
+            kind => reader.read(kind, "", document),
+        }
+    }
+    for (title, section) in &reader.sections {
+        for name in section.keys() {
+            if !reader.met.contains(&(title.clone(), name.clone())) {
+                reader
+                    .wrong
+                    .insert(format!("{title}: no document has {name}"));
+            }
+        }
+    }
+    let wrong: Vec<String> = reader.wrong.into_iter().collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -225,6 +225,30 @@ fn control_responses() {
         via,
         origin,
     };
+    let to_node = RouteTarget::Node {
+        node: "node-b".into(),
+        vni: None,
+    };
+    let answer = control::RouteAnswer {
+        address: parse("10.0.1.7"),
+        route: route(to_node.clone(), RouteOrigin::PodCidr),
+        mode: Some(Mode::Vxlan),
+        tunnel_to: Some(parse("192.168.1.2")),
+        interface: Some("eth0".into()),
+        next_hop: Some(parse("192.168.1.2")),
+        next_hop_mac: None,
+        mtu: Some(1500),
+        members: Vec::new(),
+    };
+    let port = |interface: &str, role| control::PortEntry {
+        spec: control::PortSpec {
+            interface: interface.into(),
+            role,
+        },
+        mac: None,
+        configured: false,
+        waiting: Some("the pod's MAC".into()),
+    };
     let status = |dataplane| {
         Response::Status(Box::new(control::Status {
             version: "0.1.0".into(),
@@ -281,14 +305,17 @@ fn control_responses() {
             Response::Nodes {
                 nodes: vec![
                     node(PathState::Reachable, PathState::Unreachable),
-                    node(
-                        PathState::Unknown {
-                            reason: UnknownReason::NoListener,
-                        },
-                        PathState::Unknown {
-                            reason: UnknownReason::NoAddress,
-                        },
-                    ),
+                    control::NodeEntry {
+                        underlay6: Some(parse("fd00:100::2")),
+                        ..node(
+                            PathState::Unknown {
+                                reason: UnknownReason::NoListener,
+                            },
+                            PathState::Unknown {
+                                reason: UnknownReason::NoAddress,
+                            },
+                        )
+                    },
                 ],
             },
             Response::Routes {
@@ -337,37 +364,48 @@ fn control_responses() {
                     ),
                 ],
             },
+            Response::RouteGet(answer.clone()),
             Response::RouteGet(control::RouteAnswer {
-                address: parse("10.0.1.7"),
+                address: answer.address,
                 route: route(
-                    RouteTarget::Node {
-                        node: "node-b".into(),
-                        vni: None,
+                    RouteTarget::Multipath {
+                        members: vec![to_node.clone()],
                     },
-                    RouteOrigin::PodCidr,
+                    RouteOrigin::Added,
                 ),
-                mode: Some(Mode::Vxlan),
-                tunnel_to: Some(parse("192.168.1.2")),
-                interface: Some("eth0".into()),
-                next_hop: Some(parse("192.168.1.2")),
+                mode: None,
+                tunnel_to: None,
+                interface: None,
+                next_hop: None,
                 next_hop_mac: None,
-                mtu: Some(1500),
-                members: Vec::new(),
+                mtu: None,
+                members: vec![answer],
             }),
             Response::Ports {
-                ports: vec![control::PortEntry {
-                    spec: control::PortSpec {
-                        interface: "veth-a".into(),
-                        role: PortRoleSpec::Pod {
+                ports: vec![
+                    port(
+                        "veth-a",
+                        PortRoleSpec::Pod {
                             addresses: vec![parse("10.0.0.2")],
                             mac: None,
                             any_source: false,
                         },
-                    },
-                    mac: None,
-                    configured: false,
-                    waiting: Some("the pod's MAC".into()),
-                }],
+                    ),
+                    port(
+                        "veth-b",
+                        PortRoleSpec::Pod {
+                            addresses: vec![parse("10.0.0.3"), parse("fd00::3")],
+                            mac: Some(parse("02:00:00:00:00:0a")),
+                            any_source: true,
+                        },
+                    ),
+                    port(
+                        "eth0",
+                        PortRoleSpec::Uplink {
+                            accept_partial_checksums: Some(true),
+                        },
+                    ),
+                ],
             },
             Response::Counters {
                 counters: counters(),
@@ -1038,6 +1076,7 @@ fn counters() -> dataplane::Counters {
         ports: BTreeMap::from([("eth0".to_owned(), port)]),
         workers: vec![dataplane::WorkerCounters {
             bursts: 3,
+            burst_sizes: vec![2, 1, 0, 0, 0, 0, 0, 0, 0],
             packets: 4,
             rounds: 5,
             sleeps: 1,

@@ -18,7 +18,7 @@ pub(super) const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With --verbose, loads and rates are those between two looks at the counters, a second apart. With
---json that is one document; docs/cli.md names its shape.
+--json that is one document; docs/json.md has its fields.
 
 Examples:
   podway status
