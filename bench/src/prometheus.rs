@@ -62,7 +62,8 @@ fn points<'de, D: serde::Deserializer<'de>>(
 }
 
 impl Prometheus {
-    /// Starts a server that asks `targets` each `interval`, and keeps what it hears in `directory`.
+    /// Starts a server that asks `targets` each `interval`, keeps what it hears in `directory`, and
+    /// evaluates the file of `rules` as often.
     ///
     /// # Errors
     /// When it does not come up.
@@ -71,14 +72,19 @@ impl Prometheus {
         directory: &Path,
         targets: &[Target],
         interval: Duration,
+        rules: Option<&Path>,
     ) -> Result<Self> {
         let directory = directory.join("prometheus");
         fs::create_dir_all(&directory).map_err(Error::io(directory.display().to_string()))?;
         let millis = interval.as_millis();
         let mut text = format!(
-            "global: {{scrape_interval: {millis}ms, scrape_timeout: {millis}ms}}\n\
-             scrape_configs:\n- job_name: podway\n  static_configs:\n"
+            "global: {{scrape_interval: {millis}ms, scrape_timeout: {millis}ms, \
+             evaluation_interval: {millis}ms}}\n"
         );
+        if let Some(rules) = rules {
+            text += &format!("rule_files: ['{}']\n", rules.display());
+        }
+        text += "scrape_configs:\n- job_name: podway\n  static_configs:\n";
         for Target { instance, address } in targets {
             text +=
                 &format!("  - {{targets: ['{address}'], labels: {{instance: '{instance}'}}}}\n");
@@ -132,6 +138,49 @@ impl Prometheus {
             format!("--step={step}s"),
         ];
         self.query(&words.each_ref().map(String::as_str), expression)
+    }
+
+    /// Each rule that it evaluates: the name of its alert, and whether evaluating it goes well, in the
+    /// server's words.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn rules(&self) -> Result<BTreeMap<String, String>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            data: Groups,
+        }
+        #[derive(Deserialize)]
+        struct Groups {
+            groups: Vec<Group>,
+        }
+        #[derive(Deserialize)]
+        struct Group {
+            rules: Vec<Rule>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Rule {
+            name: String,
+            health: String,
+            #[serde(default)]
+            last_error: String,
+        }
+        // The server closes the connection behind the answer to the older version.
+        let line =
+            format!(r"printf 'GET /api/v1/rules HTTP/1.0\r\n\r\n' | socat -t 10 - TCP:{ADDRESS}");
+        let text = self.netns.run("sh", &["-c", &line])?;
+        let (_, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+        let answer: Answer = serde_json::from_str(body)
+            .map_err(|error| Error::Unexpected(format!("rules: {error}: {text}")))?;
+        let rules = answer.data.groups.into_iter().flat_map(|group| group.rules);
+        let health = |rule: Rule| match &*rule.last_error {
+            "" => rule.health,
+            error => format!("{}: {error}", rule.health),
+        };
+        Ok(rules
+            .map(|rule| (rule.name.clone(), health(rule)))
+            .collect())
     }
 
     fn query(&self, words: &[&str], expression: &str) -> Result<Vec<Series>> {

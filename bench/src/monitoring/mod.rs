@@ -18,6 +18,7 @@ use crate::topology::{Cluster, ClusterSpec};
 use crate::{Error, Result};
 
 use panel::panels;
+pub use panel::queries;
 
 /// Where the nodes serve metrics: on the underlay too, for the other node's server.
 const PORT: u16 = 9467;
@@ -60,7 +61,7 @@ impl Monitoring {
             address: format!("{}:{PORT}", node.underlay),
         });
         let (targets, first) = (targets.collect::<Vec<_>>(), &cluster.nodes()[0]);
-        let server = Prometheus::start(&first.netns, &first.directory, &targets, INTERVAL)?;
+        let server = Prometheus::start(&first.netns, &first.directory, &targets, INTERVAL, None)?;
         let from = now();
         self.carry(&cluster)?;
         let to = now();

@@ -33,31 +33,54 @@ pub(super) struct Curve {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// The graphs of a dashboard, in its order.
-pub(super) fn panels(dashboard: &str) -> Result<Vec<Panel>> {
-    #[derive(Deserialize)]
-    struct Dashboard {
-        panels: Vec<Raw>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Raw {
-        r#type: String,
-        title: String,
-        field_config: FieldConfig,
-        targets: Vec<Asked>,
-    }
-    #[derive(Deserialize)]
-    struct FieldConfig {
-        defaults: Defaults,
-    }
-    #[derive(Deserialize)]
-    struct Defaults {
-        unit: String,
-    }
+#[derive(Debug, Deserialize)]
+struct Dashboard {
+    panels: Vec<Raw>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    r#type: String,
+    title: String,
+    field_config: FieldConfig,
+    targets: Vec<Asked>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FieldConfig {
+    defaults: Defaults,
+}
+
+#[derive(Debug, Deserialize)]
+struct Defaults {
+    #[serde(default)]
+    unit: String,
+}
+
+fn read(dashboard: &str) -> Result<Vec<Raw>> {
     let dashboard: Dashboard = serde_json::from_str(dashboard)
         .map_err(|error| Error::Unexpected(format!("the dashboard: {error}")))?;
-    let graphs = dashboard.panels.into_iter();
+    Ok(dashboard.panels)
+}
+
+/// What every panel of a dashboard asks, about all nodes, with the panel's title.
+///
+/// # Errors
+/// When it is no dashboard.
+pub fn queries(dashboard: &str) -> Result<Vec<(String, String)>> {
+    let panels = read(dashboard)?.into_iter();
+    let of_panel = |panel: Raw| {
+        let Raw { title, targets, .. } = panel;
+        let asked = targets.into_iter();
+        asked.map(move |asked| (title.clone(), asked.expression()))
+    };
+    Ok(panels.flat_map(of_panel).collect())
+}
+
+/// The graphs of a dashboard, in its order.
+pub(super) fn panels(dashboard: &str) -> Result<Vec<Panel>> {
+    let graphs = read(dashboard)?.into_iter();
     let graphs = graphs.filter(|panel| panel.r#type == "timeseries");
     let panel = |raw: Raw| Panel {
         title: raw.title,
@@ -67,21 +90,23 @@ pub(super) fn panels(dashboard: &str) -> Result<Vec<Panel>> {
     Ok(graphs.map(panel).collect())
 }
 
+impl Asked {
+    /// With Grafana's variables filled in: all nodes.
+    fn expression(&self) -> String {
+        let expression = self.expr.replace("$__rate_interval", RATE_INTERVAL);
+        expression.replace("$instance", ".*")
+    }
+}
+
 impl Panel {
     /// What the server holds, those that were never anything but 0 left out.
     pub(super) fn ask(&self, server: &Prometheus, from: f64, to: f64) -> Result<Vec<Curve>> {
         let mut curves = Vec::new();
-        for Asked {
-            expr,
-            legend_format,
-        } in &self.targets
-        {
-            let expr = expr.replace("$__rate_interval", RATE_INTERVAL);
-            let expr = expr.replace("$instance", ".*");
-            for series in server.range(&expr, from, to, 1)? {
+        for asked in &self.targets {
+            for series in server.range(&asked.expression(), from, to, 1)? {
                 let points = series.values.into_iter();
                 curves.push(Curve {
-                    name: legend(legend_format, &series.metric),
+                    name: legend(&asked.legend_format, &series.metric),
                     points: points.filter(|(_, value)| value.is_finite()).collect(),
                 });
             }
@@ -144,6 +169,12 @@ mod tests {
         assert!(panels.len() >= 12, "{}", panels.len());
         for panel in &panels {
             assert!(!panel.targets.is_empty(), "{}", panel.title);
+        }
+        // And panels of a number each, of which there are no curves.
+        let queries = queries(text).unwrap();
+        assert!(queries.len() >= panels.len() + 6, "{queries:#?}");
+        for (title, expression) in queries {
+            assert!(!expression.contains('$'), "{title}: {expression}");
         }
     }
 

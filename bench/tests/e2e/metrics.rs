@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use podway_bench::monitoring::queries;
 use podway_bench::netns::{Netns, wait_until};
 use podway_bench::podway::{Agent, Options};
 use podway_bench::prometheus::{Prometheus, Target};
@@ -109,11 +111,47 @@ fn measured(agent: &Agent, counters: &Counters) {
     }
 }
 
+/// A file of docs/monitoring.
+fn document(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/monitoring");
+    directory.canonicalize().unwrap().join(name)
+}
+
+/// The server evaluates each rule, of which none fires, and has data for what the dashboard asks, but
+/// for drops, of which there were none.
+fn dashboard_and_rules_are_answered(server: &Prometheus) {
+    let dashboard = std::fs::read_to_string(document("podway-dashboard.json")).unwrap();
+    for (title, expression) in queries(&dashboard).unwrap() {
+        let has_data = title != "Dropped by reason";
+        wait_until(&title, PATIENCE, || match server.instant(&expression) {
+            Ok(series) if has_data && series.is_empty() => Err(format!("no data: {expression}")),
+            Ok(_) => Ok(()),
+            Err(error) => panic!("{title}: {error}"),
+        })
+        .unwrap();
+    }
+    let text = std::fs::read_to_string(document("podway.rules.yml")).unwrap();
+    let alerts = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let expected = alerts.map(|alert| (alert.to_owned(), "ok".to_owned()));
+    let expected: BTreeMap<String, String> = expected.collect();
+    wait_until("each rule was evaluated", PATIENCE, || {
+        let rules = server.rules().map_err(|error| error.to_string())?;
+        (rules == expected)
+            .then_some(())
+            .ok_or(format!("{rules:?}"))
+    })
+    .unwrap();
+    let firing = server.instant("ALERTS{alertstate=\"firing\"}").unwrap();
+    assert!(firing.is_empty(), "{firing:?}");
+}
+
 #[test]
 #[ignore = "needs root; scripts/test runs it"]
 fn prometheus_holds_what_was_counted() {
     let options = Options {
-        config: format!("health = false\nmetrics = \"{ADDRESS}\"\n"),
+        config: format!("health-interval-seconds = 1\nmetrics = \"{ADDRESS}\"\n"),
         ..options(Mode::Vxlan)
     };
     let mut network = Network::up(spec(), &options);
@@ -123,7 +161,9 @@ fn prometheus_holds_what_was_counted() {
         address: ADDRESS.to_owned(),
     };
     let (interval, directory) = (Duration::from_millis(500), &node.directory);
-    let server = Prometheus::start(&node.netns, directory, &[target], interval).unwrap();
+    let rules = document("podway.rules.yml");
+    let server =
+        Prometheus::start(&node.netns, directory, &[target], interval, Some(&rules)).unwrap();
 
     let (from, to) = (network.pod(0, 0).clone(), network.pod(1, 0).clone());
     ping_all(&from.netns, to.ipv4.into(), 1000, 100);
@@ -132,6 +172,7 @@ fn prometheus_holds_what_was_counted() {
     agrees(&server, &counters);
 
     measured(network.agent(0), &counters);
+    dashboard_and_rules_are_answered(&server);
 
     let text = page(&node.netns);
     let mut command = Command::new("promtool");
