@@ -83,6 +83,7 @@ impl Args {
         } else {
             run(&self)
         };
+        log::finish();
         match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -166,10 +167,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut events = Events::with_capacity(128);
     let mut more_requests = false;
     loop {
+        let untold = log::tell_suppressed(Instant::now());
         let timeout = if more_requests {
             Some(Duration::ZERO)
         } else {
-            timeout(node.deadline())
+            timeout(node.deadline().into_iter().chain(untold).min())
         };
         let idle = Instant::now();
         match poll.poll(&mut events, timeout) {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token};
@@ -78,6 +78,8 @@ pub fn serve(
         if let Err(error) = supervisor.settle() {
             tracing::error!(%error, "cannot bring the XDP maps to the tables");
         }
+        // When there is more to tell this comes here anyway.
+        podway_proto::log::tell_suppressed(Instant::now());
     }
 }
 

@@ -43,7 +43,9 @@ fn main() -> ExitCode {
         eprintln!("podway-dataplane: {error}");
         return ExitCode::FAILURE;
     }
-    match run(arguments.config.as_deref(), &arguments.run_dir) {
+    let done = run(arguments.config.as_deref(), &arguments.run_dir);
+    log::finish();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("podway-dataplane: {error}");

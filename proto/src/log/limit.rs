@@ -22,6 +22,8 @@ pub(super) struct Limiter {
     counted: HashMap<(Identifier, String), Counted>,
     /// When the first of the windows ends.
     due: Option<Instant>,
+    /// When the first of those ends in which something was left out.
+    owed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub(super) struct Silenced {
 }
 
 impl Limiter {
+    /// Counts an event. What was left out in windows that have ended is told with it.
     pub(super) fn admit(&mut self, event: &Event<'_>, now: Instant) -> Admission {
         let mut text = Text::default();
         event.record(&mut text);
@@ -57,7 +60,7 @@ impl Limiter {
     }
 
     fn count(&mut self, metadata: &Metadata<'static>, text: String, now: Instant) -> Admission {
-        let silenced = self.end(now);
+        let silenced = self.ended(now);
         let full = self.counted.len() >= PLACES;
         let refused = match self.counted.entry((metadata.callsite(), text)) {
             Entry::Occupied(entry) => {
@@ -65,6 +68,8 @@ impl Limiter {
                 let refused = counted.heard >= MOST;
                 if refused {
                     counted.silenced += 1;
+                    let end = counted.begin + WINDOW;
+                    self.owed = Some(self.owed.map_or(end, |owed| owed.min(end)));
                 } else {
                     counted.heard += 1;
                 }
@@ -86,14 +91,29 @@ impl Limiter {
         Admission { refused, silenced }
     }
 
-    /// Forgets the windows that have ended.
-    fn end(&mut self, now: Instant) -> Vec<Silenced> {
+    /// Forgets the windows that have ended; what was left out in them.
+    pub(super) fn ended(&mut self, now: Instant) -> Vec<Silenced> {
         if self.due.is_none_or(|due| now < due) {
             return Vec::new();
         }
+        self.forget(|begin| now >= begin + WINDOW)
+    }
+
+    /// Forgets all windows; what was left out in them.
+    pub(super) fn all(&mut self) -> Vec<Silenced> {
+        self.forget(|_| true)
+    }
+
+    /// When [`Limiter::ended`] has something to tell.
+    pub(super) fn owed(&self) -> Option<Instant> {
+        self.owed
+    }
+
+    /// Forgets the windows of which `is_over` says so by their begin.
+    fn forget(&mut self, is_over: impl Fn(Instant) -> bool) -> Vec<Silenced> {
         let mut silenced = Vec::new();
         self.counted.retain(|(_, text), counted| {
-            let goes_on = now < counted.begin + WINDOW;
+            let goes_on = !is_over(counted.begin);
             if !goes_on && counted.silenced > 0 {
                 silenced.push(Silenced {
                     target: counted.target,
@@ -103,8 +123,10 @@ impl Limiter {
             }
             goes_on
         });
-        let first = self.counted.values().map(|counted| counted.begin + WINDOW);
-        self.due = first.min();
+        let end = |counted: &Counted| counted.begin + WINDOW;
+        self.due = self.counted.values().map(end).min();
+        let owing = self.counted.values().filter(|counted| counted.silenced > 0);
+        self.owed = owing.map(end).min();
         silenced
     }
 }
@@ -158,6 +180,33 @@ mod tests {
         assert_eq!((silenced.text.as_str(), silenced.count), ("a", 2));
         let again = limiter.count(place, "a".to_owned(), later + WINDOW);
         assert_eq!(again.silenced, []);
+    }
+
+    #[test]
+    fn what_is_owed_is_told_when_its_window_ends() {
+        let (mut limiter, begin) = (Limiter::default(), Instant::now());
+        let place = metadata();
+        let moment = Duration::from_millis(1);
+        limiter.count(place, "alone".to_owned(), begin);
+        assert_eq!(limiter.owed(), None, "nothing was left out");
+        for words in ["a", "b"] {
+            let at = begin + if words == "a" { 2 * moment } else { moment };
+            for _ in 0..MOST + 3 {
+                limiter.count(place, words.to_owned(), at);
+            }
+        }
+        let first = begin + moment + WINDOW;
+        assert_eq!(limiter.owed(), Some(first), "that of b");
+        assert_eq!(limiter.ended(first - Duration::from_nanos(1)), []);
+        let silenced = |text: &str| Silenced {
+            target: place.target(),
+            text: text.to_owned(),
+            count: 3,
+        };
+        assert_eq!(limiter.ended(first), [silenced("b")]);
+        assert_eq!(limiter.owed(), Some(first + moment));
+        assert_eq!(limiter.all(), [silenced("a")], "its window has not ended");
+        assert_eq!((limiter.owed(), limiter.due), (None, None));
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //!
 //! A process has one log, so it is a global: [`start`] makes it, [`set`] changes what is logged while
 //! the daemon runs. Whoever says the same over and over is heard [`MOST`] times a second
-//! (`limit`); nothing on the path of a packet logs at all.
+//! (`limit`); the loop of each daemon tells the rest by [`tell_suppressed`] where no line comes that
+//! does. Nothing on the path of a packet logs at all.
 
 mod limit;
 
 use std::fmt;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::str::FromStr;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use tracing::{Event, Subscriber};
@@ -57,6 +58,7 @@ impl FromStr for LogFormat {
 struct Current {
     filter: reload::Handle<EnvFilter, Registry>,
     directives: Mutex<String>,
+    repeats: Arc<Repeats>,
 }
 
 static CURRENT: OnceLock<Current> = OnceLock::new();
@@ -76,24 +78,42 @@ pub fn directives(told: Option<&str>) -> String {
 /// What is wrong with the directives, or that there is a log already.
 pub fn start(directives: &str, format: LogFormat) -> Result<(), ErrorBody> {
     let (layer, filter) = reload::Layer::new(parse(directives)?);
+    let repeats = Arc::new(Repeats::new(format));
     let current = Current {
         filter,
         directives: Mutex::new(directives.trim().to_owned()),
+        repeats: Arc::clone(&repeats),
     };
-    let subscriber = Registry::default().with(layer);
-    let taken = |_| ErrorBody::new(ErrorCode::AlreadyExists, "this process has a log already");
     let ansi = std::io::stderr().is_terminal();
-    let set = match format {
-        LogFormat::Human => {
-            tracing::subscriber::set_global_default(subscriber.with(human(std::io::stderr, ansi)))
-        }
-        LogFormat::Json => {
-            tracing::subscriber::set_global_default(subscriber.with(json(std::io::stderr)))
-        }
-    };
-    set.map_err(taken)?;
+    let lines = lines(repeats, std::io::stderr, ansi);
+    let subscriber = Registry::default().with(layer).with(lines);
+    tracing::subscriber::set_global_default(subscriber)
+        .map_err(|_| ErrorBody::new(ErrorCode::AlreadyExists, "this process has a log already"))?;
     let _ = CURRENT.set(current);
     Ok(())
+}
+
+/// Tells how many lines were left out in the seconds that have ended by `now`, if no line came since
+/// that told it. Gives the time at which there is more to tell.
+pub fn tell_suppressed(now: Instant) -> Option<Instant> {
+    let repeats = &CURRENT.get()?.repeats;
+    let (text, owed) = repeats.ended(now);
+    say(&text);
+    owed
+}
+
+/// Tells how many lines were left out, whatever second it is: the process ends.
+pub fn finish() {
+    if let Some(current) = CURRENT.get() {
+        say(&current.repeats.all());
+    }
+}
+
+fn say(text: &str) {
+    if !text.is_empty() {
+        // As with any line: nobody is left to be told.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
 }
 
 /// Changes what is logged.
@@ -159,47 +179,83 @@ fn parse(directives: &str) -> Result<EnvFilter, ErrorBody> {
 
 type BoxedLayer<S> = Box<dyn tracing_subscriber::Layer<S> + Send + Sync>;
 
-fn human<S, W>(writer: W, ansi: bool) -> BoxedLayer<S>
+/// Writes lines by `writer`, in the form that `repeats` have.
+fn lines<S, W>(repeats: Arc<Repeats>, writer: W, ansi: bool) -> BoxedLayer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt::layer()
-        .with_ansi(ansi)
-        .with_writer(writer)
-        .event_format(Limited::new(
-            Format::default().with_ansi(ansi),
-            LogFormat::Human,
-        ))
-        .boxed()
-}
-
-fn json<S, W>(writer: W) -> BoxedLayer<S>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
-    tracing_subscriber::fmt::layer()
-        .fmt_fields(JsonFields::new())
-        .with_writer(writer)
-        .event_format(Limited::new(Format::default().json(), LogFormat::Json))
-        .boxed()
+    let layer = tracing_subscriber::fmt::layer();
+    match repeats.form {
+        LogFormat::Human => {
+            let lines = Format::default().with_ansi(ansi);
+            layer
+                .with_ansi(ansi)
+                .with_writer(writer)
+                .event_format(Limited { lines, repeats })
+                .boxed()
+        }
+        LogFormat::Json => {
+            let lines = Format::default().json();
+            layer
+                .fmt_fields(JsonFields::new())
+                .with_writer(writer)
+                .event_format(Limited { lines, repeats })
+                .boxed()
+        }
+    }
 }
 
 /// Lines of another form, without those that say the same too often.
 struct Limited<F> {
     lines: F,
+    repeats: Arc<Repeats>,
+}
+
+/// What was said too often, and the form in which that is told.
+#[derive(Debug)]
+struct Repeats {
     form: LogFormat,
     limiter: Mutex<Limiter>,
 }
 
-impl<F> Limited<F> {
-    fn new(lines: F, form: LogFormat) -> Self {
+impl Repeats {
+    fn new(form: LogFormat) -> Self {
         Self {
-            lines,
             form,
             limiter: Mutex::default(),
         }
+    }
+
+    fn admit(&self, event: &Event<'_>, now: Instant) -> Admission {
+        match self.limiter.lock() {
+            Ok(mut limiter) => limiter.admit(event, now),
+            Err(_) => Admission::default(),
+        }
+    }
+
+    /// Lines about what was left out in windows that have ended, and when there are more of them.
+    fn ended(&self, now: Instant) -> (String, Option<Instant>) {
+        let (silenced, owed) = match self.limiter.lock() {
+            Ok(mut limiter) => (limiter.ended(now), limiter.owed()),
+            Err(_) => return Default::default(),
+        };
+        (self.text(&silenced), owed)
+    }
+
+    /// Lines about all that was left out.
+    fn all(&self) -> String {
+        let silenced = self.limiter.lock().map(|mut limiter| limiter.all());
+        self.text(&silenced.unwrap_or_default())
+    }
+
+    fn text(&self, silenced: &[Silenced]) -> String {
+        let mut text = String::new();
+        for silenced in silenced {
+            // What is written to is memory.
+            let _ = self.tell(&mut Writer::new(&mut text), silenced);
+        }
+        text
     }
 
     /// How many lines were left out of one place, as a line.
@@ -241,12 +297,9 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let admitted = match self.limiter.lock() {
-            Ok(mut limiter) => limiter.admit(event, Instant::now()),
-            Err(_) => Admission::default(),
-        };
+        let admitted = self.repeats.admit(event, Instant::now());
         for silenced in &admitted.silenced {
-            self.tell(&mut writer, silenced)?;
+            self.repeats.tell(&mut writer, silenced)?;
         }
         match admitted.refused {
             // What is written is nothing then.
@@ -286,13 +339,13 @@ mod tests {
     }
 
     fn logged(form: LogFormat, log: impl FnOnce()) -> Vec<String> {
+        logged_by(&Arc::new(Repeats::new(form)), log)
+    }
+
+    fn logged_by(repeats: &Arc<Repeats>, log: impl FnOnce()) -> Vec<String> {
         let memory = Memory::default();
         let writer = memory.clone();
-        let make = move || writer.clone();
-        let layer: BoxedLayer<Registry> = match form {
-            LogFormat::Human => human(make, false),
-            LogFormat::Json => json(make),
-        };
+        let layer = lines(Arc::clone(repeats), move || writer.clone(), false);
         tracing::subscriber::with_default(Registry::default().with(layer), log);
         memory.lines()
     }
@@ -325,6 +378,26 @@ mod tests {
             "{counted}"
         );
         assert!(lines[most + 2].ends_with("later"));
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_when_no_other_line_comes() {
+        let repeats = Arc::new(Repeats::new(LogFormat::Human));
+        let most = usize::try_from(MOST).unwrap();
+        let heard = logged_by(&repeats, || say(MOST + 5));
+        assert_eq!(heard.len(), most, "{heard:#?}");
+        let (text, owed) = repeats.ended(Instant::now());
+        assert_eq!(text, "", "its second has not ended");
+        let (text, more) = repeats.ended(owed.unwrap());
+        let told =
+            "  WARN podway_proto::log::tests: suppressed 5 more: cannot do it port=\"eth0\"\n";
+        assert!(text.ends_with(told) && text.lines().count() == 1, "{text}");
+        assert_eq!(more, None);
+        assert_eq!(repeats.all(), "", "it is told once");
+        logged_by(&repeats, || say(MOST + 2));
+        let text = repeats.all();
+        assert!(text.contains("suppressed 2 more"), "at the end: {text}");
+        assert_eq!(repeats.ended(Instant::now() + limit::WINDOW).0, "");
     }
 
     #[test]
