@@ -209,6 +209,8 @@ pub enum Outcome {
     NoAnswer,
     /// It could not be sent.
     NotSent(String),
+    /// It was not sent: other nodes have taken all the time that there was.
+    NotAsked,
 }
 
 /// The processors.

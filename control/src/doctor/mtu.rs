@@ -3,6 +3,9 @@
 use super::facts::Outcome;
 use super::{Facts, Findings};
 
+/// IPv4 and ICMP header, which `ping -s` does not count.
+const HEADERS: u32 = 28;
+
 /// A packet as large as the uplink takes is sent to each node.
 pub(super) fn uplink(facts: &Facts, findings: &mut Findings) {
     let mtu = facts.status().and_then(|status| status.uplink_mtu);
@@ -32,6 +35,15 @@ pub(super) fn uplink(facts: &Facts, findings: &mut Findings) {
                 node,
                 format!("no packet of {size} bytes could be sent: {error}"),
                 "run podway doctor as root",
+            ),
+            Outcome::NotAsked => findings.warn(
+                node,
+                "it was not looked at, since too many nodes before it do not answer",
+                format!(
+                    "see to those; and ping -M do -s {} {}",
+                    size.saturating_sub(HEADERS),
+                    probe.address
+                ),
             ),
             Outcome::NoAnswer => findings.warn(
                 node,
@@ -78,7 +90,7 @@ pub(super) fn pod(facts: &Facts, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::super::Verdict::{Fault, Ok, Warning};
-    use super::super::testing::{healthy, verdict};
+    use super::super::testing::{found, healthy, verdict};
     use super::*;
 
     #[test]
@@ -89,11 +101,17 @@ mod tests {
             (Outcome::Lost, Fault),
             (Outcome::NoAnswer, Warning),
             (Outcome::NotSent("no".to_owned()), Warning),
+            (Outcome::NotAsked, Warning),
         ] {
             let mut facts = healthy();
             facts.paths[0].outcome = outcome.clone();
             assert_eq!(verdict("uplink-mtu", &facts), expected, "{outcome:?}");
         }
+        let mut late = healthy();
+        late.paths[0].outcome = Outcome::NotAsked;
+        let remedy = "see to those; and ping -M do -s 1472 192.168.1.2".to_owned();
+        let expected = [(Warning, "node-b".to_owned(), remedy)];
+        assert_eq!(found("uplink-mtu", &late), expected);
         let mut learned = healthy();
         let other = learned.nodes.iter_mut().find(|node| !node.local).unwrap();
         other.path.as_mut().unwrap().mtu = 1400;
