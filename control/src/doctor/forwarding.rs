@@ -55,7 +55,7 @@ pub(super) fn rp_filter(facts: &Facts, findings: &mut Findings) {
         );
     }
     let several = facts.uplinks().count() > 1;
-    for name in facts.uplinks() {
+    for name in facts.uplinks().filter(|name| facts.link(name).is_some()) {
         let own = switches.get(name).copied().unwrap_or(0).max(all);
         match own {
             STRICT if several => findings.warn(

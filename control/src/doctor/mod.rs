@@ -164,7 +164,7 @@ pub fn worst(findings: &[Finding]) -> Verdict {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::testing::healthy;
+    use super::testing::{healthy, status};
     use super::*;
 
     #[test]
@@ -191,6 +191,29 @@ mod tests {
                 .iter()
                 .all(|f| f.verdict == Verdict::Ok || !f.remedy.is_empty())
         );
+    }
+
+    #[test]
+    fn an_interface_that_is_missing_is_told_once_and_nothing_good_of_it() {
+        let mut facts = healthy();
+        facts.links.clear();
+        facts.features.clear();
+        for named in &mut facts.named {
+            named.waiting = Some(format!("the link {}", named.interface));
+        }
+        // As control says it.
+        status(&mut facts).hints =
+            vec!["the uplink eth0 does not exist yet; it is taken up when it appears".to_owned()];
+        let findings = examine(&facts);
+        for (subject, verdict) in [("eth0", Verdict::Fault), ("veth-a", Verdict::Warning)] {
+            let of = findings.iter().filter(|found| {
+                found.subject == subject || found.message.contains(&format!("{subject} "))
+            });
+            // What is seen of the pod's end is seen in the pod.
+            let of = of.filter(|found| !found.name.starts_with("pod-"));
+            let told: Vec<_> = of.map(|found| (found.name, found.verdict)).collect();
+            assert_eq!(told, [("interface", verdict)], "{subject}: {findings:#?}");
+        }
     }
 
     #[test]

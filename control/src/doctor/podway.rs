@@ -158,7 +158,9 @@ pub(super) fn kernel_state(facts: &Facts, findings: &mut Findings) {
 
 pub(super) fn port(facts: &Facts, findings: &mut Findings) {
     for named in &facts.named {
-        if let Some(waiting) = &named.waiting {
+        // That its link is missing is told by the check of interfaces.
+        let is_there = facts.link(&named.interface).is_some();
+        if let Some(waiting) = named.waiting.as_ref().filter(|_| is_there) {
             findings.warn(
                 &named.interface,
                 format!("the port waits for {waiting}"),
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn hints_are_told_once() {
         let mut facts = healthy();
-        facts.named[1].waiting = Some("its link".to_owned());
+        facts.named[1].waiting = Some("the pod's MAC".to_owned());
         assert_eq!(verdict("port", &facts), Warning);
         status(&mut facts).hints = vec![
             "the kernel does not forward IPv4: sysctl -w net.ipv4.ip_forward=1".to_owned(),

@@ -7,7 +7,11 @@ const OURS: &str = "podway";
 
 pub(super) fn generic(facts: &Facts, findings: &mut Findings) {
     for name in facts.uplinks() {
-        match facts.link(name).and_then(|link| link.xdp) {
+        // One that is missing is named by the check of interfaces, here as below.
+        let Some(link) = facts.link(name) else {
+            continue;
+        };
+        match link.xdp {
             Some(xdp) if xdp.generic => findings.fault(
                 name,
                 "an XDP program runs behind the driver (generic mode), which switches GRO off for \
