@@ -135,6 +135,10 @@ pub struct Named {
 pub struct PodEnd {
     /// The port's interface on the node.
     pub port: String,
+    /// Name of the pod's interface, in the pod.
+    pub interface: String,
+    /// A file that leads to the pod's network namespace.
+    pub namespace: String,
     /// MTU of the pod's interface.
     pub mtu: u32,
     /// MTU of the pod's route to another node's pods, if it was given one.

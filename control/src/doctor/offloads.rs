@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::facts::PodEnd;
 use super::{Facts, Findings};
 use crate::netlink::LinkKind;
 
@@ -37,7 +38,8 @@ fn off(
     off.copied().collect()
 }
 
-fn tell(findings: &mut Findings, subject: &str, interface: &str, off: &[(&str, &str)]) {
+/// `ethtool` is the beginning of the command that switches them on.
+fn tell(findings: &mut Findings, subject: &str, ethtool: &str, off: &[(&str, &str)]) {
     if off.is_empty() {
         return findings.ok(subject, "the offloads that speed rests on are in use");
     }
@@ -46,7 +48,7 @@ fn tell(findings: &mut Findings, subject: &str, interface: &str, off: &[(&str, &
     findings.warn(
         subject,
         format!("{}: slower", losses.join("; ")),
-        format!("ethtool -K {interface} {}", switches.join(" ")),
+        format!("{ethtool} {}", switches.join(" ")),
     );
 }
 
@@ -74,7 +76,7 @@ pub(super) fn uplink(facts: &Facts, findings: &mut Findings) {
                 },
             ));
         }
-        tell(findings, name, name, &off);
+        tell(findings, name, &format!("ethtool -K {name}"), &off);
     }
 }
 
@@ -88,12 +90,13 @@ pub(super) fn pod(facts: &Facts, findings: &mut Findings) {
             );
             continue;
         };
-        tell(
-            findings,
-            &pod.port,
-            "eth0 (in the pod)",
-            &off(features, &POD),
-        );
+        let PodEnd {
+            namespace,
+            interface,
+            ..
+        } = pod;
+        let ethtool = format!("nsenter --net={namespace} ethtool -K {interface}");
+        tell(findings, &pod.port, &ethtool, &off(features, &POD));
     }
 }
 
@@ -136,8 +139,9 @@ mod tests {
             .as_mut()
             .unwrap()
             .remove("tx-checksum-ip-generic");
-        let (verdict, subject, _) = &found("pod-offloads", &facts)[0];
-        assert_eq!((*verdict, subject.as_str()), (Warning, "veth-a"));
+        let remedy = "nsenter --net=/run/netns/pod-a ethtool -K net1 tx-checksum-ip-generic on";
+        let expected = (Warning, "veth-a".to_owned(), remedy.to_owned());
+        assert_eq!(found("pod-offloads", &facts), [expected]);
         facts.pods[0].features = None;
         assert_eq!(found("pod-offloads", &facts)[0].0, Warning);
     }

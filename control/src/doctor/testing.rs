@@ -107,6 +107,8 @@ pub(super) fn healthy() -> Facts {
         features: BTreeMap::from([("eth0".to_owned(), features())]),
         pods: vec![PodEnd {
             port: "veth-a".to_owned(),
+            interface: "net1".to_owned(),
+            namespace: "/run/netns/pod-a".to_owned(),
             mtu: 1500,
             route_mtu: Some(1450),
             features: Some(features()),

@@ -40,8 +40,14 @@ pub(super) fn look(links: &[LinkDetails], named: &[Named], nodes: &[NodeEntry]) 
     peers.into_iter().filter_map(end).collect()
 }
 
+/// A network namespace, and the file that leads to it.
+struct Namespace {
+    file: File,
+    path: PathBuf,
+}
+
 /// The network namespaces that have these numbers here, of all that anybody is in or that have a name.
-fn namespaces(wanted: &mut BTreeSet<i32>) -> BTreeMap<i32, File> {
+fn namespaces(wanted: &mut BTreeSet<i32>) -> BTreeMap<i32, Namespace> {
     let mut found = BTreeMap::new();
     let Ok(mut requests) = Requests::open() else {
         return found;
@@ -66,17 +72,17 @@ fn namespaces(wanted: &mut BTreeSet<i32>) -> BTreeMap<i32, File> {
         if let Ok(Some(number)) = requests.namespace_number(file.as_fd())
             && wanted.remove(&number)
         {
-            found.insert(number, file);
+            found.insert(number, Namespace { file, path });
         }
     }
     found
 }
 
 /// What is seen of the link `index` in a namespace. A thread goes there, and ends there.
-fn inside(namespace: &File, port: &str, index: u32, beyond: Option<IpAddr>) -> Option<PodEnd> {
+fn inside(namespace: &Namespace, port: &str, index: u32, beyond: Option<IpAddr>) -> Option<PodEnd> {
     let look = || {
         let network = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(namespace.as_fd(), network).ok()?;
+        move_into_link_name_space(namespace.file.as_fd(), network).ok()?;
         let mut requests = Requests::open().ok()?;
         let links = requests.link_details().ok()?;
         let link = links
@@ -88,6 +94,8 @@ fn inside(namespace: &File, port: &str, index: u32, beyond: Option<IpAddr>) -> O
         let features = Ethtool::open().and_then(|ethtool| ethtool.features(&link.name));
         Some(PodEnd {
             port: port.to_owned(),
+            interface: link.name,
+            namespace: namespace.path.display().to_string(),
             mtu: link.mtu,
             route_mtu: way.and_then(|way| way.mtu),
             features: features.ok(),
