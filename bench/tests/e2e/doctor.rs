@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
+use podway_bench::link::set_tx_checksum;
 use podway_bench::netns::{run, wait_until};
 use podway_bench::podway::{Agent, Options};
-use podway_bench::topology::{ClusterSpec, UPLINK};
+use podway_bench::topology::{ClusterSpec, Node, POD_INTERFACE, UPLINK};
 use podway_proto::types::Mode;
 use serde::Deserialize;
 
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// In the environment of both daemons, and to be nowhere else.
 const SECRET: &str = "hunter2-d41d8cd98f00b204";
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct Finding {
     name: String,
     subject: String,
@@ -45,41 +46,87 @@ fn examine(agent: &Agent) -> Vec<Finding> {
     document.findings
 }
 
-fn bad(findings: &[Finding]) -> Vec<&Finding> {
-    let bad = findings.iter().filter(|found| found.verdict != "ok");
-    bad.collect()
+/// What is wrong with what, and how much: check, subject, verdict.
+type Bad<'f> = (&'f str, &'f str, &'f str);
+
+/// All that is not as it should be, without what the load of the machine alone may bring.
+fn bad(findings: &[Finding]) -> Vec<Bad<'_>> {
+    let of = |found: &'_ Finding| {
+        let by_load = match found.name.as_str() {
+            "cpu-steal" => true,
+            // Probes that were lost, or answered too late.
+            "node" => found.verdict == "warning",
+            _ => false,
+        };
+        found.verdict != "ok" && !by_load
+    };
+    let bad = findings.iter().filter(|found| of(found));
+    bad.map(|found| {
+        (
+            found.name.as_str(),
+            found.subject.as_str(),
+            found.verdict.as_str(),
+        )
+    })
+    .collect()
 }
 
-/// Waits until doctor says this of the subject.
-fn wait_for(agent: &Agent, name: &str, subject: &str, verdict: &str) {
-    let what = format!("doctor finds {name} of {subject}: {verdict}");
+/// What is bad and was not before. Of two that are alike one may be.
+fn new<'f>(before: &[Bad<'_>], after: &'f [Finding]) -> Vec<Bad<'f>> {
+    let mut before = before.to_vec();
+    let mut new = bad(after);
+    new.retain(
+        |found| match before.iter().position(|known| known == found) {
+            Some(position) => {
+                before.swap_remove(position);
+                false
+            }
+            None => true,
+        },
+    );
+    new.sort_unstable();
+    new
+}
+
+/// Waits until exactly these findings are bad that were not before; gives all.
+fn wait_for(agent: &Agent, before: &[Finding], expected: &[Bad<'_>]) -> Vec<Finding> {
+    wait_for_some(agent, before, expected, &[])
+}
+
+/// The same where `perhaps` may come along with them.
+fn wait_for_some(
+    agent: &Agent,
+    before: &[Finding],
+    expected: &[Bad<'_>],
+    perhaps: &[Bad<'_>],
+) -> Vec<Finding> {
+    let before = bad(before);
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    let what = format!("doctor finds {expected:?} and nothing else");
     wait_until(&what, PATIENCE, || {
         let findings = examine(agent);
-        let found = findings.iter().any(|found| {
-            (
-                found.name.as_str(),
-                found.subject.as_str(),
-                found.verdict.as_str(),
-            ) == (name, subject, verdict)
-        });
-        match found {
+        let mut new = new(&before, &findings);
+        new.retain(|found| !perhaps.contains(found));
+        match new == expected {
             true => Ok(()),
-            false => Err(format!("{:#?}", bad(&findings))),
+            false => Err(format!("{new:?}: {findings:#?}")),
         }
+        .map(|()| findings)
     })
-    .unwrap();
+    .unwrap()
 }
 
-/// Waits until doctor finds no fault.
-fn wait_until_well(agent: &Agent) {
+/// Waits until doctor finds no fault; what it finds then.
+fn wait_until_well(agent: &Agent) -> Vec<Finding> {
     wait_until("doctor finds no fault", PATIENCE, || {
         let findings = examine(agent);
         match findings.iter().any(|found| found.verdict == "fault") {
-            true => Err(format!("{:#?}", bad(&findings))),
-            false => Ok(()),
+            true => Err(format!("{:?}", bad(&findings))),
+            false => Ok(findings),
         }
     })
-    .unwrap();
+    .unwrap()
 }
 
 #[derive(Debug, Deserialize)]
@@ -135,25 +182,26 @@ fn what_is_wrong_is_named_and_nothing_else() {
         ..options(Mode::Vxlan)
     };
     let mut network = Network::up(ClusterSpec { nodes: 3, ..spec() }, &probing);
-    let (node, third) = (network.node(0).clone(), network.node(2).clone());
-    let pod = network.pod(0, 0).host_interface.clone();
-    for agent in network.podway.agents() {
-        wait_until_well(agent);
-    }
-    let findings = examine(network.agent(0));
+    let nodes = [0, 1, 2].map(|number| network.node(number).clone());
+    let [node, second, third] = &nodes;
+    let pod = network.pod(0, 0).clone();
+    let port = pod.host_interface.as_str();
+    let agents = network.podway.agents();
+    let before: Vec<Vec<Finding>> = agents.iter().map(wait_until_well).collect();
     for (name, subject) in [
         ("uplink-mtu", third.name.as_str()),
-        ("node", third.name.as_str()),
-        ("pod-mtu", pod.as_str()),
+        ("node", &third.name),
+        ("pod-mtu", port),
+        ("pod-offloads", port),
         ("interface", UPLINK),
         ("xdp-program", UPLINK),
         ("tcx-program", ""),
         ("gate", ""),
     ] {
         let is_well = |found: &&Finding| found.name == name && found.subject == subject;
-        let found = findings.iter().find(is_well);
+        let found = before[0].iter().find(is_well);
         let verdict = found.map(|found| found.verdict.as_str());
-        assert_eq!(verdict, Some("ok"), "{name} {subject}: {findings:#?}");
+        assert_eq!(verdict, Some("ok"), "{name} {subject}: {:#?}", before[0]);
     }
 
     let (files, missing) = bundle(network.agent(0));
@@ -175,47 +223,68 @@ fn what_is_wrong_is_named_and_nothing_else() {
     }
 
     let agent = network.agent(0);
-    let ip = |line: &str| node.netns.ip(&[line.to_owned()]).unwrap();
-    let named = |name: &str, subject: &str, verdict: &str| wait_for(agent, name, subject, verdict);
+    let ip = |node: &Node, line: &str| node.netns.ip(&[line.to_owned()]).unwrap();
+    let finds = |expected: &[Bad<'_>]| wait_for(agent, &before[0], expected);
 
     node.netns.sysctl(&["net.ipv4.ip_forward=0"]).unwrap();
-    ip("link add foreign type vxlan id 1 dstport 8472");
-    attach_foreign_program(&node, &pod);
-    ip(&format!("link set dev {UPLINK} mtu 9000"));
-    named("ip-forward", "IPv4", "fault");
-    named("vxlan-device", "foreign", "warning");
-    named("xdp-program", &pod, "warning");
-    named("uplink-mtu", &third.name, "fault");
+    ip(node, "link add foreign type vxlan id 1 dstport 8472");
+    attach_foreign_program(node, port);
+    ip(node, &format!("link set dev {UPLINK} mtu 9000"));
+    set_tx_checksum(&pod.netns, POD_INTERFACE, false).unwrap();
+    let found = finds(&[
+        ("ip-forward", "IPv4", "fault"),
+        ("vxlan-device", "foreign", "warning"),
+        ("xdp-program", port, "warning"),
+        ("pod-offloads", port, "warning"),
+        ("uplink-mtu", &second.name, "fault"),
+        ("uplink-mtu", &third.name, "fault"),
+    ]);
+    let offloads = found.iter().find(|found| found.name == "pod-offloads");
+    // As somebody would who reads it.
+    run(Command::new("sh").arg("-c").arg(&offloads.unwrap().remedy)).unwrap();
     node.netns.sysctl(&["net.ipv4.ip_forward=1"]).unwrap();
-    ip("link del foreign");
-    ip(&format!("link set dev {pod} xdpgeneric off"));
-    ip(&format!("link set dev {UPLINK} mtu 1500"));
-    wait_until_well(agent);
+    ip(node, "link del foreign");
+    ip(node, &format!("link set dev {port} xdpgeneric off"));
+    ip(node, &format!("link set dev {UPLINK} mtu 1500"));
+    finds(&[]);
 
-    attach_foreign_program(&node, UPLINK);
-    named("xdp-generic", UPLINK, "fault");
-    ip(&format!("link set dev {UPLINK} xdpgeneric off"));
+    attach_foreign_program(node, UPLINK);
+    finds(&[
+        ("xdp-generic", UPLINK, "fault"),
+        ("xdp-program", UPLINK, "warning"),
+    ]);
+    ip(node, &format!("link set dev {UPLINK} xdpgeneric off"));
 
-    third
-        .netns
-        .ip(&[format!("link set dev {UPLINK} down")])
-        .unwrap();
-    named("node", &third.name, "fault");
-    named("interface", UPLINK, "ok");
-    wait_for(network.agent(2), "interface", UPLINK, "fault");
-    third
-        .netns
-        .ip(&[format!("link set dev {UPLINK} up")])
-        .unwrap();
-    for agent in network.podway.agents() {
-        wait_until_well(agent);
+    ip(third, &format!("link set dev {UPLINK} down"));
+    wait_for_some(
+        agent,
+        &before[0],
+        &[
+            ("node", &third.name, "fault"),
+            ("uplink-mtu", &third.name, "warning"),
+        ],
+        // The kernel takes its time to find that nobody answers for the address.
+        &[("neighbor", &third.name, "fault")],
+    );
+    wait_for(
+        network.agent(2),
+        &before[2],
+        &[
+            ("interface", UPLINK, "fault"),
+            ("neighbor", &node.name, "fault"),
+            ("neighbor", &second.name, "fault"),
+            ("node", &node.name, "fault"),
+            ("node", &second.name, "fault"),
+        ],
+    );
+    ip(third, &format!("link set dev {UPLINK} up"));
+    for (agent, before) in network.podway.agents().iter().zip(&before) {
+        wait_for(agent, before, &[]);
     }
 
     // Without daemons, what the machine itself shows is still checked.
     network.podway.agent_mut(0).stop_control().unwrap();
-    wait_for(network.agent(0), "control", "", "warning");
-    wait_for(network.agent(0), "interface", UPLINK, "ok");
-    wait_until_well(network.agent(0));
+    wait_for(network.agent(0), &before[0], &[("control", "", "warning")]);
     let (files, missing) = bundle(network.agent(0));
     assert!(files.contains("doctor.json") && missing.contains("status.json"));
     network.podway.agent_mut(0).start_control().unwrap();
