@@ -278,7 +278,7 @@ impl Worker {
             }
         }
         self.stages.lap(Stage::Forward);
-        (self.egress).flush(tables, &self.region, &self.sheet, &mut self.watches);
+        (self.egress).flush(&self.region, &self.sheet, &mut self.watches);
         self.stages.lap(Stage::Send);
         self.sheet.burst(packets);
         burst.recycle(&mut self.pool);

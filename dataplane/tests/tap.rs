@@ -208,7 +208,7 @@ impl Worker {
                 Verdict::Drop(reason) => panic!("{reason:?}"),
             }
         }
-        egress.flush(tables, region, sheet, watches);
+        egress.flush(region, sheet, watches);
     }
 }
 

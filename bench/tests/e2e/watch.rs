@@ -284,7 +284,7 @@ fn a_drop_has_its_reason(network: &Network) {
     let mut arguments = vec![
         "capture", "-w", path, "--point", "dropped", "--count", &count,
     ];
-    let filter = format!("src {} and reason unknown_vtep", peer.ipv4);
+    let filter = format!("src {} and reason unknown_vtep and vni 1", peer.ipv4);
     arguments.extend(filter.split(' '));
     let capture = Running::podway(network.agent(0), &arguments);
     wait_until("the capture is armed", PATIENCE, || {

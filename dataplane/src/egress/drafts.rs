@@ -153,6 +153,7 @@ mod tests {
         ifindex: 11,
         ethertype: 0x0800,
         uplink: false,
+        encapsulated: false,
     };
 
     #[test]

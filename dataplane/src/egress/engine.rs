@@ -55,7 +55,7 @@ impl Egress {
         let length = packet.len();
         let mut pushed = self.gather.push(packet, send, tables);
         if matches!(pushed, Pushed::Full) {
-            self.flush(tables, region, sheet, watches);
+            self.flush(region, sheet, watches);
             pushed = self.gather.push(packet, send, tables);
         }
         let reason = match pushed {
@@ -74,22 +74,12 @@ impl Egress {
     /// Sends what was gathered. A message that the kernel does not take is dropped: a full egress
     /// never holds up the worker.
     #[inline]
-    pub fn flush(
-        &mut self,
-        tables: &Tables,
-        region: &Region,
-        sheet: &Sheet,
-        watches: &mut Watches,
-    ) {
+    pub fn flush(&mut self, region: &Region, sheet: &Sheet, watches: &mut Watches) {
         if self.gather.is_empty() {
             return;
         }
         let Flush { messages, headers } = self.gather.flush();
-        let memory = Memory {
-            tables,
-            region,
-            headers,
-        };
+        let memory = Memory { region, headers };
         let mut calls = 0;
         let has_tap = self.tap.is_some();
         let by_tap = |message: &Message| has_tap && message.is_cut_on_uplink();
@@ -114,9 +104,8 @@ impl Egress {
     }
 }
 
-/// What the pieces of messages lie in, and what tells tunnels.
+/// What the pieces of messages lie in.
 struct Memory<'a> {
-    tables: &'a Tables,
     region: &'a Region,
     headers: &'a [u8],
 }
@@ -159,11 +148,9 @@ fn not_sent(
 ) {
     let mut header = [0; NOT_SENT];
     let length = packet_gso::copy_head(message, memory.region, memory.headers, &mut header);
-    let (header, bytes) = (
-        header.get(..length).unwrap_or(&header),
-        message.bytes as usize,
-    );
-    watches.not_sent(reason, message.port, header, bytes, memory.tables);
+    let header = header.get(..length).unwrap_or(&header);
+    watches.not_sent(reason, message, header);
+    let bytes = message.bytes as usize;
     let last = LastDrop::new(monotonic_nanoseconds(), message.ifindex, bytes, header);
     sheet.drop_packets(reason, message.packets.into(), last);
 }

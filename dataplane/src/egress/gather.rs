@@ -445,6 +445,7 @@ fn to(send: &Send<'_>, ifindex: u32) -> To {
         ifindex,
         ethertype: ethertype.0,
         uplink: !matches!(send.next_hop.kind, NextHopKind::Pod),
+        encapsulated: false,
     }
 }
 

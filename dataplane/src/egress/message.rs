@@ -147,6 +147,8 @@ pub(super) struct To {
     pub(super) ethertype: u16,
     /// Whether the port is an uplink.
     pub(super) uplink: bool,
+    /// Whether it begins with the headers of a tunnel that were put in front here.
+    pub(super) encapsulated: bool,
 }
 
 /// One packet or super-frame on its way to the kernel.
@@ -164,6 +166,9 @@ pub struct Message {
     pub tunnel: Option<TunnelLayers>,
     /// Whether the port is an uplink, behind which another node's GRO may be.
     pub uplink: bool,
+    /// Whether it begins with the headers of a tunnel that were put in front here: a pod's own tunnel
+    /// looks the same.
+    pub encapsulated: bool,
     /// The bytes from the Ethernet header on, in order. Keeps its capacity when reused.
     pub pieces: Vec<Piece>,
     /// Bytes of all pieces.
@@ -187,6 +192,7 @@ impl Message {
             vnet: VnetHeader::default(),
             tunnel: None,
             uplink: false,
+            encapsulated: false,
             pieces: Vec::with_capacity(pieces),
             bytes: 0,
             packets: 0,
@@ -210,6 +216,7 @@ impl Message {
             ifindex: to.ifindex,
             ethertype: to.ethertype,
             uplink: to.uplink,
+            encapsulated: to.encapsulated,
             pieces: std::mem::take(&mut self.pieces),
             ..Self::with_capacity(0)
         };
@@ -282,9 +289,10 @@ mod tests {
             ifindex: 9,
             ethertype: 0x0800,
             uplink: true,
+            encapsulated: true,
         });
         assert_eq!((message.port, message.ifindex), (PortId(7), 9));
-        assert!(message.uplink && !message.is_cut_on_uplink());
+        assert!(message.uplink && message.encapsulated && !message.is_cut_on_uplink());
         assert_eq!((message.bytes, message.packets), (0, 0));
         assert!(message.pieces.is_empty() && message.pieces.capacity() >= 4);
     }

@@ -349,6 +349,7 @@ mod tests {
             },
             tunnel: None,
             uplink: false,
+            encapsulated: false,
             bytes: 0, // not looked at
             packets: 1,
             joined: 0,

@@ -56,6 +56,7 @@ impl<'t> Way<'t> {
             ifindex: self.ifindex,
             ethertype: self.outer.ethertype(),
             uplink: true,
+            encapsulated: true,
         }
     }
 

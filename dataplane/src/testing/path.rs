@@ -43,6 +43,8 @@ fn cross(other: u8, mtus: Mtus, frames: &[Vec<u8>]) -> Crossing {
         near.receive(POD, frame).unwrap();
     }
     let sent = near.flush();
+    let in_tunnel = [VXLAN_V4, VXLAN_V6].contains(&other);
+    assert!(sent.iter().all(|out| out.encapsulated == in_tunnel));
     let wire: Vec<_> = sent.iter().flat_map(wire).collect();
     for frame in &wire {
         assert!(
@@ -68,6 +70,7 @@ fn arrive(other: u8, mtus: Mtus, port: PortId, frames: &[Vec<u8>]) -> Vec<Out> {
     let arrived = far.flush();
     for out in &arrived {
         assert_eq!(out.ifindex, 10 + u32::from(POD.0));
+        assert!(!out.encapsulated);
         assert_eq!(out.bytes[..6], pod_mac(other, 1).0);
         assert_eq!(out.bytes[6..12], port_mac(other, 1).0);
     }

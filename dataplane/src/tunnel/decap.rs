@@ -58,8 +58,9 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
     Ok(u16::try_from(overhead).unwrap_or(u16::MAX))
 }
 
+/// Whether these are the headers of a tunnel that ends here. A pod's own has the pod's address.
 #[inline]
-fn is_vxlan_for_us(outer: &Headers, local: &LocalTable) -> bool {
+pub(crate) fn is_vxlan_for_us(outer: &Headers, local: &LocalTable) -> bool {
     outer.protocol == protocol::UDP
         && !outer.fragment
         && outer.dport == local.vxlan_port

@@ -37,8 +37,8 @@ pub struct Seen<'p> {
 pub enum Leaves<'p> {
     /// Nothing.
     Unknown,
-    /// The port alone.
-    By(PortId),
+    /// The port, and the VNI of the tunnel, where it is in one of ours.
+    By(PortId, Option<u32>),
     /// All of it.
     To(&'p NextHop),
 }
@@ -47,7 +47,7 @@ impl Leaves<'_> {
     fn port(self) -> PortId {
         match self {
             Self::Unknown => PortId::NONE,
-            Self::By(port) => port,
+            Self::By(port, _) => port,
             Self::To(next_hop) => next_hop.port,
         }
     }
@@ -55,8 +55,9 @@ impl Leaves<'_> {
     #[cold]
     fn vni(self) -> Option<u32> {
         match self {
+            Self::Unknown => None,
+            Self::By(_, vni) => vni,
             Self::To(next_hop) => next_hop.tunnel().map(|outer| outer.vni().get()),
-            _ => None,
         }
     }
 }

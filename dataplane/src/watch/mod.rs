@@ -23,11 +23,12 @@ use podway_proto::watch::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::egress::Message;
 use crate::fib::{NextHop, NextHopKind, PortId, Tables};
 use crate::packet::Packet;
-use crate::tunnel::{OUTER_V6_LEN, OuterHeader, encap};
+use crate::tunnel::{OUTER_V6_LEN, OuterHeader, encap, is_vxlan_for_us};
 use crate::verdict::{DropReason, Send};
-use crate::wire::glance::glance_inside;
+use crate::wire::glance::{Glanced, glance_inside};
 use crate::wire::{Headers, VxlanHeader, vxlan};
 
 pub use filter::{Filter, FilterError, Leaves, Seen};
@@ -374,16 +375,17 @@ impl Watches {
 
     #[inline(never)]
     fn offer(&mut self, packet: &mut Packet<'_>, send: &Send<'_>) {
+        let came_through = self.came_through(packet);
         let seen = Seen {
             headers: Some(&send.headers),
             came_by: self.came.by,
-            came_through: self.came_through(packet),
+            came_through,
             leaves: Leaves::To(send.next_hop),
             reason: None,
         };
         let possible = self.early(packet).and(WatchPoint::Egress);
         let new = self.take(&seen, possible);
-        self.arrival(new, packet, Some(&send.headers));
+        self.arrival(new, packet, Some(&send.headers), came_through);
     }
 
     /// Points at which the packet in hand may have a record of how it came.
@@ -419,12 +421,18 @@ impl Watches {
     }
 
     /// Records a packet as it came, for the watches `new`, which have just taken it.
-    fn arrival(&mut self, new: u8, packet: &mut Packet<'_>, headers: Option<&Headers>) {
+    fn arrival(
+        &mut self,
+        new: u8,
+        packet: &Packet<'_>,
+        headers: Option<&Headers>,
+        vni: Option<u32>,
+    ) {
         if new == 0 {
             return;
         }
         self.time = now();
-        let note = self.note(packet, headers);
+        let note = self.note(packet, headers, vni);
         let Self { armed, came, .. } = self;
         if came.by == PortId::NONE {
             return;
@@ -492,11 +500,12 @@ impl Watches {
         let payload = vxlan::HEADER_LEN + length;
         encap::finish(header, u16::try_from(payload).unwrap_or(u16::MAX));
         let in_front = packet.len().saturating_sub(length);
+        let came_through = self.came_through(packet);
         let note = Note {
             point: WatchPoint::Egress,
             length: narrow(header.len() + length),
             exit: Some(Exit::of(send)),
-            ..self.note(packet, Some(&send.headers))
+            ..self.note(packet, Some(&send.headers), came_through)
         };
         for watch in chosen(&mut self.armed, self.taken) {
             let packet_number = watch.packet;
@@ -534,31 +543,37 @@ impl Watches {
         send: Option<&Send<'_>>,
         tables: &Tables,
     ) {
-        let glanced = match send {
+        let mut came_through = self.came_through(packet);
+        let headers = match send {
             Some(send) => Some(send.headers),
             None => {
                 let from_uplink = tables.port(self.came.by).is_some_and(|port| port.is_uplink);
-                let vxlan = tables.local().filter(|_| from_uplink);
-                let vxlan = vxlan.map(|local| local.vxlan_port);
-                glance_inside(packet.head(), vxlan, packet.len())
+                // A tunnel that is off already has another inside only if that is a pod's own.
+                let still_on = from_uplink && came_through.is_none();
+                let local = tables.local().filter(|_| still_on);
+                let is_ours =
+                    |outer: &Headers| local.is_some_and(|local| is_vxlan_for_us(outer, local));
+                let glanced = glance_inside(packet.head(), is_ours, packet.len());
+                came_through = came_through.or(glanced.and_then(|glanced| glanced.vni));
+                glanced.map(|glanced| glanced.headers)
             }
         };
         let seen = Seen {
-            headers: glanced.as_ref(),
+            headers: headers.as_ref(),
             came_by: self.came.by,
-            came_through: self.came_through(packet),
+            came_through,
             leaves: send.map_or(Leaves::Unknown, |send| Leaves::To(send.next_hop)),
             reason: Some(reason),
         };
         let possible = self.early(packet).and(WatchPoint::Dropped);
         let new = self.take(&seen, possible);
-        self.arrival(new, packet, glanced.as_ref());
+        self.arrival(new, packet, headers.as_ref(), came_through);
         let note = Note {
             point: WatchPoint::Dropped,
             length: narrow(packet.len()),
             exit: send.map(Exit::of),
             reason: Some(reason),
-            ..self.note(packet, glanced.as_ref())
+            ..self.note(packet, headers.as_ref(), came_through)
         };
         for watch in chosen(&mut self.armed, self.taken) {
             let note = Note {
@@ -570,24 +585,17 @@ impl Watches {
         self.forget();
     }
 
-    /// A message that begins with `head` and has `length` bytes was not taken by the kernel: all of it
-    /// is one record.
+    /// A message that begins with `head` was not taken by the kernel: all of it is one record.
     #[cold]
-    pub fn not_sent(
-        &mut self,
-        reason: DropReason,
-        port: PortId,
-        head: &[u8],
-        length: usize,
-        tables: &Tables,
-    ) {
-        let vxlan = tables.local().map(|local| local.vxlan_port);
-        let glanced = glance_inside(head, vxlan, length);
+    pub fn not_sent(&mut self, reason: DropReason, message: &Message, head: &[u8]) {
+        let (port, length) = (message.port, message.bytes);
+        let glanced = glance_inside(head, |_| message.encapsulated, length as usize);
+        let headers = glanced.as_ref().map(|Glanced { headers, .. }| headers);
         let seen = Seen {
-            headers: glanced.as_ref(),
+            headers,
             came_by: PortId::NONE,
             came_through: None,
-            leaves: Leaves::By(port),
+            leaves: Leaves::By(port, glanced.and_then(|glanced| glanced.vni)),
             reason: Some(reason),
         };
         for watch in &mut self.armed {
@@ -599,8 +607,8 @@ impl Watches {
                 time: now(),
                 packet: watch.taken,
                 point: WatchPoint::Dropped,
-                length: narrow(length),
-                flow: glanced.as_ref().map(flow),
+                length,
+                flow: headers.map(flow),
                 exit: Some(Exit { port, to: None }),
                 reason: Some(reason),
                 ..Note::default()
@@ -627,14 +635,15 @@ impl Watches {
         vni
     }
 
-    fn note(&self, packet: &mut Packet<'_>, headers: Option<&Headers>) -> Note {
+    /// What the records of a packet have in common, which came through a tunnel with this VNI.
+    fn note(&self, packet: &Packet<'_>, headers: Option<&Headers>, vni: Option<u32>) -> Note {
         Note {
             time: self.time,
             came_by: self.came.by,
             segment: packet.segment(),
             frames: u16::try_from(packet.frames()).unwrap_or(u16::MAX),
             flow: headers.map(flow),
-            vni: self.came_through(packet),
+            vni,
             ..Note::default()
         }
     }

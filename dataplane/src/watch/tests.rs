@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::egress::VnetHeader;
 use crate::packet::Offload;
 use crate::testing::node::Node;
-use crate::testing::packets::{Spec, hop_limit, icmp, payload};
+use crate::testing::packets::{Spec, hop_limit, icmp, payload, vxlan};
 use crate::testing::plan::{
     GATEWAY, LOST, Mtus, NATIVE, NOWHERE, POD, UPLINK, VNI, VXLAN_V4, VXLAN_V6, pod, port_mac,
     tables, tunnelled, underlay, uplink_mac,
@@ -293,7 +294,7 @@ fn of_a_drop_in_a_tunnel_the_inner_packet_counts() {
         [WatchPoint::Ingress, WatchPoint::Dropped]
     );
     assert_eq!(watched.points(1), []);
-    // A pod's own tunnel is none of ours.
+    // A pod's own tunnel is none of ours, wherever it comes from.
     let frame = tunnelled(VXLAN_V4, 0, &inner);
     assert!(watched.node.receive(POD, &frame).is_err());
     assert_eq!(watched.points(0), []);
@@ -301,6 +302,55 @@ fn of_a_drop_in_a_tunnel_the_inner_packet_counts() {
         watched.points(1),
         [WatchPoint::Ingress, WatchPoint::Dropped]
     );
+    let (there, here) = (pod(false, NATIVE, 1), pod(false, ME, 99));
+    let outer = Spec {
+        dport: 4789,
+        ..Spec::udp(b"")
+    };
+    let frame = vxlan(&outer.between(there, here), VNI, &inner);
+    let own = format!("host {here} and not vni {VNI}");
+    let mut watched = Watched::by(&[filtered(&pods), filtered(&own)]);
+    assert!(watched.node.receive(UPLINK, &frame).is_err());
+    assert_eq!(watched.points(0), []);
+    assert_eq!(
+        watched.points(1),
+        [WatchPoint::Ingress, WatchPoint::Dropped]
+    );
+}
+
+#[test]
+fn of_a_drop_in_a_tunnel_the_vni_is_known() {
+    let inner = back(false, VXLAN_V4, Spec::udp(b"x")).build();
+    let mut foreign = tunnelled(VXLAN_V4, 0, &inner);
+    // The last byte of the VNI.
+    foreign[48] = 99;
+    let stranger = Spec {
+        dport: 4789,
+        ..Spec::udp(b"")
+    }
+    .between(underlay(false, 77), underlay(false, ME));
+    let stranger = vxlan(&stranger, VNI, &inner);
+    // Its tunnel is off when it is found that nobody has the address.
+    let lost = Spec::udp(b"x").between(pod(false, VXLAN_V4, 1), pod(false, ME, 99));
+    let lost = tunnelled(VXLAN_V4, 0, &lost.build());
+    for (frame, reason, vni) in [
+        (&foreign, DropReason::UnknownVni, 99),
+        (&stranger, DropReason::UnknownVtep, VNI),
+        (&lost, DropReason::NoRoute, VNI),
+    ] {
+        let filters = [99, VNI].map(|vni| filtered(&format!("vni {vni}")));
+        let mut watched = Watched::by(&filters);
+        assert_eq!(watched.node.receive(UPLINK, frame), Err(reason));
+        let (seen, unseen) = if vni == 99 { (0, 1) } else { (1, 0) };
+        let records = watched.read(seen);
+        assert_eq!(
+            records.first().map(|r| r.0.point),
+            Some(WatchPoint::Ingress)
+        );
+        assert_eq!(records.last().map(|r| r.0.point), Some(WatchPoint::Dropped));
+        assert!(records.iter().all(|(note, _)| note.vni == Some(vni)));
+        assert_eq!(watched.read(unseen), [], "{reason:?}");
+    }
 }
 
 #[test]
@@ -361,22 +411,45 @@ fn filters_samples_and_limits_hold() {
 
 #[test]
 fn a_message_that_is_not_taken_is_recorded_by_its_head() {
-    let tables = tables(ME, Mtus::default());
     let inner = spec(false, VXLAN_V4, Spec::udp(b"x")).build();
     let outer = tunnelled(VXLAN_V4, 0, &inner);
-    let pods = format!("host {}", pod(false, ME, 1));
-    let mut watched = Watched::by(&[filtered(&pods), filtered("tcp")]);
-    (watched.node.watches).not_sent(DropReason::EgressFull, UPLINK, &outer[..90], 5000, &tables);
-    let records = watched.read(0);
-    let [(note, bytes)] = &records[..] else {
-        panic!("{records:?}");
-    };
-    assert_eq!((note.point, note.length), (WatchPoint::Dropped, 5000));
-    assert_eq!(note.reason, Some(DropReason::EgressFull));
-    assert_eq!(note.exit.map(|exit| exit.port), Some(UPLINK));
-    assert_eq!(note.flow.map(|flow| flow.source), Some(pod(false, ME, 1)));
-    assert_eq!(*bytes, outer[..90]);
-    assert_eq!(watched.read(1), []);
+    let (source, far) = (pod(false, ME, 1), underlay(false, VXLAN_V4));
+    // The same bytes: in a tunnel of ours, and in one of a pod's own, which goes as it is.
+    for (encapsulated, whose) in [(true, source), (false, far)] {
+        let message = Message {
+            port: UPLINK,
+            ifindex: 2,
+            ethertype: 0x0800,
+            vnet: VnetHeader::default(),
+            tunnel: None,
+            uplink: true,
+            encapsulated,
+            pieces: Vec::new(),
+            bytes: 5000,
+            packets: 2,
+            joined: 1,
+            cut: 0,
+        };
+        let filters = [
+            format!("host {whose}"),
+            format!("vni {VNI}"),
+            "tcp".to_owned(),
+        ];
+        let mut watched = Watched::by(&filters.map(|filter| filtered(&filter)));
+        let head = &outer[..90];
+        (watched.node.watches).not_sent(DropReason::EgressFull, &message, head);
+        let records = watched.read(0);
+        let [(note, bytes)] = &records[..] else {
+            panic!("{records:?}");
+        };
+        assert_eq!((note.point, note.length), (WatchPoint::Dropped, 5000));
+        assert_eq!(note.reason, Some(DropReason::EgressFull));
+        assert_eq!(note.exit.map(|exit| exit.port), Some(UPLINK));
+        assert_eq!(note.flow.map(|flow| flow.source), Some(whose));
+        assert_eq!(*bytes, head);
+        assert_eq!(watched.read(1).len(), usize::from(encapsulated));
+        assert_eq!(watched.read(2), []);
+    }
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{EtherType, Headers, IpVersion, ethernet, ipv4, ipv6, protocol};
+use super::{
+    EtherType, Headers, IpVersion, VxlanHeader, ethernet, ipv4, ipv6, protocol, udp, vxlan,
+};
 
 /// What the IP header at offset `l3` of `bytes` says, whatever is wrong with it, right behind an
 /// EtherType; `None` when there is none. Where no ports can be read it is called a fragment.
@@ -66,14 +68,74 @@ pub fn glance(bytes: &[u8], l3: usize, packet_len: usize) -> Option<Headers> {
     })
 }
 
-/// As [`glance`] at a frame's own IP header, or, where that is of a tunnel to the UDP port `vxlan`, at
-/// the one inside, if it can be read.
-pub fn glance_inside(bytes: &[u8], vxlan: Option<u16>, packet_len: usize) -> Option<Headers> {
-    const IN_FRONT: usize =
-        super::udp::HEADER_LEN + super::vxlan::HEADER_LEN + ethernet::HEADER_LEN;
+/// What can be read of a packet that may be in a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glanced {
+    /// Its headers inside the tunnel, or the frame's own where there is none or they cannot be read.
+    pub headers: Headers,
+    /// The tunnel's VNI.
+    pub vni: Option<u32>,
+}
+
+/// As [`glance`] at a frame's own IP header, or, where `is_tunnel` says that it is one of a VXLAN tunnel,
+/// at the one inside.
+pub fn glance_inside(
+    bytes: &[u8],
+    is_tunnel: impl FnOnce(&Headers) -> bool,
+    packet_len: usize,
+) -> Option<Glanced> {
     let outer = glance(bytes, ethernet::HEADER_LEN, packet_len)?;
-    let is_tunnel =
-        outer.protocol == protocol::UDP && !outer.fragment && Some(outer.dport) == vxlan;
-    let inner = is_tunnel.then(|| glance(bytes, usize::from(outer.l4) + IN_FRONT, packet_len));
-    inner.flatten().or(Some(outer))
+    if !is_tunnel(&outer) {
+        return Some(Glanced {
+            headers: outer,
+            vni: None,
+        });
+    }
+    let begin = usize::from(outer.l4) + udp::HEADER_LEN;
+    let header = bytes.get(begin..).map(VxlanHeader::new_checked);
+    let header = header.and_then(Result::ok);
+    let inner = begin + vxlan::HEADER_LEN + ethernet::HEADER_LEN;
+    Some(Glanced {
+        headers: glance(bytes, inner, packet_len).unwrap_or(outer),
+        vni: header
+            .filter(VxlanHeader::has_vni)
+            .map(|header| header.vni().get()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::packets::Spec;
+    use crate::testing::plan::{VNI, VXLAN_V4, VXLAN_V6, pod, tunnelled};
+
+    #[test]
+    fn a_tunnel_is_read_as_far_as_it_goes() {
+        for (other, vxlan) in [(VXLAN_V4, 42), (VXLAN_V6, 62)] {
+            let (from, to) = (pod(false, other, 1), pod(false, 1, 1));
+            let inner = Spec::udp(b"x").between(from, to).build();
+            let frame = tunnelled(other, 0, &inner);
+            let glanced = |bytes: &[u8], is_tunnel| {
+                glance_inside(bytes, |_| is_tunnel, frame.len()).map(|glanced| {
+                    let Glanced { headers, vni } = glanced;
+                    (headers.src, headers.ports(), vni)
+                })
+            };
+            let whole = glanced(&frame, true).unwrap();
+            assert_eq!(whole, (from, Some((40_000, 5201)), Some(VNI)));
+            let outside = glanced(&frame, false).unwrap();
+            assert_eq!((outside.1.unwrap().1, outside.2), (4789, None));
+            // The tunnel's header alone: whose packet it is is not known.
+            let header = glanced(&frame[..vxlan + 8], true).unwrap();
+            assert_eq!(header, (outside.0, outside.1, Some(VNI)));
+            for length in 0..vxlan + 8 {
+                let read = glanced(&frame[..length], true);
+                assert_eq!(read.and_then(|read| read.2), None, "{length}");
+            }
+            // Without the flag its VNI does not count.
+            let mut unmarked = frame.clone();
+            unmarked[vxlan] = 0;
+            assert_eq!(glanced(&unmarked, true).unwrap().2, None);
+        }
+    }
 }

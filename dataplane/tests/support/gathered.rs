@@ -130,7 +130,7 @@ impl Gathered {
                 .push(&mut packet, &send, tables, region, sheet, watches)
                 .unwrap();
         }
-        egress.flush(tables, region, sheet, watches);
+        egress.flush(region, sheet, watches);
         assert_eq!(sent.tx_packets.get() - before, packets.len() as u64);
     }
 }

@@ -48,6 +48,7 @@ impl Sender {
                 vnet: *vnet,
                 tunnel: None,
                 uplink: false,
+                encapsulated: false,
                 bytes: u32::try_from(bytes.len()).unwrap(),
                 packets: 1,
                 joined: 0,

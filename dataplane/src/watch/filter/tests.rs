@@ -41,7 +41,7 @@ fn seen(headers: &Headers) -> Seen<'_> {
         headers: Some(headers),
         came_by: PortId(7),
         came_through: None,
-        leaves: Leaves::By(PortId(0)),
+        leaves: Leaves::By(PortId(0), None),
         reason: None,
     }
 }
@@ -128,6 +128,11 @@ fn tunnels_drops_and_what_cannot_be_read_are_told() {
     );
     assert!(matches("vni 7", &came) && !matches("vni 42", &came));
     assert!(matches("vni 42", &leaves) && !matches("vni 7", &leaves));
+    let message = Seen {
+        leaves: Leaves::By(PortId(0), Some(42)),
+        ..seen(&headers)
+    };
+    assert!(matches("vni 42 and interface eth0", &message) && !matches("vni 7", &message));
     assert!(parse("udp and not vni 7").unwrap().looks_at_vni());
     assert!(!parse("udp").unwrap().looks_at_vni());
     let any = |texts: [&str; 2]| Filter::any_of(&texts.map(|text| parse(text).unwrap()));
