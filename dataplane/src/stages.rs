@@ -2,7 +2,9 @@
 //! [`EVERY`], always.
 //!
 //! Histograms have their buckets from the start, and what is beyond them counts as their largest
-//! value, so that recording never allocates.
+//! value, so that recording never allocates. Who wants to know what was measured gives the worker empty
+//! ones for those that it has filled ([`Stages::exchange`]), and adds them up itself: the worker copies
+//! nothing.
 
 use hdrhistogram::Histogram;
 use podway_proto::perf::{Sampled, Spread, Stage, StagePerf};
@@ -25,8 +27,8 @@ const LONGEST_PACKET: u64 = 10_000_000;
 const LONGEST: u64 = 1024;
 const STAGES: usize = Stage::ALL.len();
 
-/// What was measured of a worker's bursts.
-#[derive(Debug, Clone)]
+/// Measures a worker's bursts.
+#[derive(Debug)]
 pub struct Stages {
     /// Bursts until one is measured; 0: the one under way is.
     left: u32,
@@ -36,6 +38,12 @@ pub struct Stages {
     laps: [u64; STAGES],
     /// How full the rings were when it began, and what was taken.
     levels: Levels,
+    measured: Box<Measured>,
+}
+
+/// What was measured of a worker's bursts: a quarter of a megabyte.
+#[derive(Debug)]
+pub struct Measured {
     bursts: u64,
     packets: u64,
     times: [Times; STAGES],
@@ -55,7 +63,7 @@ struct Levels {
     pool: Option<u64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Times {
     sum: u64,
     per_burst: Histogram<u64>,
@@ -79,6 +87,14 @@ impl Default for Stages {
             began: 0,
             laps: [0; STAGES],
             levels: Levels::default(),
+            measured: Box::default(),
+        }
+    }
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self {
             bursts: 0,
             packets: 0,
             times: Default::default(),
@@ -155,27 +171,63 @@ impl Stages {
     fn record(&mut self, packets: u64) {
         self.note(Stage::Recycle);
         self.left = EVERY - 1;
-        if packets == 0 {
-            return;
+        if packets > 0 {
+            self.measured.record(packets, &self.laps, self.levels);
         }
+    }
+
+    /// Gives away what was measured since the last time, and goes on in `empty`.
+    pub fn exchange(&mut self, empty: Box<Measured>) -> Box<Measured> {
+        std::mem::replace(&mut self.measured, empty)
+    }
+}
+
+impl Measured {
+    fn record(&mut self, packets: u64, laps: &[u64; STAGES], levels: Levels) {
         self.bursts += 1;
         self.packets += packets;
-        for (times, &lap) in self.times.iter_mut().zip(&self.laps) {
+        for (times, &lap) in self.times.iter_mut().zip(laps) {
             times.sum += lap;
             times.per_burst.saturating_record(lap);
             times.per_packet.saturating_record_n(lap / packets, packets);
         }
         self.burst_packets.saturating_record(packets);
         for (histogram, level) in [
-            (&mut self.ring, self.levels.ring),
-            (&mut self.tap_burst, self.levels.tap_burst),
-            (&mut self.posted, self.levels.posted),
-            (&mut self.pool, self.levels.pool),
+(&mut self.ring, levels.ring),
+            (&mut self.tap_burst, levels.tap_burst),
+            (&mut self.posted, levels.posted),
+            (&mut self.pool, levels.pool),
         ] {
             if let Some(level) = level {
                 histogram.saturating_record(level);
             }
         }
+    }
+
+    /// Adds what was measured at another time.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            bursts,
+            packets,
+            times,
+            burst_packets,
+            ring,
+            tap_burst,
+            posted,
+            pool,
+        } = self;
+        *bursts += other.bursts;
+        *packets += other.packets;
+        for (times, other) in times.iter_mut().zip(&other.times) {
+            times.sum += other.sum;
+            add(&mut times.per_burst, &other.per_burst);
+            add(&mut times.per_packet, &other.per_packet);
+        }
+        add(burst_packets, &other.burst_packets);
+        add(ring, &other.ring);
+        add(tap_burst, &other.tap_burst);
+        add(posted, &other.posted);
+        add(pool, &other.pool);
     }
 
     /// All of it as the protocol has it.
@@ -198,6 +250,12 @@ impl Stages {
             pool_percent: spread(&self.pool),
         }
     }
+}
+
+fn add(sum: &mut Histogram<u64>, other: &Histogram<u64>) {
+    // Only one with larger values than this one takes is refused, and both have the same bounds.
+    let added = sum.add(other);
+    debug_assert_eq!(added, Ok(()));
 }
 
 fn percent((part, whole): (usize, usize)) -> Option<u64> {
@@ -245,7 +303,7 @@ mod tests {
         for _ in 0..3 * EVERY {
             burst(&mut stages, 4, [400, 800, 1600, 0], Some(25));
         }
-        let sampled = stages.sampled();
+        let sampled = stages.measured.sampled();
         assert_eq!(
             (sampled.every, sampled.bursts, sampled.packets),
             (61, 3, 12)
@@ -277,7 +335,7 @@ mod tests {
         for _ in 0..EVERY {
             burst(&mut stages, 5000, [u64::MAX / 2, 0, 0, 0], None);
         }
-        let sampled = stages.sampled();
+        let sampled = stages.measured.sampled();
         let received = &sampled.stages[0];
         assert!(received.per_burst.max >= LONGEST_BURST);
         assert!(received.per_packet.max >= LONGEST_PACKET);
@@ -297,10 +355,42 @@ mod tests {
             let (packets, time) = if alone { (1, 100_000) } else { (99, 990) };
             burst(&mut stages, packets, [0, time, 0, 0], None);
         }
-        let forwarded = &stages.sampled().stages[1];
+        let forwarded = &stages.measured.sampled().stages[1];
         assert_eq!(forwarded.per_packet.p90, 10);
         assert!(forwarded.per_packet.p999 > 99_000);
         assert!(forwarded.per_burst.p90 > 99_000);
+    }
+
+    #[test]
+    fn what_was_given_away_adds_up_to_what_was_measured() {
+        let (mut stages, mut whole, mut sum) =
+            (Stages::default(), Stages::default(), Measured::default());
+        let mut state = 1_u64;
+        for n in 0..100 * EVERY {
+            // Any numbers, also those beyond the bounds.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let packets = usize::try_from(state >> 52).unwrap();
+            let laps = [state >> 30, state >> 40, state >> 50, 0];
+            let ring = Some(state >> 58);
+            burst(&mut stages, packets, laps, ring);
+            burst(&mut whole, packets, laps, ring);
+            if n.is_multiple_of(500) {
+                let left = stages.left;
+                sum.add(&stages.exchange(Box::default()));
+                assert_eq!(stages.measured.bursts, 0);
+                assert_eq!(stages.left, left, "none is measured later for it");
+            }
+        }
+        sum.add(&stages.exchange(Box::default()));
+        let (mut sum, mut whole) = (sum.sampled(), whole.measured.sampled());
+        assert_eq!((sum.bursts, sum.packets > 100), (whole.bursts, true));
+        for sampled in [&mut sum, &mut whole] {
+            // Its end is noted by the clock.
+            sampled.stages.pop();
+        }
+        assert_eq!(sum, whole);
     }
 
     #[test]

@@ -246,6 +246,7 @@ impl Supervisor {
                 stuck_after: None,
             });
         }
+        let perf_begun = Begun::at_start(workers.len());
         let mut supervisor = Self {
             config,
             started: Instant::now(),
@@ -265,7 +266,7 @@ impl Supervisor {
             lost_before: Losses::default(),
             drop_rates: DropRates::new(Instant::now()),
             watches: Vec::new(),
-            perf_begun: Begun::new(Instant::now()),
+            perf_begun,
             _cpu_latency: cpu_latency,
             limits,
             no_tap,
@@ -553,11 +554,8 @@ impl Supervisor {
                     tracing::error!(%error, "a queue that was given up stays attached");
                 }
             }
-            Reply::Detached(None)
-            | Reply::Drained
-            | Reply::Watching
-            | Reply::Unwatched(_)
-            | Reply::Stages(_) => {}
+            Reply::Measured(measured) => self.perf_begun.add(worker, &measured),
+            Reply::Detached(None) | Reply::Drained | Reply::Watching | Reply::Unwatched(_) => {}
         }
     }
 

@@ -21,7 +21,7 @@ use crate::ingress::{Burst, Ingress, LEAST_POSTED};
 use crate::last_drop::LastDrop;
 use crate::limits::Limits;
 use crate::packet::Packet;
-use crate::stages::Stages;
+use crate::stages::{Measured, Stages};
 use crate::verdict::{DropReason, Verdict};
 use crate::wait::{Rest, Waiter};
 use crate::watch::{Watch, Watches};
@@ -116,11 +116,8 @@ pub enum Command {
     Watch(Box<Watch>),
     /// Look no more for the watch of that number. Answer: [`Reply::Unwatched`].
     Unwatch(u64),
-    /// Tell what was measured, and maybe begin anew. Answer: [`Reply::Stages`].
-    Stages {
-        /// Whether to begin anew.
-        anew: bool,
-    },
+    /// Give what was measured, and go on in this, which is empty. Answer: [`Reply::Measured`].
+    Measured(Box<Measured>),
     /// End the thread.
     Stop,
 }
@@ -136,8 +133,8 @@ pub enum Reply {
     Watching,
     /// The watch, to be freed; `None` when the worker has no such one.
     Unwatched(Option<Box<Watch>>),
-    /// What was measured.
-    Stages(Box<Stages>),
+    /// What was measured since the last time.
+    Measured(Box<Measured>),
     /// The queue is being served.
     Attached(PortId, u32),
     /// The queue could not be waited for; it comes back.
@@ -314,13 +311,7 @@ impl Worker {
                     back => Reply::Unwatched(back.map(Box::new)),
                 },
                 Command::Unwatch(id) => Reply::Unwatched(self.watches.disarm(id).map(Box::new)),
-                Command::Stages { anew } => {
-                    let measured = Box::new(self.stages.clone());
-                    if anew {
-                        self.stages = Stages::default();
-                    }
-                    Reply::Stages(measured)
-                }
+                Command::Measured(empty) => Reply::Measured(self.stages.exchange(empty)),
                 Command::Stop => return false,
             };
             // The API thread has few commands under way and takes each reply, so that there is room.

@@ -7,21 +7,37 @@ use podway_proto::perf::{Perf, Work, WorkerPerf};
 
 use super::Supervisor;
 use crate::counters::Sheet;
-use crate::stages::Stages;
+use crate::stages::Measured;
 use crate::worker::{Command, Reply};
 
-/// When it was begun, and what each worker had done until then.
+/// When it was begun, what each worker had done until then, and what it has measured since.
 #[derive(Debug)]
 pub(super) struct Begun {
     at: Instant,
     before: Vec<Work>,
+    measured: Vec<Measured>,
 }
 
 impl Begun {
-    /// From the start on.
-    pub(super) fn new(at: Instant) -> Self {
-        let before = Vec::new();
-        Self { at, before }
+    /// Of workers that have just been started.
+    pub(super) fn at_start(workers: usize) -> Self {
+        Self::new(vec![Work::default(); workers])
+    }
+
+    /// From now on, of workers that have done so much before.
+    fn new(before: Vec<Work>) -> Self {
+        Self {
+            at: Instant::now(),
+            measured: before.iter().map(|_| Measured::default()).collect(),
+            before,
+        }
+    }
+
+    /// Adds what a worker has given.
+    pub(super) fn add(&mut self, worker: u16, measured: &Measured) {
+        if let Some(sum) = self.measured.get_mut(usize::from(worker)) {
+            sum.add(measured);
+        }
     }
 }
 
@@ -31,17 +47,15 @@ impl Supervisor {
         let sampled: Vec<_> = (0..)
             .take(self.workers.len())
             // One that is stuck has its counts all the same.
-            .map(|worker| self.stages(worker, false).ok())
+            .map(|worker| self.measure(worker).ok().map(Measured::sampled))
             .collect();
         let workers = (0..).zip(&self.workers).zip(sampled);
-        let workers = workers.map(|((number, handle), sampled)| {
-            let before = self.perf_begun.before.get(usize::from(number));
-            WorkerPerf {
-                worker: number,
-                cpu: handle.cpu,
-                work: work(&handle.sheet).since(before.unwrap_or(&Work::default())),
-                sampled: sampled.map(|stages| stages.sampled()),
-            }
+        let workers = workers.zip(&self.perf_begun.before);
+        let workers = workers.map(|(((number, handle), sampled), before)| WorkerPerf {
+            worker: number,
+            cpu: handle.cpu,
+            work: work(&handle.sheet).since(before),
+            sampled,
         });
         Perf {
             seconds: self.perf_begun.at.elapsed().as_secs_f64(),
@@ -56,21 +70,20 @@ impl Supervisor {
     pub fn begin_perf(&mut self) -> Result<(), ErrorBody> {
         let mut done = Ok(());
         for worker in (0..).take(self.workers.len()) {
-            done = done.and(self.stages(worker, true).map(drop));
+            done = done.and(self.measure(worker).map(drop));
         }
-        self.perf_begun = Begun {
-            at: Instant::now(),
-            before: self.workers.iter().map(|w| work(&w.sheet)).collect(),
-        };
+        self.perf_begun = Begun::new(self.workers.iter().map(|w| work(&w.sheet)).collect());
         done
     }
 
-    /// What a worker has measured so far; it may be told to begin anew.
-    fn stages(&mut self, worker: u16, anew: bool) -> Result<Box<Stages>, ErrorBody> {
-        match self.ask(worker, Command::Stages { anew })? {
-            Reply::Stages(stages) => Ok(stages),
-            other => Err(super::system(format!("a worker answered {other:?}"))),
+    /// Takes what a worker has measured since it was asked last; all since it was begun.
+    fn measure(&mut self, worker: u16) -> Result<&Measured, ErrorBody> {
+        match self.ask(worker, Command::Measured(Box::default()))? {
+            Reply::Measured(measured) => self.perf_begun.add(worker, &measured),
+            other => return Err(super::system(format!("a worker answered {other:?}"))),
         }
+        let sum = self.perf_begun.measured.get(usize::from(worker));
+        sum.ok_or_else(|| super::system(format!("there is no worker {worker}")))
     }
 }
 
