@@ -2,6 +2,7 @@
 
 mod bundle;
 mod capture;
+mod counts;
 mod doctor;
 mod explain;
 mod failure;
@@ -10,30 +11,33 @@ mod flows;
 mod generate;
 mod load;
 mod log;
+mod node;
 mod overview;
 mod perf;
+mod port;
 mod private;
+mod repeat;
 mod route;
 mod stream;
 mod top;
 mod trace;
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use ipnet::IpNet;
 use podway_proto::client::{BulkOptions, Client};
-use podway_proto::control::{NodeSpec, PortRoleSpec, PortSpec, Request, Response};
-use podway_proto::types::{MacAddr, Mode};
+use podway_proto::control::{Request, Response};
 use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, codec};
 
 use crate::show;
 use failure::{Failure, usage};
+use files::{ConfigCommand, EXPORT, IMPORT, Import};
+use node::NodeCommand;
+use port::PortCommand;
 use route::RouteCommand;
 use stream::Reach;
 use trace::TraceCommand;
@@ -56,18 +60,6 @@ Exit codes:
   2  wrong usage, or a file that cannot be read or is no such file
   3  what was named does not exist
   4  the daemon cannot be reached, or did not answer in time";
-
-const EXPORT: &str = "\
-Example:
-  podway export > node-a.json";
-
-const IMPORT: &str = "\
-What is in force and not in the file stays, unless --replace is given. Interfaces that new entries
-name must exist.
-
-Examples:
-  podway import --dry-run --replace node-a.json
-  podway import --replace node-a.json";
 
 /// Tells podway-control what should be, and asks how things are.
 #[derive(Debug, Parser)]
@@ -191,145 +183,6 @@ Example:
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Check a file as both daemons do when they start; no daemon is asked.
-    #[command(after_help = "\
-Example:
-  podway config check /etc/podway/podway.toml")]
-    Check {
-        /// The file.
-        file: PathBuf,
-    },
-    /// The same as `podway export`.
-    #[command(hide = true, after_help = EXPORT)]
-    Export,
-    /// The same as `podway import`.
-    #[command(hide = true, after_help = IMPORT)]
-    Import(Import),
-}
-
-#[derive(Debug, Args)]
-struct Import {
-    /// The file; `-` is standard input.
-    file: PathBuf,
-    /// Only show what would change.
-    #[arg(long)]
-    dry_run: bool,
-    /// Remove what is not in the file.
-    #[arg(long)]
-    replace: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum NodeCommand {
-    /// Add a node or replace all that was said of it. The node of this machine's own name
-    /// describes this machine, so that all nodes can be told the same.
-    #[command(after_help = "\
-Example:
-  podway node set node-b --underlay 192.168.1.2 --pod-cidr 10.0.1.0/24 --mode native")]
-    Set(NodeSet),
-    /// Forget a node.
-    #[command(after_help = "\
-Example:
-  podway node del node-b")]
-    Del {
-        /// The node's name.
-        name: String,
-    },
-    /// List the nodes.
-    #[command(
-        visible_alias = "show",
-        after_help = "\
-Example:
-  podway node list"
-    )]
-    List,
-}
-
-#[derive(Debug, Args)]
-struct NodeSet {
-    /// Its name, unique in the cluster.
-    name: String,
-    /// Its address on the underlay.
-    #[arg(long, value_name = "IP")]
-    underlay: IpAddr,
-    /// Its IPv6 address on the underlay beside an IPv4 one: natively the router to its IPv6 PodCIDRs.
-    #[arg(long, value_name = "IPV6")]
-    underlay6: Option<Ipv6Addr>,
-    /// What its pods' addresses are taken from; one IPv4 and one IPv6, for example. None where a
-    /// routing daemon tells it (import-kernel-table).
-    #[arg(long = "pod-cidr", value_name = "CIDR", num_args = 1..,
-          value_delimiter = ',')]
-    pod_cidrs: Vec<IpNet>,
-    /// MAC of its VTEP, if it was told another than the one made from its underlay address.
-    #[arg(long, value_name = "MAC")]
-    vtep_mac: Option<MacAddr>,
-    /// How packets are sent to it; by default what the configuration's `tunnel` says.
-    #[arg(long)]
-    mode: Option<ModeArg>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ModeArg {
-    Vxlan,
-    Native,
-}
-
-#[derive(Debug, Subcommand)]
-enum PortCommand {
-    /// Make an interface a port.
-    #[command(after_help = "\
-Examples:
-  podway port add veth-a --pod-ip 10.0.0.2 --pod-ip fd00:10::2
-  podway port add eth0 --uplink --accept-partial-checksums no")]
-    Add(PortAdd),
-    /// Leave an interface to the kernel.
-    #[command(after_help = "\
-Example:
-  podway port del veth-a")]
-    Del {
-        /// The interface.
-        interface: String,
-    },
-    /// List the ports: what was told of them and what the dataplane got.
-    #[command(
-        visible_alias = "list",
-        after_help = "\
-Example:
-  podway port show"
-    )]
-    Show,
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("role").required(true).args(["pod_ips", "uplink"]))]
-struct PortAdd {
-    /// Interface name on the node.
-    interface: String,
-    /// An address of the pod behind it.
-    #[arg(long = "pod-ip", value_name = "IP", num_args = 1.., value_delimiter = ',')]
-    pod_ips: Vec<IpAddr>,
-    /// MAC of the pod's end; by default the kernel asks the pod for it.
-    #[arg(long, value_name = "MAC", conflicts_with = "uplink")]
-    mac: Option<MacAddr>,
-    /// The pod may send from addresses that are not its own, as a router does.
-    #[arg(long, conflicts_with = "uplink")]
-    any_source: bool,
-    /// The interface leads to other nodes.
-    #[arg(long)]
-    uplink: bool,
-    /// Whether packets may arrive there with unfinished checksums; by default only on a veth.
-    #[arg(long, requires = "uplink", conflicts_with = "pod_ips")]
-    accept_partial_checksums: Option<YesNo>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum YesNo {
-    Yes,
-    No,
-}
-
 /// Does what the arguments of this process say.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
@@ -399,26 +252,13 @@ impl Cli {
             }
             Command::Perf(perf) => return perf.run(&mut connect()?, json, out),
             Command::Counters { watch: true } => {
-                let text = |response: &Response, last: Option<(Duration, &Response)>| {
-                    let rates =
-                        last.map(|(elapsed, before)| show::rates(before, response, elapsed));
-                    show::text(response) + &rates.unwrap_or_default()
-                };
-                return watch(&mut connect()?, &Request::Counters, json, out, text);
+                return counts::watch_counters(&mut connect()?, json, out);
             }
             Command::Drops { watch: true, all } => {
-                let text = |response: &Response, last: Option<(Duration, &Response)>| match last {
-                    Some((elapsed, before)) => show::drops::between(before, response, elapsed, all),
-                    None => show::drops::text(response, all),
-                };
-                return watch(&mut connect()?, &Request::Drops, json, out, text);
+                return counts::watch_drops(&mut connect()?, all, json, out);
             }
             Command::Drops { watch: false, all } => {
-                let response = connect()?.call(&Request::Drops)?;
-                return match json {
-                    true => print(out, &codec::encode(&response)),
-                    false => print(out, show::drops::text(&response, all).as_bytes()),
-                };
+                return counts::drops(&mut connect()?, all, json, out);
             }
             Command::Route(RouteCommand::Load { file, dry_run }) => {
                 client = connect()?;
@@ -499,73 +339,14 @@ impl Command {
             Self::Drops { .. } => Request::Drops,
             Self::Trace(TraceCommand::Packet(packet)) => Request::TracePacket(packet.into()),
             Self::Log(log) => log.into_request(),
-            Self::Node(NodeCommand::Set(node)) => Request::NodeSet(NodeSpec {
-                name: node.name,
-                underlay: node.underlay,
-                underlay6: node.underlay6,
-                pod_cidrs: node.pod_cidrs,
-                vtep_mac: node.vtep_mac,
-                mode: node.mode.map(|mode| match mode {
-                    ModeArg::Vxlan => Mode::Vxlan,
-                    ModeArg::Native => Mode::Native,
-                }),
-            }),
-            Self::Node(NodeCommand::Del { name }) => Request::NodeDel { name },
-            Self::Node(NodeCommand::List) => Request::NodeList,
+            Self::Node(command) => command.into_request(),
+            Self::Port(command) => command.into_request(),
             Self::Route(RouteCommand::Add(route)) => Request::RouteAdd(route.into_spec()?),
             Self::Route(RouteCommand::Replace(route)) => Request::RouteReplace(route.into_spec()?),
             Self::Route(RouteCommand::Del { prefix }) => Request::RouteDel { prefix },
             Self::Route(RouteCommand::Show) => Request::RouteShow,
             Self::Route(RouteCommand::Get { address }) => Request::RouteGet { address },
-            Self::Port(PortCommand::Add(port)) => Request::PortAdd(PortSpec {
-                interface: port.interface,
-                role: if port.uplink {
-                    let told = port.accept_partial_checksums;
-                    PortRoleSpec::Uplink {
-                        accept_partial_checksums: told.map(|told| told == YesNo::Yes),
-                    }
-                } else {
-                    PortRoleSpec::Pod {
-                        addresses: port.pod_ips,
-                        mac: port.mac,
-                        any_source: port.any_source,
-                    }
-                },
-            }),
-            Self::Port(PortCommand::Del { interface }) => Request::PortDel { interface },
-            Self::Port(PortCommand::Show) => Request::PortShow,
         })
-    }
-}
-
-/// Home and clear to the end: what is left of the last picture goes, without flicker.
-const CLEAR: &str = "\x1b[H\x1b[J";
-
-/// Asks once a second and shows what `text` makes of the answer, given the one before and how long ago
-/// that was; until interrupted or the reader is gone.
-fn watch(
-    client: &mut Client,
-    request: &Request,
-    json: bool,
-    out: &mut impl Write,
-    text: impl Fn(&Response, Option<(Duration, &Response)>) -> String,
-) -> Result<(), Failure> {
-    const PERIOD: Duration = Duration::from_secs(1);
-    let mut last: Option<(Instant, Response)> = None;
-    loop {
-        let response = client.call(request)?;
-        let now = Instant::now();
-        let written = if json {
-            out.write_all(&codec::encode(&response))
-        } else {
-            let last = last.as_ref().map(|(then, before)| (now - *then, before));
-            write!(out, "{CLEAR}{}", text(&response, last))
-        };
-        if written.and_then(|()| out.flush()).is_err() {
-            return Ok(());
-        }
-        last = Some((now, response));
-        std::thread::sleep(PERIOD);
     }
 }
 
@@ -643,69 +424,6 @@ mod tests {
             assert_eq!(
                 command(&format!("podway {name}")),
                 command(&format!("podway {second}"))
-            );
-        }
-    }
-
-    #[test]
-    fn a_node_has_its_options() {
-        assert_eq!(
-            request(
-                "podway --json node set b --underlay 192.168.1.2 --pod-cidr 10.0.1.0/24 \
-                 --pod-cidr fd00:1::/64 --vtep-mac 02:00:00:00:00:0b --mode native"
-            ),
-            Request::NodeSet(NodeSpec {
-                name: "b".into(),
-                underlay: "192.168.1.2".parse().unwrap(),
-                underlay6: None,
-                pod_cidrs: vec![
-                    "10.0.1.0/24".parse().unwrap(),
-                    "fd00:1::/64".parse().unwrap()
-                ],
-                vtep_mac: Some(MacAddr([2, 0, 0, 0, 0, 0xb])),
-                mode: Some(Mode::Native),
-            })
-        );
-    }
-
-    #[test]
-    fn a_port_has_one_role() {
-        assert_eq!(
-            request("podway port add veth-a --pod-ip 10.0.0.2"),
-            Request::PortAdd(PortSpec {
-                interface: "veth-a".into(),
-                role: PortRoleSpec::Pod {
-                    addresses: vec!["10.0.0.2".parse().unwrap()],
-                    mac: None,
-                    any_source: false,
-                }
-            })
-        );
-        for (option, accept_partial_checksums) in [
-            ("", None),
-            (" --accept-partial-checksums yes", Some(true)),
-            (" --accept-partial-checksums no", Some(false)),
-        ] {
-            assert_eq!(
-                request(&format!("podway port add eth0 --uplink{option}")),
-                Request::PortAdd(PortSpec {
-                    interface: "eth0".into(),
-                    role: PortRoleSpec::Uplink {
-                        accept_partial_checksums
-                    }
-                })
-            );
-        }
-        for wrong in [
-            "podway port add eth0",
-            "podway port add eth0 --uplink --accept-partial-checksums maybe",
-            "podway port add veth-a --pod-ip 10.0.0.2 --accept-partial-checksums yes",
-            "podway port add eth0 --uplink --pod-ip 10.0.0.2",
-            "podway port add eth0 --uplink --mac 02:00:00:00:00:01",
-        ] {
-            assert!(
-                Cli::try_parse_from(wrong.split_whitespace()).is_err(),
-                "{wrong}"
             );
         }
     }

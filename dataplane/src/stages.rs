@@ -193,7 +193,7 @@ impl Measured {
         }
         self.burst_packets.saturating_record(packets);
         for (histogram, level) in [
-(&mut self.ring, levels.ring),
+            (&mut self.ring, levels.ring),
             (&mut self.tap_burst, levels.tap_burst),
             (&mut self.posted, levels.posted),
             (&mut self.pool, levels.pool),

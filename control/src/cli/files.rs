@@ -1,7 +1,8 @@
 //! Commands about files: all that was told out and in again, and the configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::{Args, Subcommand};
 use podway_proto::client::{BulkOptions, Client};
 use podway_proto::control::Response;
 use podway_proto::entries::Entries;
@@ -9,6 +10,50 @@ use podway_proto::entries::Entries;
 use super::{Failure, load};
 use crate::settings::{Settings, SettingsError};
 use crate::show::change;
+
+pub(super) const EXPORT: &str = "\
+Example:
+  podway export > node-a.json";
+
+pub(super) const IMPORT: &str = "\
+What is in force and not in the file stays, unless --replace is given. Interfaces that new entries
+name must exist.
+
+Examples:
+  podway import --dry-run --replace node-a.json
+  podway import --replace node-a.json";
+
+/// What is done with the configuration.
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check a file as both daemons do when they start; no daemon is asked.
+    #[command(after_help = "\
+Example:
+  podway config check /etc/podway/podway.toml")]
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The same as `podway export`.
+    #[command(hide = true, after_help = EXPORT)]
+    Export,
+    /// The same as `podway import`.
+    #[command(hide = true, after_help = IMPORT)]
+    Import(Import),
+}
+
+/// What is brought into force.
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file; `-` is standard input.
+    pub(super) file: PathBuf,
+    /// Only show what would change.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Remove what is not in the file.
+    #[arg(long)]
+    pub(super) replace: bool,
+}
 
 /// Brings what `podway export` has written into force: all of it, or nothing.
 pub(super) fn import(

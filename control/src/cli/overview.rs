@@ -8,7 +8,8 @@ use clap::Args;
 use podway_proto::client::Client;
 use podway_proto::codec;
 
-use super::{CLEAR, Failure, print};
+use super::repeat::CLEAR;
+use super::{Failure, print};
 use crate::overview::{Look, Overview};
 use crate::show;
 

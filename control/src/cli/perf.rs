@@ -8,7 +8,8 @@ use podway_proto::client::Client;
 use podway_proto::codec;
 use podway_proto::control::{Request, Response};
 
-use super::{Failure, print, watch};
+use super::repeat::watch;
+use super::{Failure, print};
 use crate::show;
 
 const EXAMPLES: &str = "\
