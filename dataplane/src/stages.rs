@@ -324,7 +324,7 @@ mod tests {
         for _ in 0..EVERY {
             burst(&mut stages, 4, [400, 800, 1600, 0], None);
         }
-        let sampled = stages.sampled();
+        let sampled = stages.measured.sampled();
         let tap = sampled.tap_burst_percent;
         assert_eq!((tap.count, tap.p50, sampled.ring_percent.count), (1, 50, 3));
     }

@@ -25,6 +25,7 @@ struct Finding {
     name: String,
     subject: String,
     verdict: String,
+    #[expect(dead_code, reason = "shown when a test fails")]
     message: String,
     remedy: String,
 }

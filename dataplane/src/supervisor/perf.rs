@@ -91,7 +91,7 @@ fn work(sheet: &Sheet) -> Work {
     let (totals, messages) = (sheet.totals(), sheet.messages());
     Work {
         rounds: sheet.rounds.get(),
-        bursts: sheet.bursts.get(),
+        bursts: sheet.burst_sizes().iter().sum(),
         received: totals.received,
         sent: totals.sent,
         messages: messages.sent,
