@@ -34,12 +34,12 @@ use podway_proto::control::{Request, Response};
 use podway_proto::{CONTROL_SOCKET, DEFAULT_RUN_DIR, codec};
 
 use crate::show;
+use crate::watch::Reach;
 use failure::{Failure, usage};
 use files::{ConfigCommand, EXPORT, IMPORT, Import};
 use node::NodeCommand;
 use port::PortCommand;
 use route::RouteCommand;
-use stream::Reach;
 use trace::TraceCommand;
 pub(crate) use trace::explanation;
 

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 
+use clap::ValueEnum;
 use podway_proto::types::Vni;
-use podway_proto::watch::{WatchFlow, WatchPoint, WatchRecord};
+use podway_proto::watch::{WatchFlow, WatchPoint, WatchRecord, WatchSpec};
 use serde::Serialize;
 
 /// Most flows that are told apart in a period. What further ones send is counted together.
 pub const MAX_FLOWS: usize = 65_536;
 
 /// What became of a flow's packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// They were sent on.
@@ -85,6 +86,24 @@ pub struct Flows {
 }
 
 impl Flows {
+    /// The watch whose records are to be added: of one in `sample` packets that match `filter`, with one
+    /// verdict or either.
+    pub fn watch(filter: String, verdict: Option<Verdict>, sample: u32) -> WatchSpec {
+        let points = [
+            (WatchPoint::Egress, Verdict::Forwarded),
+            (WatchPoint::Dropped, Verdict::Dropped),
+        ];
+        let points = points.into_iter();
+        let points = points.filter(|(_, of)| verdict.is_none_or(|wanted| wanted == *of));
+        WatchSpec {
+            filter,
+            points: points.map(|(point, _)| point).collect(),
+            snap: 0,
+            sample,
+            limit: None,
+        }
+    }
+
     /// None yet, of records of one in `sample` packets.
     pub fn new(sample: u32) -> Self {
         Self {
@@ -183,6 +202,22 @@ mod tests {
         assert_eq!(seen[1].key.node.as_deref(), Some("node-b"));
         assert_eq!(seen[2].key.reason.as_deref(), Some("no_route"));
         assert_eq!((others, flows.take()), (0, (vec![], 0)));
+    }
+
+    #[test]
+    fn a_verdict_is_a_point() {
+        let points = |verdict| {
+            let spec = Flows::watch("udp".into(), verdict, 7);
+            assert_eq!(
+                (spec.filter.as_str(), spec.snap, spec.sample),
+                ("udp", 0, 7)
+            );
+            spec.points.into_iter().collect::<Vec<_>>()
+        };
+        let (egress, dropped) = (WatchPoint::Egress, WatchPoint::Dropped);
+        assert_eq!(points(None), [egress, dropped]);
+        assert_eq!(points(Some(Verdict::Forwarded)), [egress]);
+        assert_eq!(points(Some(Verdict::Dropped)), [dropped]);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! - [`settings`]: the configuration file, validated.
 //! - [`routing`]: which routes the dataplane is told. [`report`]: answers to questions. [`cli`] and [`show`]: the command line.
 //! - [`overview`]: a node at a glance. [`top`]: on a terminal.
+//! - [`watch`]: packets that pass now. [`flows`]: added up. [`pcapng`]: as a file.
 //! - [`trace`]: what would happen to a packet.
 //! - [`bulk`]: many entries at once, all or none.
 //! - [`import`]: routes that a routing daemon tells.
@@ -69,4 +70,5 @@ pub mod store;
 pub mod tally;
 pub mod top;
 pub mod trace;
+pub mod watch;
 pub mod world;

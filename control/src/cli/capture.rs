@@ -9,10 +9,11 @@ use podway_proto::codec;
 use podway_proto::dataplane::Response;
 use podway_proto::watch::{MAX_SNAP, WatchPoint, WatchSpec, Watched};
 
-use super::stream::{Reach, Stream};
+use super::stream::Stream;
 use super::{Failure, goes_on, private};
 use crate::pcapng::PcapngWriter;
 use crate::show;
+use crate::watch::Reach;
 
 pub(super) const EXAMPLES: &str = "\
 The filter is pcap's: host, net, port and portrange, each with src or dst before it; tcp, udp, icmp,
@@ -115,9 +116,9 @@ impl Capture {
                 Err(error) => break Err(error),
             }
         };
-        goes_on(sink.finish(stream.lost))?;
+        goes_on(sink.finish(stream.lost()))?;
         if !json {
-            let lost = stream.lost;
+            let lost = stream.lost();
             eprintln!("podway: {records} records, {lost} more found no room and are lost");
         }
         result

@@ -1,22 +1,21 @@
 //! `podway flows`: who talks to whom through the dataplane, and what becomes of it.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use podway_proto::client::Client;
 use podway_proto::codec;
 use podway_proto::control::{Request, Response};
-use podway_proto::watch::{WatchPoint, WatchSpec};
 use serde::Serialize;
 
-use super::stream::{Reach, Stream};
+use super::stream::Stream;
 use super::{Failure, goes_on};
-use crate::flows::{FlowRecord, Flows};
+use crate::flows::{FlowRecord, Flows, Verdict};
 use crate::show;
+use crate::watch::Reach;
 
 pub(super) const EXAMPLES: &str = "\
 A record tells a flow in one period: what its packets have in common, and how many there were. Those with
@@ -54,16 +53,10 @@ pub(super) struct FlowArgs {
     port: Option<u16>,
     /// Only what was sent on, or what was dropped.
     #[arg(long)]
-    verdict: Option<VerdictArg>,
+    verdict: Option<Verdict>,
     /// Which packets; all without it.
     #[arg(value_name = "FILTER", trailing_var_arg = true)]
     filter: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum VerdictArg {
-    Forwarded,
-    Dropped,
 }
 
 /// A flow as JSON.
@@ -85,13 +78,8 @@ impl FlowArgs {
         json: bool,
         out: &mut impl Write,
     ) -> Result<(), Failure> {
-        let spec = WatchSpec {
-            filter: self.expression(|node| node_networks(control, reach.timeout, node))?,
-            points: self.points(),
-            snap: 0,
-            sample: self.sample,
-            limit: None,
-        };
+        let filter = self.expression(|node| node_networks(control, reach.timeout, node))?;
+        let spec = Flows::watch(filter, self.verdict, self.sample);
         let seconds = (!self.follow).then_some(self.seconds);
         let period = Duration::from_secs(if self.follow { 1 } else { u64::MAX });
         let mut stream = Stream::begin(reach, spec, seconds)?;
@@ -110,11 +98,11 @@ impl FlowArgs {
             }
         }
         others += self.tell(&mut flows, json, out)?.0;
-        if !json && (stream.lost > 0 || others > 0) {
+        let lost = stream.lost();
+        if !json && (lost > 0 || others > 0) {
             eprintln!(
-                "podway: {} packets were not recorded in time and {others} are of flows beyond the \
-                 first; look at fewer, by a filter or --sample",
-                stream.lost
+                "podway: {lost} packets were not recorded in time and {others} are of flows beyond the \
+                 first; look at fewer, by a filter or --sample"
             );
         }
         Ok(())
@@ -142,18 +130,6 @@ impl FlowArgs {
             }
         }
         Ok((others, goes_on(out.flush())?))
-    }
-
-    fn points(&self) -> BTreeSet<WatchPoint> {
-        let wanted = [
-            (WatchPoint::Egress, VerdictArg::Forwarded),
-            (WatchPoint::Dropped, VerdictArg::Dropped),
-        ];
-        let is_wanted = |verdict| self.verdict.is_none_or(|wanted| wanted == verdict);
-        let wanted = wanted
-            .into_iter()
-            .filter(|(_, verdict)| is_wanted(*verdict));
-        wanted.map(|(point, _)| point).collect()
     }
 
     /// All filters as one; `networks` tells those of a node.
@@ -199,7 +175,7 @@ fn node_networks(control: &Path, timeout: Duration, name: &str) -> Result<Vec<St
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use podway_proto::watch::WatchRecord;
+    use podway_proto::watch::{WatchPoint, WatchRecord};
 
     use super::*;
     use crate::show::watch::tests::{record, tunnel};
@@ -234,12 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_a_point() {
-        let points = |line: &str| args(line).points().into_iter().collect::<Vec<_>>();
-        let (egress, dropped) = (WatchPoint::Egress, WatchPoint::Dropped);
-        assert_eq!(points("flows"), [egress, dropped]);
-        assert_eq!(points("flows --verdict forwarded"), [egress]);
-        assert_eq!(points("flows --verdict dropped"), [dropped]);
+    fn verdicts_have_names() {
+        let verdict = |line: &str| args(line).verdict;
+        assert_eq!(verdict("flows"), None);
+        let (forwarded, dropped) = (Verdict::Forwarded, Verdict::Dropped);
+        assert_eq!(verdict("flows --verdict forwarded"), Some(forwarded));
+        assert_eq!(verdict("flows --verdict dropped"), Some(dropped));
     }
 
     #[test]

@@ -2,49 +2,27 @@
 //! until it is over.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use podway_proto::DATAPLANE_SOCKET;
-use podway_proto::client::DataplaneClient;
-use podway_proto::dataplane::{Request, Response, Status};
+use podway_proto::dataplane::Status;
 use podway_proto::watch::{WatchSpec, Watched};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Failure;
+use crate::watch::{Reach, Watch};
 
 /// How long to wait where nothing has come.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Where the dataplane is, and how long to wait for its answers.
-#[derive(Debug)]
-pub(super) struct Reach {
-    pub(super) socket: PathBuf,
-    pub(super) timeout: Duration,
-}
-
-impl Reach {
-    /// The dataplane's socket, or the one in the run directory.
-    pub(super) fn new(socket: Option<&Path>, run_dir: &Path, timeout: Duration) -> Self {
-        let in_run_dir = || run_dir.join(DATAPLANE_SOCKET);
-        Self {
-            socket: socket.map_or_else(in_run_dir, Path::to_owned),
-            timeout,
-        }
-    }
-}
-
 /// A watch that is armed until its limit, for some time, or until SIGINT or SIGTERM.
 #[derive(Debug)]
 pub(super) struct Stream {
-    client: DataplaneClient,
+    watch: Watch,
     stop: Arc<AtomicBool>,
     until: Option<Instant>,
     ended: bool,
-    /// Records that found no room.
-    pub(super) lost: u64,
 }
 
 impl Stream {
@@ -58,28 +36,25 @@ impl Stream {
         for signal in [libc::SIGINT, libc::SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
-        let mut client = DataplaneClient::connect(&reach.socket, reach.timeout)?;
-        client.call(&Request::WatchBegin(spec))?;
+        let watch = Watch::begin(reach, spec)?;
         let until =
             seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
         Ok(Self {
-            client,
+            watch,
             stop,
             until,
             ended: false,
-            lost: 0,
         })
     }
 
     /// What the dataplane is.
     pub(super) fn status(&mut self) -> Result<Status, Failure> {
-        match self.client.call(&Request::Status)? {
-            Response::Status(status) => Ok(status),
-            _ => Err(self
-                .client
-                .nonsense("status was answered by something else")
-                .into()),
-        }
+        Ok(self.watch.status()?)
+    }
+
+    /// Records that found no room.
+    pub(super) fn lost(&self) -> u64 {
+        self.watch.lost()
     }
 
     /// The next records, waiting for them; `None` when there are no more, or nobody reads standard
@@ -99,16 +74,10 @@ impl Stream {
         let is_over = self.until.is_some_and(|until| Instant::now() >= until);
         if !self.ended && (is_over || self.stop.load(Relaxed)) {
             // What was recorded until now comes yet.
-            self.client.call(&Request::WatchEnd)?;
+            self.watch.end()?;
             self.ended = true;
         }
-        let Response::Watched(watched) = self.client.call(&Request::WatchRead)? else {
-            let error = self
-                .client
-                .nonsense("watch-read was answered by something else");
-            return Err(error.into());
-        };
-        self.lost = watched.lost;
+        let watched = self.watch.read()?;
         let is_end = watched.done || (watched.records.is_empty() && nobody_reads());
         Ok((!is_end).then_some(watched))
     }

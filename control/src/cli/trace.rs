@@ -11,9 +11,10 @@ use podway_proto::reasons::{DropReason, Explanation};
 use podway_proto::watch::{WatchPoint, WatchRecord, WatchSpec};
 use serde::Serialize;
 
-use super::stream::{Reach, Stream};
+use super::stream::Stream;
 use super::{Failure, goes_on};
 use crate::show;
+use crate::watch::Reach;
 
 /// Ways to trace.
 #[derive(Debug, Subcommand)]
@@ -73,8 +74,9 @@ impl Live {
                 }
             }
         }
-        if stream.lost > 0 && !json {
-            eprintln!("podway: {} records found no room and are lost", stream.lost);
+        let lost = stream.lost();
+        if lost > 0 && !json {
+            eprintln!("podway: {lost} records found no room and are lost");
         }
         Ok(())
     }
