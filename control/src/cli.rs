@@ -86,7 +86,7 @@ pub struct Cli {
 enum Command {
     /// How this node is, and what is missing.
     Status(overview::StatusArgs),
-    /// A node on a terminal: ports, workers and drops, once a second.
+    /// A node on a terminal: ports, workers, flows and drops, once a second.
     #[command(after_help = top::HELP)]
     Top,
     /// The nodes of the cluster.
@@ -246,10 +246,7 @@ impl Cli {
             Command::Status(args) if args.verbose => {
                 return overview::run(&args, &mut connect()?, json, out);
             }
-            Command::Top => {
-                let socket = socket.to_owned();
-                return top::run(move || Client::connect(&socket, timeout), json);
-            }
+            Command::Top => return top::run(socket, timeout, json),
             Command::Perf(perf) => return perf.run(&mut connect()?, json, out),
             Command::Counters { watch: true } => {
                 return counts::watch_counters(&mut connect()?, json, out);

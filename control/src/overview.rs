@@ -212,8 +212,9 @@ fn lost(port: &PortCounters) -> u64 {
     port.rx_dropped + port.rx_ring_full + port.xdp_refused.values().sum::<u64>()
 }
 
+/// What was counted in a second.
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rate(old: u64, new: u64, seconds: f64) -> f64 {
+pub(crate) fn rate(old: u64, new: u64, seconds: f64) -> f64 {
     // A dataplane that was started anew counts from nothing.
     let grown = new.checked_sub(old).unwrap_or(new) as f64;
     if seconds > 0.0 { grown / seconds } else { 0.0 }

@@ -1,14 +1,16 @@
 //! `podway top`: a node on a terminal, once a second.
 //!
-//! A thread of its own asks the daemon, so that keys and signals are heeded whatever becomes of that; it
-//! connects anew when the daemon was started anew.
+//! Threads of their own ask control and watch at the dataplane, so that keys and signals are heeded whatever
+//! becomes of that; they connect anew when a daemon was started anew. The end of the process is theirs, and
+//! that of the watch.
 
 mod draw;
+mod flows;
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -18,8 +20,10 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::overview::{Look, Overview};
+use crate::watch::Reach;
+use flows::Panel;
 
-/// Between two looks.
+/// Between two looks, and of the flows that are added up.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long keys and signals may wait.
 const HEED: Duration = Duration::from_millis(100);
@@ -47,6 +51,7 @@ pub enum TopError {
 /// Where the daemon cannot be reached at the start, or the terminal cannot be used.
 pub fn run(
     connect: impl Fn() -> Result<Client, ClientError> + Send + 'static,
+    dataplane: Reach,
 ) -> Result<(), TopError> {
     if !io::stdout().is_terminal() {
         return Err(TopError::NoTerminal);
@@ -58,22 +63,24 @@ pub fn run(
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let (sender, looks) = channel();
+    let (sender, news) = channel();
+    let seen = sender.clone();
+    thread::spawn(move || flows::follow(dataplane, |panel| seen.send(News::Flows(panel)).is_ok()));
     thread::spawn(move || ask(connect, client, &sender));
     let mut terminal = ratatui::try_init()?;
-    let result = watch(&mut terminal, first, &looks, &stop);
+    let result = watch(&mut terminal, Picture::new(first), &news, &stop);
     ratatui::try_restore()?;
     Ok(result?)
 }
 
-type Answer = Result<Look, ClientError>;
+/// What the threads have to say.
+enum News {
+    Look(Box<Result<Look, ClientError>>),
+    Flows(Panel),
+}
 
 /// Asks once a period, until nobody listens.
-fn ask(
-    connect: impl Fn() -> Result<Client, ClientError>,
-    client: Client,
-    sender: &Sender<Box<Answer>>,
-) {
+fn ask(connect: impl Fn() -> Result<Client, ClientError>, client: Client, sender: &Sender<News>) {
     let mut client = Some(client);
     loop {
         thread::sleep(PERIOD);
@@ -83,46 +90,73 @@ fn ask(
             client = Some(connected);
             Ok(look)
         });
-        if sender.send(Box::new(answer)).is_err() {
+        if sender.send(News::Look(Box::new(answer))).is_err() {
             return;
+        }
+    }
+}
+
+/// All that is drawn.
+struct Picture {
+    overview: Overview,
+    /// Why that is old.
+    error: Option<String>,
+    flows: Panel,
+    /// What the next look is compared with.
+    last: Look,
+}
+
+impl Picture {
+    fn new(first: Look) -> Self {
+        Self {
+            overview: Overview::since_start(first.clone()),
+            error: None,
+            flows: Err("the dataplane is asked".to_owned()),
+            last: first,
+        }
+    }
+
+    fn heed(&mut self, news: News) {
+        match news {
+            News::Flows(panel) => self.flows = panel,
+            News::Look(answer) => match *answer {
+                Ok(now) => {
+                    self.overview = Overview::between(&self.last, now.clone());
+                    (self.last, self.error) = (now, None);
+                }
+                Err(why) => self.error = Some(why.to_string()),
+            },
         }
     }
 }
 
 fn watch(
     terminal: &mut DefaultTerminal,
-    first: Look,
-    looks: &Receiver<Box<Answer>>,
+    mut picture: Picture,
+    news: &Receiver<News>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
-    let mut shown = Overview::since_start(first.clone());
-    let mut before = first;
-    let mut error = None;
     loop {
-        terminal.draw(|frame| draw::draw(frame, &shown, error.as_deref()))?;
-        loop {
+        terminal.draw(|frame| draw::draw(frame, &picture))?;
+        let mut is_old = false;
+        while !is_old {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
             if event::poll(HEED)? {
                 match event::read()? {
                     Event::Key(key) if ends(key) => return Ok(()),
-                    Event::Resize(..) => break,
+                    Event::Resize(..) => is_old = true,
                     _ => {}
                 }
             }
-            match looks.recv_timeout(Duration::ZERO).map(|answer| *answer) {
-                Ok(Ok(now)) => {
-                    shown = Overview::between(&before, now.clone());
-                    (before, error) = (now, None);
-                    break;
+            loop {
+                match news.try_recv() {
+                    Ok(news) => picture.heed(news),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
                 }
-                Ok(Err(why)) => {
-                    error = Some(why.to_string());
-                    break;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                is_old = true;
             }
         }
     }
@@ -139,7 +173,36 @@ fn ends(key: KeyEvent) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use super::flows::tests::period;
     use super::*;
+    use crate::overview::tests::look;
+
+    #[test]
+    fn what_is_not_told_stays_as_it_was() {
+        let start = Instant::now();
+        let mut picture = Picture::new(look(start, 1));
+        assert!(picture.overview.since_start);
+        picture.heed(News::Flows(Ok(period())));
+        picture.heed(News::Look(Box::new(Ok(look(start, 3)))));
+        assert_eq!(picture.overview.seconds, 2.0);
+        assert!(picture.flows.is_ok());
+        let nobody = ClientError::Refused(podway_proto::ErrorBody::new(
+            podway_proto::ErrorCode::System,
+            "nobody",
+        ));
+        picture.heed(News::Look(Box::new(Err(nobody))));
+        assert_eq!(picture.error.as_deref(), Some("nobody"));
+        assert_eq!(picture.overview.seconds, 2.0);
+        picture.heed(News::Flows(Err("no watch".into())));
+        assert_eq!(
+            picture.flows.as_ref().err().map(String::as_str),
+            Some("no watch")
+        );
+        picture.heed(News::Look(Box::new(Ok(look(start, 4)))));
+        assert_eq!((picture.overview.seconds, picture.error), (1.0, None));
+    }
 
     #[test]
     fn three_keys_end_it() {

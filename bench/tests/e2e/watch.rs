@@ -124,6 +124,7 @@ fn packets_are_seen_on_their_way_and_none_is_lost_for_it() {
     a_drop_has_its_reason(&network);
     a_flow_is_traced(&network);
     flows_are_added_up(&network);
+    a_flow_is_on_a_terminal(&network);
     a_slow_reader_loses_records_only(&network);
     a_watch_ends_with_its_connection(&network);
     network.finish();
@@ -186,6 +187,57 @@ fn flows_are_added_up(network: &Network) {
     ]);
     assert_eq!(seen, expected);
     flows.ends(|| ());
+}
+
+/// By `podway top`, on a terminal that `script` makes.
+fn a_flow_is_on_a_terminal(network: &Network) {
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let podway = network.agent(0).cli_command().unwrap();
+    let words = std::iter::once(podway.get_program()).chain(podway.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let line = format!("stty rows 24 cols 80; exec {} top", words.join(" "));
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    command.env("TERM", "xterm-256color").stderr(Stdio::null());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut top = Running(spawn(&mut command).unwrap());
+    let mut screen = top.0.stdout.take().unwrap();
+    let (send, written) = channel();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = screen.read(&mut bytes) {
+            let _ = send.send(bytes[..count].to_vec());
+        }
+    });
+    // Whichever direction is seen first is written where nothing was, so that it is whole.
+    let (here, there) = (pod.ipv4, peer.ipv4);
+    let either = [
+        format!(" {here} {there} icmp {} ", network.node(1).name),
+        format!(" {there} {here} icmp {} ", pod.host_interface),
+    ];
+    let mut seen = Vec::new();
+    wait_until("a flow is on the terminal", PATIENCE, || {
+        ping_all(&pod.netns, there.into(), 56, 1);
+        seen.extend(written.try_iter().flatten());
+        let text = words_of(&seen);
+        let is_seen = either.iter().any(|row| text.contains(row));
+        is_seen.then_some(()).ok_or(text)
+    })
+    .unwrap();
+    top.0.stdin.take().unwrap().write_all(b"q").unwrap();
+    top.ends(|| ());
+    reading.join().unwrap();
+}
+
+/// What was written to a terminal, in order, with one space for wherever the cursor was sent.
+fn words_of(written: &[u8]) -> String {
+    let text = String::from_utf8_lossy(written);
+    let parts = text.split('\x1b').map(|part| {
+        let end = part.find(|char: char| char.is_ascii_alphabetic());
+        end.map_or(part, |end| &part[end + 1..])
+    });
+    let text = parts.collect::<Vec<_>>().join(" ");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Live, through a pipe to tshark.

@@ -100,7 +100,7 @@ fn packet(packet: &DroppedPacket) -> String {
     text
 }
 
-pub(super) fn end(address: IpAddr, port: Option<u16>) -> String {
+pub(crate) fn end(address: IpAddr, port: Option<u16>) -> String {
     match (address, port) {
         (address, None) => address.to_string(),
         (IpAddr::V4(v4), Some(port)) => format!("{v4}:{port}"),
@@ -108,7 +108,7 @@ pub(super) fn end(address: IpAddr, port: Option<u16>) -> String {
     }
 }
 
-pub(super) fn protocol(number: Option<u8>) -> String {
+pub(crate) fn protocol(number: Option<u8>) -> String {
     match number {
         Some(1) => "icmp".to_owned(),
         Some(6) => "tcp".to_owned(),

@@ -1,5 +1,7 @@
 //! One picture of `podway top`.
 
+mod flows;
+
 use podway_proto::control::{DataplaneLink, PathState};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -7,6 +9,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph};
 
+use super::Picture;
 use crate::overview::{Overview, PortRate, WorkerLoad};
 use crate::show::overview::number;
 
@@ -17,17 +20,25 @@ const REASONS: u16 = 3;
 /// Characters of a worker's bar.
 const BAR: usize = 24;
 
-/// Draws `overview`; `error` is why it is old.
-pub(super) fn draw(frame: &mut Frame<'_>, overview: &Overview, error: Option<&str>) {
-    let workers = u16::try_from(overview.workers.len()).unwrap_or(u16::MAX);
-    let drops = u16::try_from(overview.drops.len()).unwrap_or(u16::MAX);
-    // What would take the ports' room is cut.
-    let most = WORKERS.max(frame.area().height / 3);
-    let [head, load, traffic, dropped, foot] = Layout::vertical([
+/// Lines of a panel with a title, names of columns, and one row.
+const LEAST: u16 = 3;
+
+/// Draws it all.
+pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture) {
+    let overview = &picture.overview;
+    let count = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX);
+    // What would take the room of ports and flows is cut.
+    let most = WORKERS.max(frame.area().height / 4);
+    let load = count(overview.workers.len()).clamp(1, most) + 2;
+    let drops = count(overview.drops.len()).clamp(1, REASONS) + 1;
+    let rest = frame.area().height.saturating_sub(2 + load + drops + 1);
+    let talk = height_of_flows(rest, count(overview.ports.len()), picture.flows.is_ok());
+    let [head, load, traffic, talk, dropped, foot] = Layout::vertical([
         Constraint::Length(2),
-        Constraint::Length(workers.clamp(1, most) + 2),
-        Constraint::Min(3),
-        Constraint::Length(drops.clamp(1, REASONS) + 1),
+        Constraint::Length(load),
+        Constraint::Min(LEAST),
+        Constraint::Length(talk),
+        Constraint::Length(drops),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -50,12 +61,27 @@ pub(super) fn draw(frame: &mut Frame<'_>, overview: &Overview, error: Option<&st
         &columns,
         ports(&overview.ports, room),
     );
+    flows::draw(frame, talk, &picture.flows);
     let block = Block::new()
         .borders(Borders::TOP)
         .title(" dropped in the last minute ");
     let lines = reasons(overview);
     frame.render_widget(Paragraph::new(lines).block(block), dropped);
-    frame.render_widget(Paragraph::new(footer(overview, error)), foot);
+    frame.render_widget(
+        Paragraph::new(footer(overview, picture.error.as_deref())),
+        foot,
+    );
+}
+
+/// Lines of the flows in what ports and flows have: half of them, and what the ports leave over; for why
+/// there are none a title and a line. Where the ports would have no row there are no flows.
+fn height_of_flows(room: u16, ports: u16, are_seen: bool) -> u16 {
+    let least = if are_seen { LEAST } else { 2 };
+    match are_seen {
+        _ if room < LEAST + least => 0,
+        true => room - ports.saturating_add(2).clamp(LEAST, room / 2),
+        false => least,
+    }
 }
 
 /// Rows under a title and the names of their columns.
@@ -233,15 +259,29 @@ fn footer(overview: &Overview, error: Option<&str>) -> Line<'static> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
+    use super::super::Panel;
+    use super::super::flows::tests::period;
     use super::*;
-    use crate::overview::tests::overview;
+    use crate::overview::tests::{look, overview};
 
-    fn picture(overview: &Overview, error: Option<&str>, width: u16, height: u16) -> String {
+    fn shown(overview: Overview, flows: Panel, width: u16, height: u16) -> String {
+        let picture = Picture {
+            overview,
+            error: None,
+            flows,
+            last: look(Instant::now(), 3),
+        };
+        drawn(&picture, width, height)
+    }
+
+    fn drawn(picture: &Picture, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| draw(frame, overview, error)).unwrap();
+        terminal.draw(|frame| draw(frame, picture)).unwrap();
         let buffer = terminal.backend().buffer();
         let line = |y| -> String {
             let cells = (0..width).map(|x| buffer[(x, y)].symbol());
@@ -252,12 +292,25 @@ mod tests {
 
     #[test]
     fn a_usual_terminal_has_it_all() {
-        let shown = picture(&overview(), None, 80, 24);
+        let shown = shown(overview(), Ok(period()), 80, 24);
         assert_eq!(shown, include_str!("top.golden"));
     }
 
     #[test]
-    fn many_ports_and_many_workers_leave_room_for_each_other() {
+    fn without_flows_the_ports_have_their_room() {
+        let why = "user 1000 may only ask; changes are for root: use sudo";
+        let mut many = overview();
+        let port = many.ports[1].clone();
+        many.ports.extend((0..9).map(|number| PortRate {
+            interface: format!("veth-{number}"),
+            ..port.clone()
+        }));
+        let shown = shown(many, Err(why.into()), 80, 24);
+        assert_eq!(shown, include_str!("top_without_flows.golden"));
+    }
+
+    #[test]
+    fn many_of_all_leave_room_for_each_other() {
         let mut many = overview();
         let port = many.ports[1].clone();
         many.ports.extend((0..110).map(|number| PortRate {
@@ -269,24 +322,64 @@ mod tests {
             worker,
             ..load.clone()
         }));
-        let shown = picture(&many, None, 80, 24);
-        assert!(
-            shown.contains("veth-a ") && shown.contains(" more ports\n"),
-            "{shown}"
-        );
-        assert!(shown.contains("spoofed_source"), "{shown}");
-        assert!(shown.contains("q quits"), "{shown}");
+        let mut flows = period();
+        let flow = flows.flows[0].clone();
+        flows.flows.extend(std::iter::repeat_n(flow, 1000));
+        let shown = shown(many, Ok(flows), 80, 24);
+        for text in [
+            "veth-a ",
+            " more ports\n",
+            "1005 seen",
+            "10.0.0.2:40000 ",
+            "spoofed_source",
+            "q quits",
+        ] {
+            assert!(shown.contains(text), "{text} in {shown}");
+        }
+    }
+
+    #[test]
+    fn flows_have_what_the_ports_leave_over() {
+        // Room, ports, with flows and without.
+        for (room, ports, seen, not_seen) in [
+            (14, 5, 7, 2),
+            (14, 2, 10, 2),
+            (14, 110, 7, 2),
+            (10, 110, 5, 2),
+            (7, 110, 4, 2),
+            (6, 110, 3, 2),
+            (5, 110, 0, 2),
+            (5, 1, 0, 2),
+            (4, 1, 0, 0),
+            (0, 1, 0, 0),
+            (u16::MAX, u16::MAX, 32_768, 2),
+        ] {
+            let heights = [true, false].map(|are_seen| height_of_flows(room, ports, are_seen));
+            assert_eq!(heights, [seen, not_seen], "{ports} ports in {room} lines");
+        }
     }
 
     #[test]
     fn no_terminal_is_too_small_and_no_error_goes_unseen() {
-        for (width, height) in [(1, 1), (20, 5), (80, 8), (300, 100)] {
-            picture(&overview(), None, width, height);
+        for width in [1, 5, 20, 40, 80, 300, 1000] {
+            for height in [1, 5, 8, 12, 16, 24, 100] {
+                shown(overview(), Ok(period()), width, height);
+                shown(overview(), Err("no watch".into()), width, height);
+            }
         }
-        let shown = picture(&overview(), Some("nobody listens"), 80, 24);
-        assert!(shown.ends_with("not asked: nobody listens\n"), "{shown}");
         let mut quiet = overview();
         quiet.drops.clear();
-        assert!(picture(&quiet, None, 80, 24).contains("\nnothing\n"));
+        let mut picture = Picture {
+            overview: quiet,
+            error: Some("nobody listens".into()),
+            flows: Err("no watch".into()),
+            last: look(Instant::now(), 3),
+        };
+        let shown = drawn(&picture, 80, 24);
+        assert!(shown.ends_with("not asked: nobody listens\n"), "{shown}");
+        assert!(shown.contains("\nno watch\n"), "{shown}");
+        assert!(shown.contains("\nnothing\n"), "{shown}");
+        picture.error = None;
+        assert!(!drawn(&picture, 80, 24).contains("not asked"));
     }
 }

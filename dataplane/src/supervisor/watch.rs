@@ -55,8 +55,8 @@ impl Supervisor {
         self.end_orphaned_watches();
         if self.watches.iter().filter(|watch| watch.armed).count() >= MAX_WATCHES {
             let message = format!(
-                "{MAX_WATCHES} watches are armed, which are as many as may be; end a `podway capture` or \
-                 `podway trace live`"
+                "{MAX_WATCHES} watches are armed, which are as many as may be; end a `podway capture`, \
+                 `flows`, `trace live` or `top`"
             );
             return Err(ErrorBody::new(ErrorCode::Busy, message));
         }
