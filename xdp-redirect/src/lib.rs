@@ -14,6 +14,7 @@
 //! | `ring` | what the tcx program has copied for a worker, read in memory |
 //! | `attach` | attaching to an interface: XDP in native or generic mode, tcx |
 //! | `stats` | counters |
+//! | `last_packet` | the last packet of each cause |
 //! | `walk` | the same rules once more, for whoever asks what would happen |
 //! | `error` | what can go wrong, with the remedy |
 //!
@@ -29,6 +30,7 @@
 
 mod attach;
 mod error;
+mod last_packet;
 mod layout;
 mod load;
 mod maps;
@@ -39,6 +41,7 @@ mod walk;
 
 pub use attach::{AttachError, Attachment, ModeChoice, TcxAttachment, XdpMode, offers_zero_copy};
 pub use error::Error;
+pub use last_packet::{KEPT_BYTES, LastPacket};
 pub use layout::{
     MAX_PORTS, MAX_SOCKETS, MAX_WORKERS, PortEntry, Role, UNKNOWN_PORT_SLOT, is_bell, port_tag,
     tagged_port,

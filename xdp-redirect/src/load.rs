@@ -65,6 +65,7 @@ pub(crate) struct Maps {
     pub(crate) oversize_flows: MapHandle,
     pub(crate) counters: MapHandle,
     pub(crate) oversize: MapHandle,
+    pub(crate) last_packets: MapHandle,
 }
 
 impl Redirect {
@@ -131,6 +132,7 @@ impl Redirect {
                 oversize_flows: MapHandle::try_from(&maps.oversize_flows)?,
                 counters: MapHandle::try_from(&maps.counters)?,
                 oversize: MapHandle::try_from(&maps.oversize)?,
+                last_packets: MapHandle::try_from(&maps.last_packets)?,
             },
             config,
             heartbeats: Arc::new(heartbeats),
@@ -242,6 +244,7 @@ impl Drop for Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::last_packet::{LAST_PACKETS, LastPacket};
     use crate::layout::{Key, MAX_PORTS, MAX_SOCKETS, PortEntry, Role, exit, route, udp_flow};
     use crate::stats::{Oversize, PortStats};
     use libbpf_rs::OpenMapImpl;
@@ -290,6 +293,8 @@ mod tests {
         assert_eq!(sizes(&maps.oversize_flows), (udp_flow_size, 8));
         assert_eq!(sizes(&maps.counters), (4, PortStats::SIZE));
         assert_eq!(sizes(&maps.oversize), (4, Oversize::SIZE));
+        assert_eq!(sizes(&maps.last_packets), (4, LastPacket::SIZE));
+        assert_eq!(maps.last_packets.max_entries() as usize, LAST_PACKETS);
         assert_eq!(maps.heartbeats.max_entries(), MAX_WORKERS);
         assert_eq!(maps.unsent.max_entries(), MAX_WORKERS);
         assert_eq!(maps.queue_workers.max_entries(), MAX_SOCKETS);

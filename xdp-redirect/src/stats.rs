@@ -2,6 +2,7 @@
 //! `bpf/shared.h`.
 
 use std::net::IpAddr;
+use std::ops::AddAssign;
 
 use podway_proto::reasons::{PassCause, RefuseCause};
 
@@ -67,6 +68,19 @@ impl PortStats {
         for sum in sums {
             // Wrapping as the program's own counters do, after centuries.
             *sum = sum.wrapping_add(words.next().unwrap_or(0));
+        }
+    }
+}
+
+impl AddAssign for PortStats {
+    fn add_assign(&mut self, other: Self) {
+        self.redirected += other.redirected;
+        self.ring_full += other.ring_full;
+        for (sum, count) in self.passed.iter_mut().zip(other.passed) {
+            *sum += count;
+        }
+        for (sum, count) in self.refused.iter_mut().zip(other.refused) {
+            *sum += count;
         }
     }
 }
@@ -182,5 +196,10 @@ mod tests {
             2 * (2 + PassCause::COUNT + RefuseCause::COUNT) as u64
         );
         assert_eq!(stats.refused_by_cause().count(), RefuseCause::COUNT);
+        let mut slots = stats;
+        slots += stats;
+        stats.add(&bytes);
+        stats.add(&bytes);
+        assert_eq!(slots, stats, "and so do those of slots");
     }
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use podway_xdp_redirect::{PacketRing, is_bell, port_tag};
+use podway_xdp_redirect::{KEPT_BYTES, PacketRing, is_bell, port_tag};
 use support::node::*;
 use support::packets::*;
 use support::{Action, in_netns};
@@ -130,6 +130,9 @@ fn what_finds_no_room_is_lost_and_counted() {
         }
         let stats = node.stats(Port::Pod);
         assert_eq!((stats.redirected, stats.ring_full), (20, 20 - fit));
+        let last = node.redirect.last_ring_full().unwrap().unwrap();
+        assert_eq!((last.ifindex, last.bytes), (node.pod, 142));
+        assert_eq!(last.header, packet[..KEPT_BYTES]);
         assert_eq!(drain(&mut ring).len() as u64, fit);
         node.classify(Port::Pod, 0, &packet);
         assert_eq!(drain(&mut ring).len(), 1, "there is room again");

@@ -175,4 +175,11 @@ struct {
 	__type(value, struct oversize);
 } oversize SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LAST_PACKETS);
+	__type(key, __u32); /* LAST_... */
+	__type(value, struct last_packet);
+} last_packets SEC(".maps");
+
 #endif

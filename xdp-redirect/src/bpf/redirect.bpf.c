@@ -34,6 +34,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "conntrack.h"
+#include "last_packet.h"
 #include "maps.h"
 #include "rules.h"
 
@@ -291,6 +292,7 @@ int podway_redirect(struct xdp_md *ctx)
 	if (cause == OURS)
 		cause = to_socket(ctx, port);
 	count(port, cause, 1);
+	keep_xdp(ctx, &frame, cause);
 	if (cause <= REFUSED(0))
 		return XDP_DROP;
 	return cause == OURS ? XDP_REDIRECT : XDP_PASS;
@@ -327,6 +329,7 @@ int podway_classify(struct __sk_buff *skb)
 	if (cause == OURS)
 		cause = to_worker(skb, port, &frame, &ip, &tap);
 	count(port, cause, cause == OURS ? arrive(skb) : 1);
+	keep_skb(skb, &frame, port, cause);
 	if (tap)
 		return bpf_redirect(tap, 0);
 	return cause < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;

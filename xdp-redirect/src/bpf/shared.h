@@ -186,6 +186,24 @@ struct oversize {
 	__u16 version; /* 4 or 6 */
 };
 
+/* Bytes of a packet that are kept: Ethernet, IPv6, UDP, VXLAN, and in it Ethernet, IPv6 and the ports. */
+#define KEPT_BYTES 128
+
+/* Indexes of `last_packets`: an enum pass_cause; behind these each enum refuse_cause; then this. */
+#define LAST_REFUSED(cause) (PASS_CAUSE_COUNT + (cause))
+#define LAST_RING_FULL LAST_REFUSED(REFUSE_CAUSE_COUNT)
+#define LAST_PACKETS (LAST_RING_FULL + 1)
+
+/* `last_packets`, per CPU: the last packet that was passed, refused or lost for a cause, as it came. */
+struct last_packet {
+	__u64 at_ns;   /* coarse CLOCK_MONOTONIC; 0: none yet, or it is being written */
+	__u32 ifindex; /* of the interface that it came by */
+	__u32 length;  /* in bytes */
+	__u32 kept;    /* how many of them are below */
+	__u32 unused;
+	__u8 header[KEPT_BYTES];
+};
+
 /* What `podway_ask` answers: this or an enum pass_cause, and a bit. */
 #define ANSWER_OURS 0xff
 #define ANSWER_SOCKET 0x100

@@ -81,14 +81,31 @@ pub(crate) fn sent(name: &str) -> u64 {
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, as heartbeats tell them.
 pub(crate) fn now_ns() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+/// The same as programs mostly read it: it stands still within a tick.
+pub(crate) fn coarse_ns() -> u64 {
+    clock(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: `now` is valid for writes.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    let result = unsafe { libc::clock_gettime(id, &raw mut now) };
     assert_eq!(result, 0);
     u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap()
+}
+
+/// Waits until the coarse clock moves on.
+pub(crate) fn next_tick() {
+    let now = coarse_ns();
+    while coarse_ns() == now {
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
 }
 
 fn socket(domain: i32, kind: i32) -> OwnedFd {
