@@ -497,11 +497,11 @@ mod tests {
             busy_nanoseconds: 3_500_000,
             ..WorkerCounters::default()
         });
-        counters.drops.insert("ttl-exceeded".into(), 1);
-        counters.drops.insert("no-route".into(), 0);
+        counters.drops.insert("ttl_expired".into(), 1);
+        counters.drops.insert("no_route".into(), 0);
         counters
             .drop_help
-            .insert("ttl-exceeded".into(), "its time was over".into());
+            .insert("ttl_expired".into(), "its time was over".into());
         counters.books = Books {
             packets_received: rx_packets,
             packets_dropped: 1,
@@ -654,10 +654,10 @@ mod tests {
     fn counters_show_what_was_dropped_and_what_does_not_balance() {
         let shown = text(&counters(5));
         assert!(
-            shown.contains("ttl-exceeded  1        its time was over"),
+            shown.contains("ttl_expired  1        its time was over"),
             "{shown}"
         );
-        assert!(!shown.contains("no-route"), "{shown}");
+        assert!(!shown.contains("no_route"), "{shown}");
         let icmp = format!("{:<17}{:<6}{}", "eth0", 0, 1);
         assert!(shown.contains(&icmp), "{shown}");
         assert!(

@@ -1057,7 +1057,7 @@ fn perf() -> Perf {
 fn counters() -> dataplane::Counters {
     let port = dataplane::PortCounters {
         xdp_redirected: 10,
-        xdp_passed: BTreeMap::from([("not-ip".to_owned(), 2)]),
+        xdp_passed: BTreeMap::from([("not_ip".to_owned(), 2)]),
         xdp_refused: BTreeMap::from([("spoofed_source".to_owned(), 1)]),
         rx_packets: 10,
         rx_bytes: 15_000,
@@ -1085,8 +1085,8 @@ fn counters() -> dataplane::Counters {
             wait_calls: 2,
             busy_nanoseconds: 1000,
         }],
-        drops: BTreeMap::from([("ttl-exceeded".to_owned(), 1)]),
-        drop_help: BTreeMap::from([("ttl-exceeded".to_owned(), "its time was over".to_owned())]),
+        drops: BTreeMap::from([("ttl_expired".to_owned(), 1)]),
+        drop_help: BTreeMap::from([("ttl_expired".to_owned(), "its time was over".to_owned())]),
         books: dataplane::Books {
             frames_made: 16,
             frames_pooled: 8,
