@@ -109,7 +109,7 @@ Examples:
         watch: bool,
     },
     /// What was dropped, lost or refused: reason, place, count, the last packet's header, and what to do
-    /// about it; and what was left to the kernel.
+    /// about it; and likewise what was left to the kernel.
     #[command(after_help = "\
 The rate is that of the last ten seconds; with --watch that between two looks. With --json all
 reasons are listed, also at 0.

@@ -351,6 +351,7 @@ pub(crate) mod tests {
             packets: last_minute + 5,
             packets_per_second: 0.5,
             last_minute,
+            interfaces: Default::default(),
             last: None,
             meaning: reason.meaning.into(),
             remedy: reason.remedy.into(),

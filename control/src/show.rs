@@ -419,6 +419,10 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
             refused.row([name.clone(), cause.clone(), packets.to_string()]);
         }
     }
+    let mut lost = Table::new(["LOST", "PACKETS"]);
+    for (cause, packets) in counters.losses.iter().filter(|(_, packets)| **packets > 0) {
+        lost.row([cause.clone(), packets.to_string()]);
+    }
     let mut drops = Table::new(["DROPPED", "PACKETS", "MEANING"]);
     for (reason, packets) in counters.drops.iter().filter(|(_, packets)| **packets > 0) {
         let help = counters.drop_help.get(reason).cloned().unwrap_or_default();
@@ -441,6 +445,9 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
     }
     if !refused.is_empty() {
         let _ = write!(text, "\n{}", refused.render());
+    }
+    if !lost.is_empty() {
+        let _ = write!(text, "\n{}", lost.render());
     }
     if drops.is_empty() {
         text.push_str("\nnothing dropped\n");
@@ -478,6 +485,7 @@ fn show_counters(counters: &Counters, imbalances: &[String]) -> String {
 mod tests {
     use podway_proto::control::KernelStatus;
     use podway_proto::dataplane::{Books, PortCounters, WorkerCounters};
+    use podway_proto::reasons::{DropReason, LossCause};
     use podway_proto::types::Mode;
 
     use super::*;
@@ -497,11 +505,15 @@ mod tests {
             busy_nanoseconds: 3_500_000,
             ..WorkerCounters::default()
         });
-        counters.drops.insert("ttl_expired".into(), 1);
-        counters.drops.insert("no_route".into(), 0);
+        let expired = DropReason::TtlExpired;
+        counters.drops.insert(expired.name().into(), 1);
+        counters.drops.insert(DropReason::NoRoute.name().into(), 0);
         counters
             .drop_help
-            .insert("ttl_expired".into(), "its time was over".into());
+            .insert(expired.name().into(), expired.meaning().into());
+        for (cause, packets) in [(LossCause::RingFull, 4), (LossCause::TapFull, 0)] {
+            counters.losses.insert(cause.name().into(), packets);
+        }
         counters.books = Books {
             packets_received: rx_packets,
             packets_dropped: 1,
@@ -654,7 +666,11 @@ mod tests {
     fn counters_show_what_was_dropped_and_what_does_not_balance() {
         let shown = text(&counters(5));
         assert!(
-            shown.contains("ttl_expired  1        its time was over"),
+            shown.contains("ttl_expired  1        Time to live ran out."),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("\nLOST       PACKETS\nring_full  4\n\n"),
             "{shown}"
         );
         assert!(!shown.contains("no_route"), "{shown}");

@@ -14,8 +14,8 @@ use std::sync::atomic::{
     AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence,
 };
 
-/// Bytes of a packet that are kept: Ethernet, IPv6 and the ports behind it.
-pub const HEADER: usize = 64;
+/// Bytes of a packet that are kept: as many as the programs on the ports keep.
+pub const HEADER: usize = podway_xdp_redirect::KEPT_BYTES;
 
 /// Words of a record: when, interface and length, length of the header; then the header.
 const WORDS: usize = 3 + HEADER / 8;
@@ -145,7 +145,7 @@ mod tests {
     fn a_packet_is_read_as_it_was_written() {
         let record = Record::default();
         assert_eq!(record.get(), None);
-        for len in [0, 1, 13, 63, 64, 65, 1500] {
+        for len in [0, 1, 13, 127, 128, 129, 1500] {
             let bytes: Vec<u8> = (1..=u8::MAX).cycle().take(len).collect();
             let last = LastDrop::new(u64::MAX - 1, 7, len, &bytes);
             record.set(last);

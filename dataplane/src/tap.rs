@@ -134,6 +134,11 @@ impl Tap {
         self.ifindex
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Packets that were redirected to the device and found its queue full, since it was made.
     pub fn dropped(&self) -> u64 {
         // The directory of this thread's network namespace.

@@ -278,6 +278,10 @@ pub struct Counters {
     pub drops: BTreeMap<String, u64>,
     /// Help text of each drop reason.
     pub drop_help: BTreeMap<String, String>,
+    /// Packets that were redirected and lost before a worker had them, by the name of the cause; every
+    /// cause is listed, also at 0. Together they are [`Books::xdp_lost`].
+    #[serde(default)]
+    pub losses: BTreeMap<String, u64>,
     /// The two books.
     pub books: Books,
 }
@@ -293,13 +297,28 @@ pub struct Drops {
     pub passed: Vec<PassCount>,
 }
 
-/// What was left to the kernel for one cause.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What was left to the kernel for one cause. Fields are those of [`DropCount`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PassCount {
     /// The cause's stable name.
     pub cause: String,
+    /// Where on their path the packets were.
+    #[serde(default)]
+    pub places: Vec<Place>,
     /// Packets.
     pub packets: u64,
+    /// Packets per second in the last ten seconds, or since the dataplane was started.
+    #[serde(default)]
+    pub packets_per_second: f64,
+    /// Packets in the last minute.
+    #[serde(default)]
+    pub last_minute: u64,
+    /// The same packets by the port that they came by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub interfaces: BTreeMap<String, u64>,
+    /// The last of them.
+    #[serde(default)]
+    pub last: Option<DroppedPacket>,
     /// What they are.
     pub meaning: String,
     /// What an operator does about it, if the kernel drops them.
@@ -320,8 +339,12 @@ pub struct DropCount {
     /// Packets in the last minute.
     #[serde(default)]
     pub last_minute: u64,
-    /// The last of them; `None` where there was none, and where no worker has seen it: neither what the
-    /// programs on the ports refuse nor what is lost on the way to a worker.
+    /// The same packets by interface, without zeros: by the port that they came by, or the TAP that had no
+    /// room for them. Empty for what workers drop; ports that were detached since are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub interfaces: BTreeMap<String, u64>,
+    /// The last of them, or one of the same 10 milliseconds. `None` where there was none, and where the
+    /// kernel alone has seen it, as it lost it on the way to a worker.
     pub last: Option<DroppedPacket>,
     /// What happened.
     pub meaning: String,
@@ -329,7 +352,7 @@ pub struct DropCount {
     pub remedy: String,
 }
 
-/// A packet that was dropped, as it was at that place: in the tunnel that it came by until that is off,
+/// A packet that was dropped, or not taken, as it was at that place: in the tunnel that it came by until that is off,
 /// and at `send` in the one that it was to leave by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedPacket {
@@ -340,19 +363,39 @@ pub struct DroppedPacket {
     pub interface: Option<String>,
     /// Its size in bytes, Ethernet header included.
     pub bytes: u32,
-    /// Source address; `None` where no IP header can be read.
+    /// Source address; `None` where no IP header can be read. Of ARP, the sender's.
     pub source: Option<IpAddr>,
-    /// Destination address.
+    /// Destination address. Of ARP, the one that is asked for or told.
     pub destination: Option<IpAddr>,
-    /// Number of the protocol that the IP header names.
+    /// Number of the protocol that the IP header names. `None` beside addresses: it is ARP.
     pub protocol: Option<u8>,
     /// Source port of TCP and UDP; `None` where none can be read.
     pub source_port: Option<u16>,
     /// Destination port of TCP and UDP.
     pub destination_port: Option<u16>,
-    /// Its first bytes from the Ethernet header on, up to 64, in hexadecimal; no payload where its headers
-    /// can be read.
+    /// What is inside, when it is a tunnel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<TunneledPacket>,
+    /// Its first bytes from the Ethernet header on, up to 128, in hexadecimal; no payload where its headers
+    /// can be read, and 64 bytes at most where they cannot.
     pub header: String,
+}
+
+/// A packet inside a VXLAN tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunneledPacket {
+    /// The tunnel's network.
+    pub vni: u32,
+    /// As of [`DroppedPacket`].
+    pub source: Option<IpAddr>,
+    /// As of [`DroppedPacket`].
+    pub destination: Option<IpAddr>,
+    /// As of [`DroppedPacket`].
+    pub protocol: Option<u8>,
+    /// As of [`DroppedPacket`].
+    pub source_port: Option<u16>,
+    /// As of [`DroppedPacket`].
+    pub destination_port: Option<u16>,
 }
 
 /// Counters of one port, summed over workers and CPUs.

@@ -928,6 +928,7 @@ fn drops() -> dataplane::Drops {
         packets: 1,
         packets_per_second,
         last_minute: 7,
+        interfaces: BTreeMap::new(),
         last,
         meaning: "what happened".into(),
         remedy: "what to do".into(),
@@ -941,6 +942,7 @@ fn drops() -> dataplane::Drops {
         protocol: Some(17),
         source_port: Some(40_000),
         destination_port: Some(9),
+        inside: None,
         header: "02000000000b02000000000a0800".into(),
     };
     let unread = dataplane::DroppedPacket {
@@ -952,17 +954,52 @@ fn drops() -> dataplane::Drops {
         protocol: None,
         source_port: None,
         destination_port: None,
+        inside: None,
         header: "02000000000b02000000000a08".into(),
     };
+    let arp = dataplane::DroppedPacket {
+        source: Some(parse("203.0.113.9")),
+        destination: Some(parse("10.0.0.1")),
+        interface: Some("veth-a".into()),
+        ..unread.clone()
+    };
+    let tunneled = dataplane::DroppedPacket {
+        interface: Some("eth0".into()),
+        source: Some(parse("192.168.1.2")),
+        destination: Some(parse("192.168.1.1")),
+        destination_port: Some(4789),
+        inside: Some(dataplane::TunneledPacket {
+            vni: 99,
+            source: last.source,
+            destination: last.destination,
+            protocol: last.protocol,
+            source_port: last.source_port,
+            destination_port: last.destination_port,
+        }),
+        ..last.clone()
+    };
+    let by = |interface: &str| BTreeMap::from([(interface.to_owned(), 1)]);
     let drops = vec![
         drop(DropReason::NotLocal.explain(), 0.1, Some(last)),
         drop(DropReason::TruncatedEthernet.explain(), 0.1, Some(unread)),
-        drop(LossCause::RingFull.explain(), 0.1, None),
-        drop(RefuseCause::OwnSource.explain(), 0.1, None),
+        dataplane::DropCount {
+            interfaces: by("podway.tap0"),
+            ..drop(LossCause::TapFull.explain(), 0.1, None)
+        },
+        dataplane::DropCount {
+            interfaces: by("veth-a"),
+            ..drop(RefuseCause::SpoofedSource.explain(), 0.1, Some(arp))
+        },
     ];
+    let unknown_vni = PassCause::UnknownVni.explain();
     let passed = vec![dataplane::PassCount {
-        cause: PassCause::UnknownVni.explain().name.into(),
+        cause: unknown_vni.name.into(),
+        places: unknown_vni.places.to_vec(),
         packets: 1,
+        packets_per_second: 0.1,
+        last_minute: 7,
+        interfaces: by("eth0"),
+        last: Some(tunneled),
         meaning: "what they are".into(),
         remedy: "what to do".into(),
     }];
@@ -1055,10 +1092,11 @@ fn perf() -> Perf {
 }
 
 fn counters() -> dataplane::Counters {
+    let expired = DropReason::TtlExpired;
     let port = dataplane::PortCounters {
         xdp_redirected: 10,
-        xdp_passed: BTreeMap::from([("not_ip".to_owned(), 2)]),
-        xdp_refused: BTreeMap::from([("spoofed_source".to_owned(), 1)]),
+        xdp_passed: BTreeMap::from([(PassCause::NotIp.name().to_owned(), 2)]),
+        xdp_refused: BTreeMap::from([(RefuseCause::SpoofedSource.name().to_owned(), 1)]),
         rx_packets: 10,
         rx_bytes: 15_000,
         rx_frames: 12,
@@ -1085,8 +1123,12 @@ fn counters() -> dataplane::Counters {
             wait_calls: 2,
             busy_nanoseconds: 1000,
         }],
-        drops: BTreeMap::from([("ttl_expired".to_owned(), 1)]),
-        drop_help: BTreeMap::from([("ttl_expired".to_owned(), "its time was over".to_owned())]),
+        drops: BTreeMap::from([(expired.name().to_owned(), 1)]),
+        drop_help: BTreeMap::from([(expired.name().to_owned(), expired.meaning().to_owned())]),
+        losses: LossCause::ALL
+            .iter()
+            .map(|cause| (cause.name().to_owned(), 0))
+            .collect(),
         books: dataplane::Books {
             frames_made: 16,
             frames_pooled: 8,

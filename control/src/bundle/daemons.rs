@@ -122,7 +122,9 @@ fn versions(facts: &Facts) -> Vec<u8> {
 fn without_packets(mut answer: Response) -> Response {
     match &mut answer {
         Response::Drops(drops) => {
-            for last in drops.drops.iter_mut().filter_map(|drop| drop.last.as_mut()) {
+            let dropped = drops.drops.iter_mut().map(|drop| &mut drop.last);
+            let passed = drops.passed.iter_mut().map(|pass| &mut pass.last);
+            for last in dropped.chain(passed).flatten() {
                 last.header.clear();
             }
         }
@@ -147,7 +149,9 @@ fn sizes(directory: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use podway_proto::dataplane::{DropCount, DroppedPacket, Drops};
+    use podway_proto::dataplane::{DropCount, DroppedPacket, Drops, PassCount};
+
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -162,7 +166,19 @@ mod tests {
             protocol: None,
             source_port: None,
             destination_port: None,
+            inside: None,
             header: "70617373776f7264".into(),
+        };
+        let passed = PassCount {
+            cause: "no_route".into(),
+            places: Vec::new(),
+            packets: 1,
+            packets_per_second: 0.0,
+            last_minute: 0,
+            interfaces: BTreeMap::new(),
+            last: Some(packet.clone()),
+            meaning: String::new(),
+            remedy: String::new(),
         };
         let count = DropCount {
             reason: "no_route".into(),
@@ -170,18 +186,17 @@ mod tests {
             packets: 1,
             packets_per_second: 0.0,
             last_minute: 0,
+            interfaces: BTreeMap::new(),
             last: Some(packet),
             meaning: String::new(),
             remedy: String::new(),
         };
         let told = without_packets(Response::Drops(Drops {
             drops: vec![count],
-            passed: Vec::new(),
+            passed: vec![passed],
         }));
         let text = String::from_utf8(encode(&told)).unwrap();
-        assert!(
-            text.contains("\"header\":\"\"") && !text.contains("7061"),
-            "{text}"
-        );
+        assert_eq!(text.matches("\"header\":\"\"").count(), 2, "{text}");
+        assert!(!text.contains("7061"), "{text}");
     }
 }

@@ -46,9 +46,9 @@ impl WorkerDevices {
         Arc::clone(&self.tap)
     }
 
-    /// Packets that were redirected to the TAP and lost there.
-    pub(super) fn lost(&self) -> u64 {
-        self.tap.dropped()
+    /// The TAP's name, and how many packets were redirected to it and lost there.
+    pub(super) fn lost(&self) -> (&str, u64) {
+        (self.tap.name(), self.tap.dropped())
     }
 }
 

@@ -9,8 +9,8 @@ use podway_proto::dataplane::{
 };
 use podway_proto::digest::Digests;
 use podway_proto::reasons::LossCause;
+use podway_xdp_redirect::{PortStats, UNKNOWN_PORT_SLOT};
 
-use super::devices::WorkerDevices;
 use super::ports::{AttachedPort, Program, is_pod};
 use super::{Supervisor, system};
 use crate::counters::{Counter, PortSheet, Sheet};
@@ -79,19 +79,12 @@ impl Supervisor {
     /// # Errors
     /// When the XDP program's counters cannot be read.
     pub fn counters(&self) -> Result<Counters, ErrorBody> {
-        let mut ports = BTreeMap::new();
-        for (name, port) in &self.ports {
-            let mut counters = self.slot_counters(port.id)?;
-            subtract(&mut counters, &port.baseline);
-            let lost = lost(port);
-            counters.rx_dropped = lost.no_frame;
-            counters.rx_ring_full += lost.ring_full;
-            ports.insert(name.clone(), counters);
-        }
+        let program = self.program_counters()?;
+        let losses = self.losses(&program)?;
         let sheets = || self.workers.iter().map(|worker| &*worker.sheet);
         let dropped = |reason| sheets().map(|sheet| sheet.dropped(reason)).sum::<u64>();
         Ok(Counters {
-            ports,
+            ports: self.port_counters()?,
             workers: sheets().map(worker_counters).collect(),
             drops: DropReason::ALL
                 .iter()
@@ -101,21 +94,46 @@ impl Supervisor {
                 .iter()
                 .map(|r| (r.name().to_owned(), r.meaning().to_owned()))
                 .collect(),
-            books: self.books()?,
+            losses: LossCause::ALL
+                .iter()
+                .map(|&cause| (cause.name().to_owned(), losses.of(cause)))
+                .collect(),
+            books: self.books(&program, losses),
         })
     }
 
-    fn books(&self) -> Result<Books, ErrorBody> {
-        let sum = |field: fn(&Sheet) -> u64| self.workers.iter().map(|w| field(&w.sheet)).sum();
-        let mut xdp_redirected = 0;
-        for slot in 0..self.slots {
-            xdp_redirected += self
-                .redirect
-                .counters(slot.into())
-                .map_err(system)?
-                .redirected;
+    /// What was counted by the ports that are there.
+    ///
+    /// # Errors
+    /// When the XDP program's counters cannot be read.
+    pub(super) fn port_counters(&self) -> Result<BTreeMap<String, PortCounters>, ErrorBody> {
+        let mut ports = BTreeMap::new();
+        for (name, port) in &self.ports {
+            let mut counters = self.slot_counters(port.id)?;
+            subtract(&mut counters, &port.baseline);
+            let lost = lost(port);
+            counters.rx_dropped = lost.no_frame;
+            counters.rx_ring_full += lost.ring_full;
+            ports.insert(name.clone(), counters);
         }
-        Ok(Books {
+        Ok(ports)
+    }
+
+    /// What the programs have counted for all ports that ever were, and for interfaces that are none.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub(super) fn program_counters(&self) -> Result<PortStats, ErrorBody> {
+        let mut sum = PortStats::default();
+        for slot in (0..self.slots.into()).chain([UNKNOWN_PORT_SLOT]) {
+            sum += self.redirect.counters(slot).map_err(system)?;
+        }
+        Ok(sum)
+    }
+
+    fn books(&self, program: &PortStats, losses: Losses) -> Books {
+        let sum = |field: fn(&Sheet) -> u64| self.workers.iter().map(|w| field(&w.sheet)).sum();
+        Books {
             frames_made: sum(|s| s.frames_made.get()),
             frames_pooled: sum(|s| s.frames_pooled.get()),
             frames_posted: sum(|s| s.frames_posted.get()),
@@ -124,37 +142,45 @@ impl Supervisor {
             packets_made: sum(|s| s.totals().made),
             packets_sent: sum(|s| s.totals().sent),
             packets_dropped: sum(|s| DropReason::ALL.iter().map(|&r| s.dropped(r)).sum()),
-            xdp_redirected,
-            xdp_lost: self.losses()?.by_cause().map(|(_, packets)| packets).sum(),
-        })
+            xdp_redirected: program.redirected,
+            xdp_lost: LossCause::ALL.iter().map(|&cause| losses.of(cause)).sum(),
+        }
     }
 
-    /// What was redirected and never reached a worker, of all ports that ever were.
+    /// What was redirected and never reached a worker, of all ports that ever were, of which the
+    /// programs have counted `program`.
     ///
     /// # Errors
-    /// When the XDP program's counters cannot be read.
-    pub(super) fn losses(&self) -> Result<Losses, ErrorBody> {
+    /// When the XDP program's memory cannot be read.
+    pub(super) fn losses(&self, program: &PortStats) -> Result<Losses, ErrorBody> {
         let mut losses = self.lost_before;
         for port in self.ports.values() {
             let of_port = lost(port);
             losses.no_frame += of_port.no_frame;
             losses.ring_full += of_port.ring_full;
         }
-        for slot in 0..self.slots {
-            losses.ring_full += self
-                .redirect
-                .counters(slot.into())
-                .map_err(system)?
-                .ring_full;
-        }
+        losses.ring_full += program.ring_full;
+        losses.tap_full += self.lost_by_taps()?.map(|(_, lost)| lost).sum::<u64>();
+        Ok(losses)
+    }
+
+    /// What the TAP of each worker had no room for, by its name.
+    ///
+    /// # Errors
+    /// When the XDP program's memory cannot be read.
+    pub(super) fn lost_by_taps(&self) -> Result<impl Iterator<Item = (String, u64)>, ErrorBody> {
+        let mut taps = Vec::new();
         for (number, worker) in (0..).zip(&self.workers) {
-            let lost = worker.devices.as_ref().map_or(0, WorkerDevices::lost);
+            let Some(devices) = &worker.devices else {
+                continue;
+            };
             // A bell that found the TAP full is no packet.
             let bells = self.redirect.bells(number).map_err(system)?;
             let silent = bells.saturating_sub(worker.sheet.bells.get());
-            losses.tap_full += lost.saturating_sub(silent);
+            let (name, lost) = devices.lost();
+            taps.push((name.to_owned(), lost.saturating_sub(silent)));
         }
-        Ok(losses)
+        Ok(taps.into_iter())
     }
 
     /// What was ever counted in the slot of `id`, by this port and by those before it.
@@ -209,16 +235,13 @@ impl Losses {
         self.no_frame += socket.rx_dropped;
     }
 
-    /// In the order of [`LossCause::ALL`].
-    pub(super) fn by_cause(self) -> impl Iterator<Item = (LossCause, u64)> {
-        LossCause::ALL.iter().map(move |&cause| {
-            let packets = match cause {
-                LossCause::RingFull => self.ring_full,
-                LossCause::NoFrame => self.no_frame,
-                LossCause::TapFull => self.tap_full,
-            };
-            (cause, packets)
-        })
+    /// Those of one cause.
+    pub(super) fn of(self, cause: LossCause) -> u64 {
+        match cause {
+            LossCause::RingFull => self.ring_full,
+            LossCause::NoFrame => self.no_frame,
+            LossCause::TapFull => self.tap_full,
+        }
     }
 }
 

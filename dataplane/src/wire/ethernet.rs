@@ -15,6 +15,8 @@ pub struct EtherType(pub u16);
 impl EtherType {
     /// IPv4, RFC 894.
     pub const IPV4: Self = Self(0x0800);
+    /// ARP, RFC 826.
+    pub const ARP: Self = Self(0x0806);
     /// IPv6, RFC 2464.
     pub const IPV6: Self = Self(0x86dd);
 }

@@ -68,6 +68,13 @@ pub fn glance(bytes: &[u8], l3: usize, packet_len: usize) -> Option<Headers> {
     })
 }
 
+/// Where the VXLAN header is behind `outer`, if that is of a tunnel to the UDP port `vxlan`.
+pub fn vxlan_at(outer: &Headers, vxlan: Option<u16>) -> Option<usize> {
+    let is_tunnel =
+        outer.protocol == protocol::UDP && !outer.fragment && Some(outer.dport) == vxlan;
+    is_tunnel.then(|| usize::from(outer.l4) + udp::HEADER_LEN)
+}
+
 /// What can be read of a packet that may be in a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Glanced {
