@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use podway_proto::reasons::{self, Fate};
 
 use crate::fib::PortId;
 use crate::verdict::DropReason;
@@ -249,12 +250,7 @@ impl<'t> Parser<'t> {
             "vni" => return Ok(Tree::One(Test::Vni(number(self.value("a VNI")?)?))),
             "reason" => {
                 let name = self.value("the name of a reason")?;
-                let wanted = name.text.to_ascii_lowercase().replace('-', "_");
-                let mut all = DropReason::ALL.iter();
-                let found = all.find(|reason| reason.name() == wanted);
-                let wrong = || name.wrong("no reason to drop; see `podway explain`");
-                let test = found.map(|&reason| Test::Reason(reason));
-                return test.map(Tree::One).ok_or_else(wrong);
+                return Ok(Tree::One(Test::Reason(reason(name)?)));
             }
             "interface" => {
                 let name = self.value("the name of an interface")?;
@@ -320,6 +316,27 @@ impl<'t> Parser<'t> {
 fn number<T: std::str::FromStr>(word: Word<'_>) -> Result<T, FilterError> {
     let parsed = word.text.parse();
     parsed.map_err(|_| word.wrong(format!("no number that fits; {UNDERSTOOD}")))
+}
+
+/// Only what a worker drops it has had before.
+fn reason(name: Word<'_>) -> Result<DropReason, FilterError> {
+    let wanted = name.text.to_ascii_lowercase().replace('-', "_");
+    let mut all = DropReason::ALL.iter();
+    if let Some(found) = all.find(|reason| reason.name() == wanted) {
+        return Ok(*found);
+    }
+    let other = reasons::all().find(|reason| reason.name == wanted);
+    let what = match other.map(|reason| reason.fate) {
+        Some(Fate::Refuse) => "the program on the port refuses these packets",
+        Some(Fate::Pass) => "the program on the port leaves these packets to the kernel",
+        Some(Fate::Lose) => "these packets are lost",
+        Some(Fate::Drop) | None => {
+            return Err(name.wrong("no reason to drop; see `podway explain`"));
+        }
+    };
+    Err(name.wrong(format!(
+        "{what} before a worker sees them, so that nobody can watch them; see `podway drops`"
+    )))
 }
 
 fn qualified(

@@ -234,6 +234,21 @@ fn what_is_not_understood_is_named_with_its_place() {
             "the filter at 'eth9' (character 11): no attached port; ",
         ),
         (
+            "reason spoofed-source",
+            "the filter at 'spoofed-source' (character 8): the program on the port refuses these \
+             packets before a worker sees them, so that nobody can watch them; see `podway drops`",
+        ),
+        (
+            "reason not_ip",
+            "the filter at 'not_ip' (character 8): the program on the port leaves these packets to \
+             the kernel before a worker sees them, ",
+        ),
+        (
+            "reason ring_full",
+            "the filter at 'ring_full' (character 8): these packets are lost before a worker sees \
+             them, ",
+        ),
+        (
             "reason lost",
             "the filter at 'lost' (character 8): no reason to drop; ",
         ),
