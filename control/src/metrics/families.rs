@@ -394,6 +394,14 @@ fn counted(page: &mut Page, counters: &Counters) {
             .iter()
             .map(|(reason, count)| sample(&[("reason", reason)], count)),
     );
+    page.counter(
+        "podway_lost_packets_total",
+        "Packets that were redirected and lost before a worker had them, by cause.",
+        counters
+            .losses
+            .iter()
+            .map(|(cause, count)| sample(&[("cause", cause)], count)),
+    );
     books(page, &counters.books);
 }
 
