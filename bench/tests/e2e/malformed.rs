@@ -2,6 +2,8 @@
 //! cause of its own where it cannot be told whose it is. None of them stops a worker.
 
 use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use podway_bench::frames::send_raw;
@@ -12,6 +14,11 @@ use podway_proto::reasons::Place;
 use podway_proto::types::{MacAddr, Mode};
 
 use crate::support::{Delta, Network, options, ping_all, spec};
+
+/// Longer than a tick of the kernel's coarse clock.
+const TICK: Duration = Duration::from_millis(15);
+/// Bytes that are told of a frame whose headers cannot be read.
+const UNREAD: usize = 64;
 
 /// Offset of the IP header behind an Ethernet header.
 const IP: usize = 14;
@@ -77,6 +84,7 @@ fn are_told(network: &Network, pod: &Pod, peer: &Pod) {
         protocol: Some(17),
         source_port: Some(40_000),
         destination_port: Some(9),
+        inside: None,
         header: last.header.clone(),
     };
     assert_eq!(last, told);
@@ -85,7 +93,24 @@ fn are_told(network: &Network, pod: &Pod, peer: &Pod) {
         (refused.packets, &refused.places[..]),
         (3, &[Place::Xdp][..])
     );
-    assert_eq!(refused.last, None);
+    let by_port = BTreeMap::from([(pod.host_interface.clone(), 3)]);
+    assert_eq!(refused.interfaces, by_port);
+    let last = refused.last.unwrap();
+    let mut foreign = pod.ipv6.octets();
+    foreign[15] ^= 1;
+    let told = DroppedPacket {
+        seconds_ago: last.seconds_ago,
+        interface: Some(pod.host_interface.clone()),
+        bytes: 14 + 40 + 8 + 64,
+        source: Some(foreign.into()),
+        destination: Some(peer.ipv6.into()),
+        protocol: Some(0),
+        source_port: None,
+        destination_port: None,
+        inside: None,
+        header: last.header.clone(),
+    };
+    assert_eq!(last, told);
     // All that is there is told in the text, and nothing else.
     let text = network.agent(0).cli(&["drops"]).unwrap();
     let (text, _) = text
@@ -129,6 +154,8 @@ fn from_the_uplink() {
 fn meets(network: &Network, case: &Case, ingress: &str, egress: &str, send: impl Fn()) {
     let state = || network.agent(0).balanced().unwrap();
     let before = state();
+    // Of one tick the programs keep but one packet.
+    sleep(TICK);
     send();
     // The frame has been through the XDP program when the sender's system call returns, since a
     // veth delivers on the same CPU; the dataplane's part is waited for by `balanced`.
@@ -152,12 +179,37 @@ fn meets(network: &Network, case: &Case, ingress: &str, egress: &str, send: impl
             assert_eq!(seen, (0, 0, BTreeMap::new()), "{what}");
             let passed = delta.passed(ingress);
             assert_eq!(passed.get(cause), Some(&1), "{what}: {passed:?}");
+            let passed = network.agent(0).drops().unwrap().passed;
+            let pass = passed.into_iter().find(|pass| pass.cause == cause);
+            is_kept(case, ingress, &pass.unwrap().last.unwrap());
         }
         Refused(cause) => {
             assert_eq!(seen, (0, 0, BTreeMap::new()), "{what}");
             assert_eq!(delta.refused(ingress), one(cause), "{what}");
+            is_kept(case, ingress, &drop_of(network, cause).last.unwrap());
         }
     }
+}
+
+/// What a program has kept is the frame that was just sent.
+fn is_kept(case: &Case, ingress: &str, last: &DroppedPacket) {
+    let what = case.what;
+    assert_eq!(last.interface.as_deref(), Some(ingress), "{what}");
+    assert_eq!(last.bytes as usize, case.frame.len(), "{what}: {last:?}");
+    assert!(last.seconds_ago < 60, "{what}: {last:?}");
+    assert!(is_header(last, &case.frame, 0), "{what}: {last:?}");
+}
+
+/// Whether the header that is told is the frame's from a digit on, with all that is in front of the
+/// payload where it can be read.
+fn is_header(last: &DroppedPacket, frame: &[u8], from: usize) -> bool {
+    let least = if last.source.is_some() { L4 } else { UNREAD };
+    let frame: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (told, sent) = (last.header.get(from..), frame.get(from..));
+    let starts = sent
+        .zip(told)
+        .is_some_and(|(sent, told)| sent.starts_with(told));
+    starts && last.header.len() >= (2 * least).min(frame.len())
 }
 
 /// `podway drops` names the frame that was just dropped: whole, or without its tunnel.
@@ -169,21 +221,9 @@ fn is_named(network: &Network, case: &Case, reason: &str, ingress: &str, packets
     assert_eq!(last.interface.as_deref(), Some(ingress), "{what}");
     assert!(last.seconds_ago < 60, "{what}: {last:?}");
     let inner = case.frame.get(OUTER..).unwrap_or_default();
-    let told = mac_apart(&last.header);
-    let is_it = |frame: &[u8]| {
-        let header = frame.iter().take(64).map(|byte| format!("{byte:02x}"));
-        let header: String = header.collect();
-        // All of it, or, where its headers can be read, all in front of the payload.
-        let is_cut = last.source.is_some() && last.header.len() >= 2 * L4.min(frame.len());
-        let header = mac_apart(&header);
-        last.bytes as usize == frame.len() && (header == told || is_cut && header.starts_with(told))
-    };
+    // In place of the destination MAC a TAP's packet has its port.
+    let is_it = |frame: &[u8]| last.bytes as usize == frame.len() && is_header(&last, frame, 12);
     assert!(is_it(&case.frame) || is_it(inner), "{what}: {last:?}");
-}
-
-/// A header in hexadecimal without the destination MAC, in whose place a TAP's packet has its port.
-fn mac_apart(header: &str) -> &str {
-    header.get(12..).unwrap_or_default()
 }
 
 fn drop_of(network: &Network, reason: &str) -> DropCount {

@@ -1,6 +1,7 @@
 //! "Why does my packet not arrive?": each fault of docs/troubleshooting.md is made, and the one command
 //! that the document names answers.
 
+use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use podway_bench::frames::send_raw;
 use podway_bench::netns::{join, wait_until};
 use podway_bench::podway::{Agent, Options};
 use podway_bench::topology::{POD_INTERFACE, UPLINK};
+use podway_proto::dataplane::DroppedPacket;
+use podway_proto::hex;
 use podway_proto::types::Mode;
 use rustix::process::Signal;
 
@@ -96,6 +99,16 @@ fn grown(network: &Network, name: &str, before: u64) -> String {
     row
 }
 
+/// `podway drops` says below its rows what is meant by a name, and what to do.
+fn is_explained(network: &Network, name: &str, meaning: &str) {
+    let text = said(network.agent(0), &["drops"]);
+    let (_, told) = text
+        .split_once(&format!("\n{name}: {meaning}"))
+        .expect(&text);
+    let told = told.split("\n\n").next().unwrap_or_default();
+    assert!(told.contains("\n  remedy: "), "{text}");
+}
+
 /// What `podway trace packet` says of a datagram from a pod of node 1 to one of node 2.
 fn traced(network: &Network, size: &str) -> String {
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
@@ -145,7 +158,10 @@ fn mtu_too_large(network: &Network) {
     let frame = datagram(network, network.pod(0, 0).ipv4.octets(), 1480 - 28);
     send(network, &frame);
     let row = grown(network, "oversize", before);
-    assert!(row.contains("larger than the route"), "{row}");
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let flow = format!("{}:40000 -> {}:9 udp, 1494 bytes", pod.ipv4, peer.ipv4);
+    assert!(row.contains(&flow), "{row}");
+    is_explained(network, "oversize", "larger than the route");
     let trace = traced(network, "1480");
     assert!(
         trace.contains("oversize") && trace.contains("1450"),
@@ -160,10 +176,36 @@ fn mtu_too_large(network: &Network) {
 
 fn foreign_source(network: &Network) {
     let (before, _) = told(network, "spoofed_source");
-    send(network, &datagram(network, [203, 0, 113, 9], 64));
-    grown(network, "spoofed_source", before);
+    let frame = datagram(network, [203, 0, 113, 9], 64);
+    send(network, &frame);
+    let row = grown(network, "spoofed_source", before);
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let port = &pod.host_interface;
+    let last = format!(
+        "203.0.113.9:40000 -> {}:9 udp, 106 bytes, {port}, ",
+        peer.ipv4
+    );
+    assert!(row.contains(&last), "{row}");
     let text = said(network.agent(0), &["drops"]);
     assert!(text.contains("podway port add IF --pod-ip IP"), "{text}");
+    let mut drops = network.agent(0).drops().unwrap().drops.into_iter();
+    let drop = drops.find(|drop| drop.reason == "spoofed_source").unwrap();
+    let by_port = BTreeMap::from([(port.clone(), before + FRAMES)]);
+    assert_eq!(drop.interfaces, by_port);
+    let last = drop.last.unwrap();
+    let told = DroppedPacket {
+        seconds_ago: last.seconds_ago,
+        interface: Some(port.clone()),
+        bytes: 106,
+        source: Some([203, 0, 113, 9].into()),
+        destination: Some(peer.ipv4.into()),
+        protocol: Some(17),
+        source_port: Some(40_000),
+        destination_port: Some(9),
+        inside: None,
+        header: hex::encode(&frame[..42]),
+    };
+    assert_eq!(last, told);
 }
 
 /// A rule in the pod that writes a wrong checksum into its IPv4 headers.
@@ -216,9 +258,17 @@ fn unknown_vni(network: &Network) {
     }
     network.counters();
     let row = grown(network, "unknown_vni", before);
-    assert!(
-        row.contains("VXLAN of a network that this node does not serve"),
-        "{row}"
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let tunnel = format!("{}:50000 -> {}:", there.underlay, here.underlay);
+    let inside = format!(" VNI 99 with {}:40000 -> {}:9 udp, ", pod.ipv4, peer.ipv4);
+    let by_uplink = format!(" bytes, {UPLINK}, ");
+    for told in [tunnel, inside, by_uplink] {
+        assert!(row.contains(&told), "{row}");
+    }
+    is_explained(
+        network,
+        "unknown_vni",
+        "VXLAN of a network that this node does not serve",
     );
 }
 
@@ -245,7 +295,14 @@ fn overloaded(network: &Network) {
     let (lost_after, row) = told(network, "ring_full");
     assert!(lost > 0, "the ring held everything");
     assert_eq!(lost_after - lost_before, lost, "{row}");
-    assert!(row.contains("queue"), "{row}");
+    let flow = format!(
+        "-> {}:9 udp, 1442 bytes, {}, ",
+        peer.ipv4, pod.host_interface
+    );
+    assert!(row.contains("queue") && row.contains(&flow), "{row}");
+    let text = said(agent, &["drops"]);
+    let by_port = format!("by interface: {} {lost_after}\n", pod.host_interface);
+    assert!(text.contains(&by_port), "{text}");
 }
 
 fn dead_peer(network: &Network) {
