@@ -34,6 +34,7 @@
 
 pub mod bulk;
 pub mod bundle;
+pub mod checksum;
 pub mod cli;
 pub mod clients;
 pub mod daemon;

@@ -260,6 +260,8 @@ mod tests {
             frames: 1,
             flow: None,
             vni: None,
+            tunnel_from: None,
+            route: None,
             next_hop: None,
             reason: None,
             bytes: vec![0xa5; 5],

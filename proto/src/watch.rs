@@ -14,8 +14,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::control::RouteTarget;
 use crate::types::{MacAddr, Vni};
 
 /// Most watches at once.
@@ -140,6 +142,13 @@ pub struct WatchRecord {
     /// Of the tunnel that it came by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<Vni>,
+    /// Who has sent that tunnel on the underlay; at `ingress` and `decap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_from: Option<WatchSender>,
+    /// The route to its destination, if it got so far that one was taken: as the tables are when the
+    /// record is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<WatchRoute>,
     /// Where it leaves to, as was decided before it was sent or dropped; `None` before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<WatchNextHop>,
@@ -180,6 +189,25 @@ pub struct WatchFlow {
     /// Destination port of TCP and UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_port: Option<u16>,
+}
+
+/// Who has sent a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchSender {
+    /// Its address on the underlay.
+    pub address: IpAddr,
+    /// The node with that address; `None` when there is no such node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// A route that a packet took: the longest prefix with its destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchRoute {
+    /// The prefix; of a pod of this node its address.
+    pub prefix: IpNet,
+    /// By whom. Which of several next hops it was is in the packet's next hop.
+    pub via: RouteTarget,
 }
 
 /// Where a packet leaves to.

@@ -19,7 +19,8 @@ use podway_proto::types::{
     Vni,
 };
 use podway_proto::watch::{
-    WatchFlow, WatchNextHop, WatchNextHopKind, WatchPoint, WatchRecord, WatchSpec, Watched,
+    WatchFlow, WatchNextHop, WatchNextHopKind, WatchPoint, WatchRecord, WatchRoute, WatchSender,
+    WatchSpec, Watched,
 };
 use podway_proto::{ErrorBody, ErrorCode, VERSION};
 use serde::Serialize;
@@ -825,6 +826,14 @@ fn unknown_fields_are_refused() {
     }
 }
 
+/// Ethernet, IPv4 and UDP without a payload, whose checksum is wrong.
+#[rustfmt::skip]
+const DATAGRAM: [u8; 42] = [
+    0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x02, 0x08, 0,
+    0x45, 0, 0, 0x1c, 0, 0, 0x40, 0, 0x40, 0x11, 0x25, 0xce, 0x0a, 0, 0, 0x02, 0x0a, 0, 0x01, 0x02,
+    0x9c, 0x40, 0, 0x09, 0, 0x08, 0, 0x01,
+];
+
 fn watch_records() -> Vec<WatchRecord> {
     let came = WatchRecord {
         time: 1_700_000_000_123_456_789,
@@ -843,14 +852,23 @@ fn watch_records() -> Vec<WatchRecord> {
             destination_port: Some(9),
         }),
         vni: None,
+        tunnel_from: None,
+        route: None,
         next_hop: None,
         reason: None,
-        bytes: vec![2, 0, 0xff],
+        bytes: DATAGRAM.into(),
     };
     let sent = WatchRecord {
         point: WatchPoint::Egress,
         length: 92,
         segment: Some(1400),
+        route: Some(WatchRoute {
+            prefix: parse("10.0.1.0/24"),
+            via: control::RouteTarget::Node {
+                node: "node-b".into(),
+                vni: None,
+            },
+        }),
         next_hop: Some(WatchNextHop {
             kind: Some(WatchNextHopKind::Vxlan),
             interface: Some("eth0".into()),
@@ -871,7 +889,16 @@ fn watch_records() -> Vec<WatchRecord> {
         reason: Some(DropReason::NoRoute.name().into()),
         ..came.clone()
     };
-    vec![came, sent, dropped]
+    let from_tunnel = WatchRecord {
+        came_by: Some("eth0".into()),
+        vni: Some(parse_vni(42)),
+        tunnel_from: Some(WatchSender {
+            address: parse("192.168.1.2"),
+            node: Some("node-b".into()),
+        }),
+        ..came.clone()
+    };
+    vec![came, sent, dropped, from_tunnel]
 }
 
 fn parse_vni(number: u32) -> Vni {

@@ -11,6 +11,7 @@ use podway_proto::watch::{MAX_SNAP, WatchPoint, WatchSpec, Watched};
 
 use super::stream::Stream;
 use super::{Failure, goes_on, private};
+use crate::checksum;
 use crate::pcapng::PcapngWriter;
 use crate::show;
 use crate::watch::Reach;
@@ -41,9 +42,13 @@ pub(super) struct Capture {
     #[arg(long = "point", value_name = "POINT", value_delimiter = ',',
           default_values_t = [WatchPoint::Ingress, WatchPoint::Egress, WatchPoint::Dropped])]
     points: Vec<WatchPoint>,
-    /// Bytes of each packet that are kept.
+    /// Bytes of each packet that are kept; lines have none.
     #[arg(long, value_name = "BYTES", default_value_t = MAX_SNAP)]
     snap: u32,
+    /// Lines tell a wrong checksum of TCP, UDP or ICMP at ingress and decap, but for super-frames, which
+    /// have none yet, and what is longer than 2048 bytes.
+    #[arg(long, conflicts_with = "write")]
+    checksums: bool,
     /// End after so many packets, each with all of its records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -81,7 +86,7 @@ impl Capture {
             snap: if self.write.is_some() || json {
                 self.snap
             } else {
-                0
+                checksum::snap(self.checksums)
             },
             sample: self.sample,
             limit: self.count,
@@ -159,12 +164,19 @@ impl Sink<'_> {
         }
     }
 
-    fn finish(self, lost: u64) -> io::Result<()> {
-        let Self::File(file) = self else {
-            return Ok(());
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_nanos();
-        file.finish(u64::try_from(now).unwrap_or(u64::MAX), lost)
+    fn finish(mut self, lost: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH);
+                let now = now.unwrap_or_default().as_nanos();
+                file.finish(u64::try_from(now).unwrap_or(u64::MAX), lost)
+            }
+            Self::Lines(_) => Ok(()),
+            Self::Documents(_) => self.write(Watched {
+                records: Vec::new(),
+                lost,
+                done: true,
+            }),
+        }
     }
 }

@@ -19,7 +19,8 @@ use crate::watch::Reach;
 
 pub(super) const EXAMPLES: &str = "\
 A record tells a flow in one period: what its packets have in common, and how many there were. Those with
-most bytes come first. Nothing is kept of what has passed before. Filters are joined by 'and'; FILTER is
+most bytes come first. With --json a document behind those of a period says what is missing in them.
+Nothing is kept of what has passed before. Filters are joined by 'and'; FILTER is
 that of `podway capture`. With --sample N one of N packets is looked at, and counts for N: use it where
 many packets pass.
 
@@ -69,6 +70,18 @@ struct Document<'f> {
     sample: u32,
 }
 
+/// What comes behind the flows of a period as JSON: what is missing in them.
+#[derive(Debug, Serialize)]
+struct Period {
+    response: &'static str,
+    /// How many flows were told.
+    flows: usize,
+    /// Packets that were looked at and not recorded in time.
+    lost: u64,
+    /// Packets of flows beyond those.
+    others: u64,
+}
+
 impl FlowArgs {
     /// Tells flows until it is over, and on standard error what is missing.
     pub(super) fn run(
@@ -84,21 +97,23 @@ impl FlowArgs {
         let period = Duration::from_secs(if self.follow { 1 } else { u64::MAX });
         let mut stream = Stream::begin(reach, spec, seconds)?;
         let mut flows = Flows::new(self.sample);
-        let mut others = 0;
+        let (mut lost, mut others) = (0, 0);
         let mut begun = Instant::now();
         while let Some(watched) = stream.read()? {
             watched.records.iter().for_each(|record| flows.add(record));
             if begun.elapsed() >= period {
                 begun = Instant::now();
-                let (more, is_read) = self.tell(&mut flows, json, out)?;
-                others += more;
+                let lately = stream.lost() - lost;
+                let (more, is_read) = self.tell(&mut flows, lately, json, out)?;
+                (lost, others) = (lost + lately, others + more);
                 if !is_read {
                     return Ok(());
                 }
             }
         }
-        others += self.tell(&mut flows, json, out)?.0;
-        let lost = stream.lost();
+        let lately = stream.lost() - lost;
+        others += self.tell(&mut flows, lately, json, out)?.0;
+        lost += lately;
         if !json && (lost > 0 || others > 0) {
             eprintln!(
                 "podway: {lost} packets were not recorded in time and {others} are of flows beyond the \
@@ -108,10 +123,12 @@ impl FlowArgs {
         Ok(())
     }
 
-    /// Prints the flows of a period; returns the packets of others, and whether somebody still reads.
+    /// Prints the flows of a period, in which so many packets were lost; returns the packets of others, and
+    /// whether somebody still reads.
     fn tell(
         &self,
         flows: &mut Flows,
+        lost: u64,
         json: bool,
         out: &mut impl Write,
     ) -> Result<(u64, bool), Failure> {
@@ -129,7 +146,17 @@ impl FlowArgs {
                 return Ok((others, false));
             }
         }
-        Ok((others, goes_on(out.flush())?))
+        let end = json.then(|| {
+            codec::encode(&Period {
+                response: "flow-period",
+                flows: flows.len(),
+                lost,
+                others,
+            })
+        });
+        let end = end.unwrap_or_default();
+        let written = out.write_all(&end).and_then(|()| out.flush());
+        Ok((others, goes_on(written)?))
     }
 
     /// All filters as one; `networks` tells those of a node.
@@ -228,14 +255,15 @@ mod tests {
             ..record()
         });
         let mut out = Vec::new();
-        args.tell(&mut flows, true, &mut out).unwrap();
+        args.tell(&mut flows, 3, true, &mut out).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "{\"response\":\"flow\",\"source\":\"10.0.0.2\",\"destination\":\"10.0.1.2\",\
              \"protocol\":17,\"source_port\":40000,\"destination_port\":9,\
              \"verdict\":\"forwarded\",\"came_by\":\"veth-a\",\"leaves_by\":\"eth0\",\
              \"node\":\"node-b\",\"vni\":42,\"first\":1700000000123456789,\
-             \"last\":1700000000123456789,\"packets\":10,\"bytes\":1060,\"sample\":10}\n"
+             \"last\":1700000000123456789,\"packets\":10,\"bytes\":1060,\"sample\":10}\n\
+             {\"response\":\"flow-period\",\"flows\":1,\"lost\":3,\"others\":0}\n"
         );
     }
 }

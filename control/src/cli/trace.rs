@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::stream::Stream;
 use super::{Failure, goes_on};
+use crate::checksum::{self, Wrong};
 use crate::show;
 use crate::watch::Reach;
 
@@ -27,6 +28,7 @@ The filter is that of `podway capture`.
 
 Examples:
   podway trace live host 10.0.1.7 and tcp
+  podway trace live --checksums host 10.0.1.7
   podway trace live --count 1 reason no_route")]
     Live(Live),
 }
@@ -37,6 +39,10 @@ pub(super) struct Live {
     /// End after so many packets.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+    /// Look at the checksums of TCP, UDP and ICMP as packets come, but for super-frames, which have none
+    /// yet, and what is longer than 2048 bytes.
+    #[arg(long)]
+    checksums: bool,
     /// Which packets; all without it.
     #[arg(value_name = "FILTER", trailing_var_arg = true)]
     filter: Vec<String>,
@@ -53,7 +59,7 @@ impl Live {
         let spec = WatchSpec {
             filter: self.filter.join(" "),
             points: WatchPoint::ALL.into(),
-            snap: 0,
+            snap: checksum::snap(self.checksums),
             sample: 1,
             limit: self.count,
         };
@@ -62,12 +68,15 @@ impl Live {
         let mut packets = Packets::default();
         while let Some(watched) = stream.next()? {
             for record in watched.records {
-                let Some(records) = packets.add(record) else {
+                let Some(mut records) = packets.add(record) else {
                     continue;
                 };
+                let wrong = records.iter().find_map(checksum::wrong);
+                // All that they were for.
+                records.iter_mut().for_each(|record| record.bytes.clear());
                 let text = match json {
-                    true => codec::encode(&Document::new(&records)),
-                    false => show::trace::text(&records, &status).into_bytes(),
+                    true => codec::encode(&Document::new(&records, wrong)),
+                    false => show::trace::text(&records, wrong, &status).into_bytes(),
                 };
                 if !goes_on(out.write_all(&text).and_then(|()| out.flush()))? {
                     return Ok(());
@@ -75,7 +84,11 @@ impl Live {
             }
         }
         let lost = stream.lost();
-        if lost > 0 && !json {
+        if json {
+            let response = "trace-end";
+            let end = codec::encode(&End { response, lost });
+            goes_on(out.write_all(&end).and_then(|()| out.flush()))?;
+        } else if lost > 0 {
             eprintln!("podway: {lost} records found no room and are lost");
         }
         Ok(())
@@ -116,17 +129,29 @@ struct Document<'r> {
     /// Why it was dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Explanation>,
+    /// What is wrong with its checksum as it came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrong_checksum: Option<Wrong>,
 }
 
 impl<'r> Document<'r> {
-    fn new(records: &'r [WatchRecord]) -> Self {
+    fn new(records: &'r [WatchRecord], wrong_checksum: Option<Wrong>) -> Self {
         let name = records.last().and_then(|record| record.reason.as_deref());
         Self {
             response: "trace",
             records,
             reason: name.and_then(explanation),
+            wrong_checksum,
         }
     }
+}
+
+/// What comes behind the last packet as JSON.
+#[derive(Debug, Serialize)]
+struct End {
+    response: &'static str,
+    /// Records that found no room: packets without some of their points, or without any.
+    lost: u64,
 }
 
 /// What is said of a drop reason of this name.
@@ -187,11 +212,19 @@ mod tests {
             ..record()
         };
         let records = [record(), dropped];
-        let document = serde_json::to_value(Document::new(&records)).unwrap();
+        let document = serde_json::to_value(Document::new(&records, None)).unwrap();
         assert_eq!(document["response"], "trace");
         assert_eq!(document["records"].as_array().unwrap().len(), 2);
         assert_eq!(document["reason"]["name"], "no_route");
-        let document = serde_json::to_value(Document::new(&records[..1])).unwrap();
+        assert_eq!(document.get("wrong_checksum"), None);
+        let wrong = Wrong {
+            protocol: 17,
+            found: 0xbeef,
+            computed: 1,
+        };
+        let document = serde_json::to_value(Document::new(&records[..1], Some(wrong))).unwrap();
         assert_eq!(document.get("reason"), None);
+        let told = serde_json::json!({"protocol": 17, "found": 0xbeef, "computed": 1});
+        assert_eq!(document["wrong_checksum"], told);
     }
 }

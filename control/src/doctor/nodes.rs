@@ -25,7 +25,8 @@ pub(super) fn neighbor(facts: &Facts, findings: &mut Findings) {
                 &node.name,
                 format!("nobody answers for {} on {}", path.next_hop, path.interface),
                 format!(
-                    "ip neigh show {} dev {}; see whether it is up",
+                    "ip neigh show {} dev {}; see whether it is up, and answers ARP or neighbour \
+                     solicitations",
                     path.next_hop, path.interface
                 ),
             ),
@@ -80,7 +81,8 @@ pub(super) fn node(facts: &Facts, findings: &mut Findings) {
                     "is reached by the underlay and not as its pods would be, for {} s",
                     overlay.seconds
                 ),
-                "see that no rule drops tunnels there (UDP of vxlan-port), and podway doctor there",
+                "see that vni and vxlan-port are the same there, that no rule drops tunnels there (UDP \
+                 of vxlan-port), and podway doctor there",
             ),
             (
                 PathState::Unknown {

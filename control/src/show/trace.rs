@@ -3,13 +3,17 @@
 use std::fmt::Write;
 
 use podway_proto::dataplane::Status;
-use podway_proto::watch::{WatchNextHopKind, WatchPoint, WatchRecord};
+use podway_proto::watch::{WatchNextHopKind, WatchPoint, WatchRecord, WatchSender};
 
+use super::drops::protocol;
 use super::watch::{flow, next_hop, time};
+use super::{or_dash, way};
+use crate::checksum::Wrong;
 use crate::cli::explanation;
 
-/// The steps of a packet: its records, in order. `status` knows the ports.
-pub fn text(records: &[WatchRecord], status: &Status) -> String {
+/// The steps of a packet: its records, in order, and what is wrong with its checksum. `status` knows the
+/// ports.
+pub fn text(records: &[WatchRecord], wrong: Option<Wrong>, status: &Status) -> String {
     let Some(last) = records.last() else {
         return String::new();
     };
@@ -29,12 +33,35 @@ pub fn text(records: &[WatchRecord], status: &Status) -> String {
         }
         (None, None) => {}
     }
-    if let Some(inside) = records.iter().find(|r| r.point == WatchPoint::Decap) {
-        let vni = inside.vni.map_or_else(|| "-".into(), |vni| vni.to_string());
+    let from = came.and_then(|came| came.tunnel_from.as_ref());
+    let inside = records.iter().find(|r| r.point == WatchPoint::Decap);
+    let vni = or_dash(last.vni);
+    if let Some(inside) = inside {
+        let from = from.map_or_else(String::new, |from| format!(", from {}", sender(from)));
+        let bytes = inside.length;
+        step("decap", format!("VNI {vni}{from}, {bytes} bytes inside"));
+    } else if let Some(from) = from {
         step(
-            "decap",
-            format!("VNI {vni}, {} bytes inside", inside.length),
+            "tunnel",
+            format!("VNI {vni}, from {}, not taken off", sender(from)),
         );
+    }
+    if let Some(wrong) = wrong {
+        let whose = protocol(Some(wrong.protocol));
+        let Wrong {
+            found, computed, ..
+        } = wrong;
+        step(
+            "checksum",
+            format!(
+                "of {whose} is {found:#06x} and should be {computed:#06x}: wrong as it came, and the \
+                 receiver will drop it"
+            ),
+        );
+        step("remedy", DAMAGED.into());
+    }
+    if let Some(route) = last.route.as_ref() {
+        step("route", format!("{} {}", route.prefix, way(&route.via)));
     }
     if let Some(to) = last.next_hop.as_ref().filter(|to| to.kind.is_some()) {
         step("goes to", next_hop(to));
@@ -59,11 +86,29 @@ pub fn text(records: &[WatchRecord], status: &Status) -> String {
             }
         }
         (None, WatchPoint::Egress) => {
-            step("sent", format!("by {interface}, {} bytes", last.length))
+            let mac = last.next_hop.as_ref().and_then(|to| to.mac);
+            let mac = mac.map_or_else(String::new, |mac| format!(" to {mac}"));
+            step(
+                "sent",
+                format!("by {interface}{mac}, {} bytes", last.length),
+            );
         }
         (None, _) => step("lost", "what became of it found no room".into()),
     }
     text
+}
+
+/// What to do about a wrong checksum.
+const DAMAGED: &str = "Look before this port for what changes packets without their checksum: rules \
+                       (`nft list ruleset`, `tc filter show`) where it came from, offloads of cards \
+                       (`ethtool -k`), a machine on the way.";
+
+/// Who has sent a tunnel.
+fn sender(from: &WatchSender) -> String {
+    match &from.node {
+        Some(node) => format!("{node} ({})", from.address),
+        None => format!("{}, which is no node's", from.address),
+    }
 }
 
 /// By what a packet came.
@@ -97,7 +142,9 @@ fn cut(last: &WatchRecord) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use podway_proto::control::RouteTarget;
     use podway_proto::dataplane::{PortStatus, TableStatus};
+    use podway_proto::watch::WatchRoute;
 
     use super::super::watch::tests::{record, tunnel};
     use super::*;
@@ -139,16 +186,24 @@ mod tests {
     fn a_packet_is_told_step_by_step() {
         let left = WatchRecord {
             point: WatchPoint::Egress,
+            route: Some(WatchRoute {
+                prefix: "10.0.1.0/24".parse().unwrap(),
+                via: RouteTarget::Node {
+                    node: "node-b".into(),
+                    vni: None,
+                },
+            }),
             next_hop: Some(tunnel()),
             length: 156,
             ..record()
         };
         assert_eq!(
-            text(&[record(), left.clone()], &status()),
+            text(&[record(), left.clone()], None, &status()),
             "22:13:20.123456789 10.0.0.2:40000 -> 10.0.1.2:9 udp\n  \
              came     by veth-a (tap for tcp, ring for the rest), worker 0, 106 bytes\n  \
+             route    10.0.1.0/24 via node-b\n  \
              goes to  node-b (192.168.1.2) by VXLAN, VNI 42\n  \
-             sent     by eth0, 156 bytes\n"
+             sent     by eth0 to 02:00:00:00:01:02, 156 bytes\n"
         );
         let long = |record: WatchRecord| WatchRecord {
             segment: Some(1398),
@@ -156,7 +211,7 @@ mod tests {
             length: 60_000,
             ..record
         };
-        let shown = text(&[long(record()), long(left.clone())], &status());
+        let shown = text(&[long(record()), long(left.clone())], None, &status());
         let came = ", 60000 bytes in 16 frames, a super-frame of segments of 1398\n";
         assert!(shown.contains(came), "{shown}");
         let cut = "  cut      to segments of 1398 or what fits (the path carries IP packets of 1450 bytes)\n";
@@ -165,7 +220,7 @@ mod tests {
             came_by: None,
             ..left
         };
-        let shown = text(&[made], &status());
+        let shown = text(&[made], None, &status());
         assert!(
             shown.contains("  made     here: an answer to the sender"),
             "{shown}"
@@ -177,6 +232,7 @@ mod tests {
         let from_tunnel = WatchRecord {
             came_by: Some("eth0".into()),
             vni: Some(42.try_into().unwrap()),
+            tunnel_from: Some(sender(Some("node-b"))),
             ..record()
         };
         let inside = WatchRecord {
@@ -192,15 +248,59 @@ mod tests {
         };
         let told = explanation("no_route").unwrap();
         assert_eq!(
-            text(&[from_tunnel, inside, dropped], &status()),
+            text(&[from_tunnel, inside, dropped], None, &status()),
             format!(
                 "22:13:20.123456789 10.0.0.2:40000 -> 10.0.1.2:9 udp\n  \
                  came     by eth0, worker 0, 106 bytes\n  \
-                 decap    VNI 42, 56 bytes inside\n  \
+                 decap    VNI 42, from node-b (192.168.1.2), 56 bytes inside\n  \
                  dropped  no_route, 56 bytes: {}\n  \
                  remedy   {}\n",
                 told.meaning, told.remedy
             )
         );
+    }
+
+    fn sender(node: Option<&str>) -> WatchSender {
+        WatchSender {
+            address: [192, 168, 1, 2].into(),
+            node: node.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_tunnel_of_a_stranger_has_his_address() {
+        let came = WatchRecord {
+            vni: Some(42.try_into().unwrap()),
+            tunnel_from: Some(sender(None)),
+            ..record()
+        };
+        let dropped = WatchRecord {
+            point: WatchPoint::Dropped,
+            reason: Some("unknown_vtep".into()),
+            ..came.clone()
+        };
+        let shown = text(&[came, dropped], None, &status());
+        let line = "  tunnel   VNI 42, from 192.168.1.2, which is no node's, not taken off\n  dropped  \
+                    unknown_vtep";
+        assert!(shown.contains(line), "{shown}");
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_a_step() {
+        let wrong = Wrong {
+            protocol: 17,
+            found: 0xbeef,
+            computed: 1,
+        };
+        let left = WatchRecord {
+            point: WatchPoint::Egress,
+            next_hop: Some(tunnel()),
+            ..record()
+        };
+        let shown = text(&[record(), left], Some(wrong), &status());
+        let lines = "106 bytes\n  checksum of udp is 0xbeef and should be 0x0001: wrong as it came, and \
+                     the receiver will drop it\n  remedy   Look before this port for what changes \
+                     packets without their checksum";
+        assert!(shown.contains(lines), "{shown}");
     }
 }

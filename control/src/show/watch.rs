@@ -5,6 +5,7 @@ use std::fmt::Write;
 use podway_proto::watch::{WatchFlow, WatchNextHop, WatchNextHopKind, WatchPoint, WatchRecord};
 
 use super::drops::{end, protocol};
+use crate::checksum;
 
 /// A record as a line.
 pub fn line(record: &WatchRecord) -> String {
@@ -25,6 +26,10 @@ pub fn line(record: &WatchRecord) -> String {
     }
     if let (WatchPoint::Egress, Some(to)) = (record.point, &record.next_hop) {
         let _ = write!(line, ", to {}", next_hop(to));
+    }
+    if let Some(wrong) = checksum::wrong(record) {
+        let whose = protocol(Some(wrong.protocol));
+        let _ = write!(line, ", wrong {whose} checksum");
     }
     if let Some(reason) = &record.reason {
         let _ = write!(line, ": {reason}");
@@ -73,6 +78,8 @@ pub(super) fn next_hop(to: &WatchNextHop) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use etherparse::PacketBuilder;
+
     use super::*;
 
     /// A datagram from 10.0.0.2:40000 to 10.0.1.2:9 as it came.
@@ -94,6 +101,8 @@ pub(crate) mod tests {
                 destination_port: Some(9),
             }),
             vni: None,
+            tunnel_from: None,
+            route: None,
             next_hop: None,
             reason: None,
             bytes: Vec::new(),
@@ -120,6 +129,17 @@ pub(crate) mod tests {
             shown,
             "22:13:20.123456789 worker 0 ingress veth-a 10.0.0.2:40000 -> 10.0.1.2:9 udp, 106 bytes\n"
         );
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([10, 0, 0, 2], [10, 0, 1, 2], 64)
+            .udp(40_000, 9)
+            .write(&mut bytes, &[0xa5; 64])
+            .unwrap();
+        let mut whole = WatchRecord { bytes, ..record() };
+        assert_eq!(line(&whole), shown);
+        whole.bytes[50] ^= 1;
+        let wrong = shown.replace('\n', ", wrong udp checksum\n");
+        assert_eq!(line(&whole), wrong);
         let left = WatchRecord {
             point: WatchPoint::Egress,
             next_hop: Some(tunnel()),

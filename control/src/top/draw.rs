@@ -2,7 +2,7 @@
 
 mod flows;
 
-use podway_proto::control::{DataplaneLink, PathState};
+use podway_proto::control::DataplaneLink;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -12,6 +12,7 @@ use ratatui::widgets::{Block, Borders, Paragraph};
 use super::Picture;
 use crate::overview::{Overview, PortRate, WorkerLoad};
 use crate::show::overview::number;
+use crate::show::phrases;
 
 /// Workers that are always shown; more where there is room.
 const WORKERS: u16 = 4;
@@ -98,34 +99,25 @@ fn heading(overview: &Overview) -> Vec<Line<'static>> {
     let dataplane = match (&status.dataplane, status.dataplane.status()) {
         (DataplaneLink::Disconnected { .. }, _) => "no dataplane".to_owned(),
         (_, None) => "the dataplane does not answer".to_owned(),
-        (link, Some(of)) => {
-            let sync = match link {
-                DataplaneLink::Synced { .. } => "in sync",
-                _ => "not in sync yet",
-            };
-            let gate = if of.gate_open { "open" } else { "closed" };
-            format!("{sync}, gate {gate}, up {} s", of.uptime_seconds)
-        }
+        (link, Some(of)) => format!(
+            "{}, {}, up {} s",
+            phrases::sync(link),
+            phrases::gate(of),
+            of.uptime_seconds
+        ),
     };
     let first = Line::from(vec![
         Span::styled(format!("podway {}", status.node), bold),
         Span::raw(format!("  {}  {dataplane}", status.mode)),
     ]);
-    let kernel = match status.kernel.in_sync {
-        true => "in sync",
-        false => "not in sync",
-    };
+    let kernel = phrases::kernel(&status.kernel);
     let drift = if status.drift.found.is_empty() {
         "none"
     } else {
         "found"
     };
     let tables = status.dataplane.status().map_or_else(String::new, |of| {
-        let tables = &of.tables;
-        format!(
-            "routes {} ({} unresolved)  ",
-            tables.routes, tables.unresolved
-        )
+        format!("{}  ", phrases::routes(&of.tables))
     });
     let nodes = reached(overview);
     let second = format!("{tables}kernel {kernel}  drift {drift}  {nodes}");
@@ -134,16 +126,11 @@ fn heading(overview: &Overview) -> Vec<Line<'static>> {
 
 fn reached(overview: &Overview) -> String {
     let others = || overview.nodes.iter().filter(|node| !node.local);
-    let is_reached = |node: &&podway_proto::control::NodeEntry| {
-        let reachable = |state| state == PathState::Reachable;
-        let health = node.health.as_ref();
-        health.is_some_and(|h| reachable(h.underlay.state) && reachable(h.overlay.state))
-    };
     match overview.status.health {
         None => format!("nodes {}", others().count()),
         Some(_) => format!(
             "nodes {}/{} reached",
-            others().filter(is_reached).count(),
+            others().filter(|node| node.is_reached()).count(),
             others().count()
         ),
     }
@@ -249,12 +236,11 @@ fn footer(overview: &Overview, error: Option<&str>) -> Line<'static> {
         let style = Style::new().fg(Color::Red);
         return Line::styled(format!("not asked: {error}"), style);
     }
-    let of = match overview.since_start {
-        true => "since the dataplane was started".to_owned(),
-        false => format!("of the last {:.1} s", overview.seconds),
-    };
     let style = Style::new().add_modifier(Modifier::DIM);
-    Line::styled(format!("q quits    loads and rates {of}"), style)
+    Line::styled(
+        format!("q quits    loads and rates {}", overview.span()),
+        style,
+    )
 }
 
 #[cfg(test)]
@@ -267,6 +253,7 @@ mod tests {
     use super::super::Panel;
     use super::super::flows::tests::period;
     use super::*;
+    use crate::golden::golden;
     use crate::overview::tests::{look, overview};
 
     fn shown(overview: Overview, flows: Panel, width: u16, height: u16) -> String {
@@ -293,7 +280,7 @@ mod tests {
     #[test]
     fn a_usual_terminal_has_it_all() {
         let shown = shown(overview(), Ok(period()), 80, 24);
-        assert_eq!(shown, include_str!("top.golden"));
+        golden("top.txt", &shown);
     }
 
     #[test]
@@ -306,7 +293,7 @@ mod tests {
             ..port.clone()
         }));
         let shown = shown(many, Err(why.into()), 80, 24);
-        assert_eq!(shown, include_str!("top_without_flows.golden"));
+        golden("top-without-flows.txt", &shown);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use podway_proto::types::{MacAddr, Vni};
 use podway_proto::watch::{
-    MAX_FILTER, MAX_SNAP, MAX_WATCHES, WatchNextHop, WatchNextHopKind, WatchRecord, WatchSpec,
-    Watched,
+    MAX_FILTER, MAX_SNAP, MAX_WATCHES, WatchNextHop, WatchNextHopKind, WatchRecord, WatchRoute,
+    WatchSender, WatchSpec, Watched,
 };
 use podway_proto::{ErrorBody, ErrorCode};
 
@@ -200,6 +200,7 @@ struct Names<'s> {
     ports: HashMap<PortId, &'s str>,
     nodes: HashMap<IpAddr, Option<String>>,
     neighbors: HashMap<(PortId, MacAddr), Option<IpAddr>>,
+    routes: HashMap<IpAddr, Option<WatchRoute>>,
 }
 
 impl<'s> Names<'s> {
@@ -210,6 +211,7 @@ impl<'s> Names<'s> {
             ports: ports.map(|(name, port)| (port.id, name.as_str())).collect(),
             nodes: HashMap::new(),
             neighbors: HashMap::new(),
+            routes: HashMap::new(),
         }
     }
 
@@ -229,10 +231,31 @@ impl<'s> Names<'s> {
             frames: note.frames,
             flow: note.flow,
             vni: vni(note.vni),
+            tunnel_from: note.sender.map(|address| WatchSender {
+                address,
+                node: self.node(address),
+            }),
+            route: self.route(note),
             next_hop: note.exit.map(|exit| self.next_hop(exit)),
             reason: note.reason.map(|reason| reason.name().to_owned()),
             bytes,
         }
+    }
+
+    /// The route of a packet whose way was decided.
+    fn route(&mut self, note: &Note) -> Option<WatchRoute> {
+        note.exit?.to?;
+        let destination = note.flow?.destination;
+        let find = || {
+            // Which of several next hops it was is known, so the flow's hash is not.
+            let route = self.fib.trace(destination, 0)?;
+            Some(WatchRoute {
+                prefix: route.prefix,
+                via: route.via,
+            })
+        };
+        let route = self.routes.entry(destination).or_insert_with(find);
+        route.clone()
     }
 
     fn next_hop(&mut self, Exit { port, to }: Exit) -> WatchNextHop {

@@ -14,6 +14,7 @@
 mod filter;
 mod ring;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -28,8 +29,8 @@ use crate::fib::{NextHop, NextHopKind, PortId, Tables};
 use crate::packet::Packet;
 use crate::tunnel::{OUTER_V6_LEN, OuterHeader, encap, is_vxlan_for_us};
 use crate::verdict::{DropReason, Send};
-use crate::wire::glance::{Glanced, glance_inside};
-use crate::wire::{Headers, VxlanHeader, vxlan};
+use crate::wire::glance::{Glanced, glance, glance_inside};
+use crate::wire::{Headers, VxlanHeader, ethernet, vxlan};
 
 pub use filter::{Filter, FilterError, Leaves, Seen};
 pub use ring::{Reader, Writer, ring};
@@ -59,6 +60,8 @@ pub struct Note {
     pub flow: Option<WatchFlow>,
     /// Of the tunnel that it came by.
     pub vni: Option<u32>,
+    /// Who has sent that tunnel; of the packet as it came and as it was inside.
+    pub sender: Option<IpAddr>,
     /// Where it goes.
     pub exit: Option<Exit>,
     /// Why it died.
@@ -79,6 +82,7 @@ impl Default for Note {
             frames: 0,
             flow: None,
             vni: None,
+            sender: None,
             exit: None,
             reason: None,
             kept: 0,
@@ -103,7 +107,7 @@ pub struct ExitTo {
     /// The next station on the link.
     pub mac: MacAddr,
     /// The far end of the tunnel and its VNI.
-    pub tunnel: Option<(std::net::IpAddr, u32)>,
+    pub tunnel: Option<(IpAddr, u32)>,
     /// Largest IP packet that leaves uncut.
     pub mtu: u16,
 }
@@ -385,7 +389,7 @@ impl Watches {
         };
         let possible = self.early(packet).and(WatchPoint::Egress);
         let new = self.take(&seen, possible);
-        self.arrival(new, packet, Some(&send.headers), came_through);
+        self.arrival(new, packet, Some(&send.headers), came_through, None);
     }
 
     /// Points at which the packet in hand may have a record of how it came.
@@ -424,19 +428,23 @@ impl Watches {
     fn arrival(
         &mut self,
         new: u8,
-        packet: &Packet<'_>,
+        packet: &mut Packet<'_>,
         headers: Option<&Headers>,
         vni: Option<u32>,
+        sender: Option<IpAddr>,
     ) {
         if new == 0 {
             return;
         }
         self.time = now();
-        let note = self.note(packet, headers, vni);
-        let Self { armed, came, .. } = self;
-        if came.by == PortId::NONE {
+        if self.came.by == PortId::NONE {
             return;
         }
+        let note = Note {
+            sender: sender.or_else(|| self.sender(packet)),
+            ..self.note(packet, headers, vni)
+        };
+        let Self { armed, came, .. } = self;
         let pulled = packet.headroom().saturating_sub(came.headroom);
         let head = came.head.get(..came.head_len).unwrap_or(&came.head);
         for watch in chosen(armed, new) {
@@ -544,6 +552,7 @@ impl Watches {
         tables: &Tables,
     ) {
         let mut came_through = self.came_through(packet);
+        let mut sender = None;
         let headers = match send {
             Some(send) => Some(send.headers),
             None => {
@@ -555,6 +564,7 @@ impl Watches {
                     |outer: &Headers| local.is_some_and(|local| is_vxlan_for_us(outer, local));
                 let glanced = glance_inside(packet.head(), is_ours, packet.len());
                 came_through = came_through.or(glanced.and_then(|glanced| glanced.vni));
+                sender = glanced.and_then(|glanced| glanced.sender);
                 glanced.map(|glanced| glanced.headers)
             }
         };
@@ -567,7 +577,7 @@ impl Watches {
         };
         let possible = self.early(packet).and(WatchPoint::Dropped);
         let new = self.take(&seen, possible);
-        self.arrival(new, packet, headers.as_ref(), came_through);
+        self.arrival(new, packet, headers.as_ref(), came_through, sender);
         let note = Note {
             point: WatchPoint::Dropped,
             length: narrow(packet.len()),
@@ -633,6 +643,18 @@ impl Watches {
         let vni = header.map(|header| VxlanHeader::new_unchecked(header).vni().get());
         packet.pull_front(vxlan::HEADER_LEN);
         vni
+    }
+
+    /// Who has sent the tunnel that the packet came by, which is off: its headers still lie in front of
+    /// the packet.
+    fn sender(&self, packet: &mut Packet<'_>) -> Option<IpAddr> {
+        let pulled = packet.headroom().checked_sub(self.came.headroom)?;
+        if pulled == 0 || !packet.push_front(pulled) {
+            return None;
+        }
+        let outer = glance(packet.head(), ethernet::HEADER_LEN, packet.len());
+        packet.pull_front(pulled);
+        outer.map(|outer| outer.src)
     }
 
     /// What the records of a packet have in common, which came through a tunnel with this VNI.

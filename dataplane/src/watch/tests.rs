@@ -98,6 +98,7 @@ fn a_packet_into_a_tunnel_is_recorded_as_it_came_and_as_it_leaves() {
                 assert!(came.time > 0 && came.time == left.time);
                 assert_eq!((came.came_by, left.came_by), (POD, POD));
                 assert_eq!((came.exit, came.vni, left.vni), (None, None, None));
+                assert_eq!(came.sender, None);
                 let to = ExitTo {
                     kind: WatchNextHopKind::Vxlan,
                     mac: uplink_mac(other),
@@ -153,6 +154,9 @@ fn a_packet_from_a_tunnel_is_recorded_with_and_without_it() {
                 assert_eq!(hop_limit(leaves) + 1, hop_limit(inside));
                 assert_eq!(leaves[6..12], port_mac(ME, 1).0);
                 assert!(records.iter().all(|(note, _)| note.vni == Some(VNI)));
+                let senders: Vec<_> = records.iter().map(|(note, _)| note.sender).collect();
+                let sender = Some(underlay(other == VXLAN_V6, other));
+                assert_eq!(senders, [sender, sender, None]);
                 assert_eq!(decap.length as usize, inner.len());
                 let to = left.exit.unwrap().to.unwrap();
                 assert_eq!((to.kind, to.tunnel), (WatchNextHopKind::Pod, None));

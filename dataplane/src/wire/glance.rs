@@ -1,6 +1,6 @@
 //! What can be read of a packet that may be broken anywhere, for those who tell of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
     EtherType, Headers, IpVersion, VxlanHeader, ethernet, ipv4, ipv6, protocol, udp, vxlan,
@@ -82,6 +82,8 @@ pub struct Glanced {
     pub headers: Headers,
     /// The tunnel's VNI.
     pub vni: Option<u32>,
+    /// Who has sent the tunnel.
+    pub sender: Option<IpAddr>,
 }
 
 /// As [`glance`] at a frame's own IP header, or, where `is_tunnel` says that it is one of a VXLAN tunnel,
@@ -96,6 +98,7 @@ pub fn glance_inside(
         return Some(Glanced {
             headers: outer,
             vni: None,
+            sender: None,
         });
     }
     let begin = usize::from(outer.l4) + udp::HEADER_LEN;
@@ -107,6 +110,7 @@ pub fn glance_inside(
         vni: header
             .filter(VxlanHeader::has_vni)
             .map(|header| header.vni().get()),
+        sender: Some(outer.src),
     })
 }
 
@@ -114,7 +118,7 @@ pub fn glance_inside(
 mod tests {
     use super::*;
     use crate::testing::packets::Spec;
-    use crate::testing::plan::{VNI, VXLAN_V4, VXLAN_V6, pod, tunnelled};
+    use crate::testing::plan::{VNI, VXLAN_V4, VXLAN_V6, pod, tunnelled, underlay};
 
     #[test]
     fn a_tunnel_is_read_as_far_as_it_goes() {
@@ -124,7 +128,15 @@ mod tests {
             let frame = tunnelled(other, 0, &inner);
             let glanced = |bytes: &[u8], is_tunnel| {
                 glance_inside(bytes, |_| is_tunnel, frame.len()).map(|glanced| {
-                    let Glanced { headers, vni } = glanced;
+                    let Glanced {
+                        headers,
+                        vni,
+                        sender,
+                    } = glanced;
+                    assert_eq!(
+                        sender,
+                        is_tunnel.then_some(underlay(other == VXLAN_V6, other))
+                    );
                     (headers.src, headers.ports(), vni)
                 })
             };
