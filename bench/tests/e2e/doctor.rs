@@ -21,13 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SECRET: &str = "hunter2-d41d8cd98f00b204";
 
 #[derive(Debug, Clone, Deserialize)]
-struct Finding {
+pub(crate) struct Finding {
     name: String,
     subject: String,
     verdict: String,
-    #[expect(dead_code, reason = "shown when a test fails")]
-    message: String,
-    remedy: String,
+    pub(crate) message: String,
+    pub(crate) remedy: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,7 +47,7 @@ fn examine(agent: &Agent) -> Vec<Finding> {
 }
 
 /// What is wrong with what, and how much: check, subject, verdict.
-type Bad<'f> = (&'f str, &'f str, &'f str);
+pub(crate) type Bad<'f> = (&'f str, &'f str, &'f str);
 
 /// All that is not as it should be, without what the load of the machine alone may bring.
 fn bad(findings: &[Finding]) -> Vec<Bad<'_>> {
@@ -116,6 +115,21 @@ fn wait_for_some(
         .map(|()| findings)
     })
     .unwrap()
+}
+
+/// Waits until doctor says this of the subject, and gives what it says.
+pub(crate) fn wait_for_one(agent: &Agent, wanted: Bad<'_>) -> Finding {
+    let what = format!("doctor finds {wanted:?}");
+    let found = wait_until(&what, PATIENCE, || {
+        let mut findings = examine(agent);
+        let is_wanted =
+            |found: &Finding| (&*found.name, &*found.subject, &*found.verdict) == wanted;
+        match findings.iter().position(is_wanted) {
+            Some(position) => Ok(findings.swap_remove(position)),
+            None => Err(format!("{findings:#?}")),
+        }
+    });
+    found.unwrap()
 }
 
 /// Waits until doctor finds no fault; what it finds then.
@@ -237,9 +251,12 @@ fn what_is_wrong_is_named_and_nothing_else() {
         ("vxlan-device", "foreign", "warning"),
         ("xdp-program", port, "warning"),
         ("pod-offloads", port, "warning"),
+        // The wire carries less than the uplink takes, and nobody says so.
         ("uplink-mtu", &second.name, "fault"),
         ("uplink-mtu", &third.name, "fault"),
     ]);
+    let documented = include_str!("../../../docs/troubleshooting.md");
+    assert!(documented.contains("\n## A part of the way between the nodes carries less\n"));
     let offloads = found.iter().find(|found| found.name == "pod-offloads");
     // As somebody would who reads it.
     run(Command::new("sh").arg("-c").arg(&offloads.unwrap().remedy)).unwrap();

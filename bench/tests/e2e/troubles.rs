@@ -2,6 +2,7 @@
 //! that the document names answers.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,13 @@ use podway_proto::hex;
 use podway_proto::types::Mode;
 use rustix::process::Signal;
 
+use crate::doctor::wait_for_one;
 use crate::malformed::mac_of;
-use crate::support::{Network, options, ping_all, spec};
+use crate::support::{Network, counted, options, ping_all, spec, wait_for_answer};
+use crate::watch::Running;
 
-/// Probes are ten seconds apart, three in a row must be lost, and the kernel keeps a neighbour for up to
-/// 45 seconds; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Frames of each kind.
 const FRAMES: u64 = 5;
 /// For less than the second after which the programs take a worker for dead.
@@ -30,10 +32,10 @@ const FLOOD: Duration = Duration::from_millis(400);
 #[ignore = "needs root; scripts/test runs it"]
 fn one_command_tells_why_packets_do_not_arrive() {
     let with_health = Options {
-        config: String::new(),
+        config: "health-interval-seconds = 1\n".to_owned(),
         ..options(Mode::Vxlan)
     };
-    let network = Network::up(spec(), &with_health);
+    let mut network = Network::up(spec(), &with_health);
     ping_all(
         &network.pod(0, 0).netns,
         network.pod(1, 0).ipv4.into(),
@@ -42,24 +44,26 @@ fn one_command_tells_why_packets_do_not_arrive() {
     );
     let documented = include_str!("../../../docs/troubleshooting.md");
     for (heading, fault) in [
-        ("The pod's MTU is too large", mtu_too_large as fn(&Network)),
+        (
+            "The pod's MTU is too large",
+            mtu_too_large as fn(&mut Network),
+        ),
         (
             "The pod sends from an address that is not its own",
             foreign_source,
         ),
-        ("Something damages packets", damaged),
-        ("The other node has another VNI", unknown_vni),
+        ("Something damages headers", damaged),
+        ("A filter breaks the checksum of TCP or UDP", wrong_checksum),
+        ("The other node has another VNI", another_vni),
         ("A worker cannot keep up", overloaded),
-        (
-            "The other node is dead, or its neighbour entry is",
-            dead_peer,
-        ),
+        ("The neighbour does not answer", missing_neighbor),
+        ("The other node is dead", dead_peer),
     ] {
         assert!(
             documented.contains(&format!("\n## {heading}\n")),
             "{heading}"
         );
-        fault(&network);
+        fault(&mut network);
     }
     network.finish();
 }
@@ -85,8 +89,8 @@ fn told(network: &Network, name: &str) -> (u64, String) {
     (packets, row.unwrap_or_default().to_owned())
 }
 
-/// The row of a name under which [`FRAMES`] packets more are told than before.
-fn grown(network: &Network, name: &str, before: u64) -> String {
+/// How many packets more than `before` are told under a name, and its row; at least [`FRAMES`].
+fn grown(network: &Network, name: &str, before: u64) -> (u64, String) {
     let counted = wait_until("the packets are counted", PATIENCE, || {
         let (after, row) = told(network, name);
         match after - before >= FRAMES {
@@ -94,9 +98,7 @@ fn grown(network: &Network, name: &str, before: u64) -> String {
             false => Err(row),
         }
     });
-    let (packets, row) = counted.unwrap();
-    assert_eq!(packets, FRAMES, "{row}");
-    row
+    counted.unwrap()
 }
 
 /// `podway drops` says below its rows what is meant by a name, and what to do.
@@ -153,11 +155,49 @@ fn send(network: &Network, frame: &[u8]) {
     network.counters();
 }
 
-fn mtu_too_large(network: &Network) {
+/// Datagrams that a program in the pod sends to the peer's port 9.
+fn send_from_socket(network: &Network) {
+    let target = (network.pod(1, 0).ipv4, 9);
+    let sending = network.pod(0, 0).netns.thread(move || {
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        for _ in 0..FRAMES {
+            // The peer's answer, that nobody listens, is an error of a later call.
+            let _ = socket.send_to(&[0xa5; 64], target);
+        }
+        Ok(())
+    });
+    join(sending).unwrap();
+}
+
+/// A rule in the pod for what it sends to port 9, until `meanwhile` is done.
+fn with_rule(network: &Network, rule: &str, meanwhile: impl FnOnce()) {
+    let pod = &network.pod(0, 0).netns;
+    let table = format!(
+        "add table ip damage; add chain ip damage out {{ type filter hook output priority 0; }}; add \
+         rule ip damage out udp dport 9 {rule}"
+    );
+    pod.run("nft", &[&table]).unwrap();
+    meanwhile();
+    pod.run("nft", &["delete table ip damage"]).unwrap();
+}
+
+/// Waits until nodes and pods reach each other again.
+fn wait_until_whole(network: &Network) {
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    wait_for_answer(&pod.netns, peer.ipv4.into(), PATIENCE);
+    for (agent, other) in [(0, 1), (1, 0)] {
+        let (agent, other) = (network.agent(agent), &network.node(other).name);
+        wait_for_one(agent, ("neighbor", other, "ok"));
+        wait_for_one(agent, ("node", other, "ok"));
+    }
+}
+
+fn mtu_too_large(network: &mut Network) {
     let (before, _) = told(network, "oversize");
     let frame = datagram(network, network.pod(0, 0).ipv4.octets(), 1480 - 28);
     send(network, &frame);
-    let row = grown(network, "oversize", before);
+    let (packets, row) = grown(network, "oversize", before);
+    assert_eq!(packets, FRAMES, "{row}");
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
     let flow = format!("{}:40000 -> {}:9 udp, 1494 bytes", pod.ipv4, peer.ipv4);
     assert!(row.contains(&flow), "{row}");
@@ -174,11 +214,12 @@ fn mtu_too_large(network: &Network) {
     );
 }
 
-fn foreign_source(network: &Network) {
+fn foreign_source(network: &mut Network) {
     let (before, _) = told(network, "spoofed_source");
     let frame = datagram(network, [203, 0, 113, 9], 64);
     send(network, &frame);
-    let row = grown(network, "spoofed_source", before);
+    let (packets, row) = grown(network, "spoofed_source", before);
+    assert_eq!(packets, FRAMES, "{row}");
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
     let port = &pod.host_interface;
     let last = format!(
@@ -208,31 +249,16 @@ fn foreign_source(network: &Network) {
     assert_eq!(last, told);
 }
 
-/// A rule in the pod that writes a wrong checksum into its IPv4 headers.
-fn damaged(network: &Network) {
-    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+/// A wrong checksum in IPv4 headers, which the worker sees.
+fn damaged(network: &mut Network) {
+    let pod = network.pod(0, 0);
     let (before, _) = told(network, "ipv4_bad_checksum");
-    pod.netns
-        .run(
-            "nft",
-            &[
-                "add table ip damage; add chain ip damage out { type filter hook output \
-                       priority 0; }; add rule ip damage out udp dport 9 @nh,80,16 set 0xbeef",
-            ],
-        )
-        .unwrap();
-    let target = (peer.ipv4, 9);
-    let sending = pod.netns.thread(move || {
-        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
-        for _ in 0..FRAMES {
-            socket.send_to(&[0xa5; 64], target).unwrap();
-        }
-        Ok(())
+    with_rule(network, "@nh,80,16 set 0xbeef", || {
+        send_from_socket(network);
     });
-    join(sending).unwrap();
-    pod.netns.run("nft", &["delete table ip damage"]).unwrap();
     network.counters();
-    let row = grown(network, "ipv4_bad_checksum", before);
+    let (packets, row) = grown(network, "ipv4_bad_checksum", before);
+    assert_eq!(packets, FRAMES, "{row}");
     let header = format!("{}:", pod.ipv4);
     assert!(
         row.contains(&header) && row.contains(&pod.host_interface),
@@ -240,29 +266,52 @@ fn damaged(network: &Network) {
     );
 }
 
-fn unknown_vni(network: &Network) {
-    let (here, there) = (network.node(0), network.node(1));
-    let status = network.agent(0).status().unwrap();
-    let (before, _) = told(network, "unknown_vni");
-    let inner = datagram(network, network.pod(0, 0).ipv4.octets(), 64);
-    let payload = [&[8, 0, 0, 0, 0, 0, 99, 0][..], &inner].concat();
-    let (to, from) = (mac_of(&here.netns, UPLINK), mac_of(&there.netns, UPLINK));
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(from.0, to.0)
-        .ipv4(there.underlay.octets(), here.underlay.octets(), 64)
-        .udp(50_000, status.vxlan_port)
-        .write(&mut frame, &payload)
-        .unwrap();
-    for _ in 0..FRAMES {
-        send_raw(&there.netns, UPLINK, &frame).unwrap();
-    }
+/// A wrong checksum in UDP headers: the datagrams get to the other pod, and no farther.
+fn wrong_checksum(network: &mut Network) {
+    let peer = network.pod(1, 0);
+    let (filter, dropped) = (format!("udp dst port 9 and host {}", peer.ipv4), || {
+        counted(&peer.netns, "Udp", "InCsumErrors")
+    });
+    let mut arguments = vec!["trace", "live", "--checksums", "--count", "1"];
+    arguments.extend(filter.split(' '));
+    let before = dropped();
+    let mut trace = Running::podway(network.agent(0), &arguments);
+    with_rule(network, "@th,48,16 set 0xbeef", || {
+        trace.ends(|| send_from_socket(network));
+    });
+    let text = String::from_utf8(trace.finish()).unwrap();
+    let line = "\n  checksum of udp is 0xbeef and should be 0x";
+    assert!(text.contains(line) && text.contains("\n  sent "), "{text}");
     network.counters();
-    let row = grown(network, "unknown_vni", before);
-    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
-    let tunnel = format!("{}:50000 -> {}:", there.underlay, here.underlay);
-    let inside = format!(" VNI 99 with {}:40000 -> {}:9 udp, ", pod.ipv4, peer.ipv4);
-    let by_uplink = format!(" bytes, {UPLINK}, ");
-    for told in [tunnel, inside, by_uplink] {
+    assert!(dropped() - before >= FRAMES, "the pod took them");
+}
+
+/// Of one that has changed, what the other node's packets count under is told with the remedy.
+fn another_vni(network: &mut Network) {
+    let path = network.agent(1).config_path();
+    let text = fs::read_to_string(&path).unwrap();
+    let run_with = |network: &mut Network, text: &str| {
+        let agent = network.podway.agent_mut(1);
+        agent.stop_control().unwrap();
+        fs::write(&path, text).unwrap();
+        agent.start_control().unwrap();
+        agent.wait_ready().unwrap();
+    };
+    run_with(network, &format!("vni = 99\n{text}"));
+    let (before, _) = told(network, "unknown_vni");
+    let to = network.pod(0, 0).ipv4.to_string();
+    // Nothing comes back.
+    let count = FRAMES.to_string();
+    let ping = ["-c", &count, "-i", "0.2", "-W", "1", &to];
+    network.pod(1, 0).netns.run("ping", &ping).unwrap_err();
+    let (_, row) = grown(network, "unknown_vni", before);
+    let (here, there) = (network.node(0), network.node(1));
+    for told in [
+        format!("{}:", there.underlay),
+        format!(" -> {}:", here.underlay),
+        " VNI 99 with ".to_owned(),
+        format!(" bytes, {UPLINK}, "),
+    ] {
         assert!(row.contains(&told), "{row}");
     }
     is_explained(
@@ -270,10 +319,20 @@ fn unknown_vni(network: &Network) {
         "unknown_vni",
         "VXLAN of a network that this node does not serve",
     );
+    let drops = said(network.agent(0), &["drops"]);
+    let remedy = "give all nodes the same `vni` and `also-vnis`";
+    assert!(drops.contains(remedy), "{drops}");
+    let found = wait_for_one(network.agent(0), ("node", &network.node(1).name, "fault"));
+    assert!(
+        found.message.contains("not as its pods would be") && found.remedy.contains("vni"),
+        "{found:?}"
+    );
+    run_with(network, &text);
+    wait_until_whole(network);
 }
 
 /// More than a ring holds while its worker is held up.
-fn overloaded(network: &Network) {
+fn overloaded(network: &mut Network) {
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
     let agent = network.agent(0);
     let before = network.counters();
@@ -305,43 +364,43 @@ fn overloaded(network: &Network) {
     assert!(text.contains(&by_port), "{text}");
 }
 
-fn dead_peer(network: &Network) {
-    let (there, agent) = (network.node(1), network.agent(0));
-    let name = &*there.name;
-    there
-        .netns
-        .ip(&[format!("link set {UPLINK} down")])
-        .unwrap();
-    wait_until("the node is told to be unreachable", PATIENCE, || {
-        let nodes = said(agent, &["node", "list"]);
-        let row = nodes.lines().find(|line| line.starts_with(name));
-        match row.is_some_and(|row| row.contains("unreachable")) {
-            true => Ok(()),
-            false => Err(nodes),
-        }
-    })
-    .unwrap();
-    wait_until("its packets are the kernel's", PATIENCE, || {
-        let trace = traced(network, "100");
-        match trace.contains("unresolved") {
-            true => Ok(()),
-            false => Err(trace),
-        }
-    })
-    .unwrap();
-    there.netns.ip(&[format!("link set {UPLINK} up")]).unwrap();
-    // Before the network goes, both nodes are whole again.
-    wait_until("its packets are sent again", PATIENCE, || {
-        // Somebody has to want something from the neighbour.
-        let _ = network
-            .pod(0, 0)
-            .netns
-            .run("ping", &["-c1", "-W1", &network.pod(1, 0).ipv4.to_string()]);
-        let trace = traced(network, "100");
-        match trace.contains("unresolved") {
-            false => Ok(()),
-            true => Err(trace),
-        }
-    })
-    .unwrap();
+/// The other node is there, and answers no ARP.
+fn missing_neighbor(network: &mut Network) {
+    let (here, there) = (network.node(0), network.node(1));
+    let arp = |on: &str| {
+        let line = format!("link set {UPLINK} arp {on}");
+        there.netns.ip(&[line]).unwrap();
+    };
+    arp("off");
+    let forget = format!("neigh del {} dev {UPLINK}", there.underlay);
+    here.netns.ip(&[forget]).unwrap();
+    let found = wait_for_one(network.agent(0), ("neighbor", &there.name, "fault"));
+    let whom = format!("nobody answers for {} on {UPLINK}", there.underlay);
+    assert_eq!(found.message, whom);
+    assert!(found.remedy.contains("answers ARP"), "{found:?}");
+    let trace = traced(network, "100");
+    assert!(
+        trace.contains("verdict: left to the kernel: unresolved"),
+        "{trace}"
+    );
+    arp("on");
+    wait_until_whole(network);
+}
+
+fn dead_peer(network: &mut Network) {
+    let there = network.node(1);
+    let set = |state: &str| {
+        let line = format!("link set {UPLINK} {state}");
+        there.netns.ip(&[line]).unwrap();
+    };
+    set("down");
+    let found = wait_for_one(network.agent(0), ("node", &there.name, "fault"));
+    let whom = format!("{} has not answered for ", there.underlay);
+    assert!(found.message.starts_with(&whom), "{found:?}");
+    assert!(
+        found.remedy.contains("see whether the node runs"),
+        "{found:?}"
+    );
+    set("up");
+    wait_until_whole(network);
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use podway_bench::frames::send_raw;
-use podway_bench::netns::{run, spawn, wait_until};
+use podway_bench::netns::{join, run, spawn, wait_until};
 use podway_bench::podway::Agent;
 use podway_bench::topology::UPLINK;
 use podway_proto::client::{ClientError, DataplaneClient};
@@ -22,21 +22,25 @@ use podway_proto::types::Mode;
 use podway_proto::watch::{MAX_SNAP, MAX_WATCHES, WatchPoint, WatchSpec};
 use podway_proto::{DATAPLANE_SOCKET, ErrorCode};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 use crate::malformed::mac_of;
-use crate::sockets::Datagrams;
+use crate::sockets::{Datagrams, tcp};
 use crate::support::{Delta, Network, options, ping_all, spec};
 
 const PINGS: u16 = 5;
 /// More records than the ring of a watch and a worker has, at two for each.
 const MANY: u32 = 3000;
+/// In so many rounds they come at a moderate rate: less than 4000 a second.
+const ROUNDS: u32 = 40;
+const PACE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A program that is killed when it is let go.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn podway(agent: &Agent, arguments: &[&str]) -> Self {
+    pub(crate) fn podway(agent: &Agent, arguments: &[&str]) -> Self {
         let mut command = agent.cli_command().unwrap();
         command.args(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
@@ -49,7 +53,7 @@ impl Running {
     }
 
     /// Insists that it ends well, in time; `meanwhile` is done as long as it has not.
-    fn ends(&mut self, mut meanwhile: impl FnMut()) {
+    pub(crate) fn ends(&mut self, mut meanwhile: impl FnMut()) {
         let ended = wait_until("it ends", PATIENCE, || {
             meanwhile();
             let ended = self.0.try_wait().map_err(|error| error.to_string())?;
@@ -59,7 +63,7 @@ impl Running {
     }
 
     /// What it has yet to say, after it has ended well.
-    fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         let mut said = Vec::new();
         let mut out = self.0.stdout.take().unwrap();
         out.read_to_end(&mut said).unwrap();
@@ -123,6 +127,8 @@ fn packets_are_seen_on_their_way_and_none_is_lost_for_it() {
     a_trace_ends_with_its_reader_while_packets_pass(&network);
     a_drop_has_its_reason(&network);
     a_flow_is_traced(&network);
+    a_moderate_rate_is_traced_without_loss(&network);
+    right_checksums_are_not_called_wrong(&network);
     flows_are_added_up(&network);
     a_flow_is_on_a_terminal(&network);
     a_slow_reader_loses_records_only(&network);
@@ -141,41 +147,129 @@ fn lines(program: &mut Running) -> Receiver<String> {
     lines
 }
 
-/// By `podway flows`, of which nothing is seen before it has seen a packet.
+fn parsed(line: &str) -> Value {
+    serde_json::from_str(line).unwrap()
+}
+
+fn is_a(document: &Value, kind: &str) -> bool {
+    document["response"] == kind
+}
+
+/// One `podway flows --follow`, and what it tells as it comes.
+struct Flows {
+    program: Running,
+    lines: Receiver<String>,
+    is_armed: bool,
+}
+
+impl Flows {
+    fn of(agent: &Agent, filter: &[&str]) -> Self {
+        let arguments = [&["--json", "flows", "--follow"], filter].concat();
+        let mut program = Running::podway(agent, &arguments);
+        let lines = lines(&mut program);
+        Self {
+            program,
+            lines,
+            is_armed: false,
+        }
+    }
+
+    /// Whether it has told a flow.
+    fn is_armed(&mut self) -> bool {
+        self.is_armed |= self
+            .lines
+            .try_iter()
+            .any(|line| is_a(&parsed(&line), "flow"));
+        self.is_armed
+    }
+
+    /// The sums of the flows that it tells until it is stopped, packets and bytes, of those that `ours`
+    /// are: by whose they are, ports, node, verdict and reason. Nothing is missing.
+    fn sums(mut self, ours: impl Fn(&Value) -> bool) -> BTreeMap<[String; 6], (u64, u64)> {
+        self.program.signal(Signal::INT);
+        let mut sums: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+        for line in self.lines.iter() {
+            let flow = parsed(&line);
+            if is_a(&flow, "flow-period") {
+                assert_eq!((&flow["lost"], &flow["others"]), (&json!(0), &json!(0)));
+            }
+            if !is_a(&flow, "flow") || !ours(&flow) {
+                continue;
+            }
+            let text = |name: &str| flow[name].as_str().unwrap_or("-").to_owned();
+            let number = |name: &str| flow[name].as_u64().unwrap();
+            let key = [
+                "source",
+                "came_by",
+                "leaves_by",
+                "node",
+                "verdict",
+                "reason",
+            ]
+            .map(text);
+            let sum = sums.entry(key).or_default();
+            *sum = (sum.0 + number("packets"), sum.1 + number("bytes"));
+        }
+        self.program.ends(|| ());
+        sums
+    }
+}
+
+/// By several `podway flows` at once, of which nothing is seen before they have seen a packet.
 fn flows_are_added_up(network: &Network) {
+    const DROPPED: u16 = 40_001;
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
-    let node = &*network.node(1).name;
-    let arguments = ["--json", "flows", "--follow", "--node", node];
-    let mut flows = Running::podway(network.agent(0), &arguments);
-    let lines = lines(&mut flows);
-    let parsed = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap();
-    let armed = wait_until("a flow is told", PATIENCE, || {
+    let (node, here) = (&*network.node(1).name, pod.ipv4.to_string());
+    let filters: [&[&str]; MAX_WATCHES] = [
+        &["--node", node],
+        &["--pod", &here, "--verdict", "forwarded"],
+        &["--port", "7001", "--sample", "10"],
+        &["--verdict", "dropped"],
+    ];
+    let mut all = filters.map(|filter| Flows::of(network.agent(0), filter));
+    let datagrams = Datagrams {
+        size: 100,
+        count: 100,
+        window: 32,
+    };
+    let send_stranger = |source_port| {
+        let frame = of_a_stranger(network, source_port);
+        send_raw(&network.node(1).netns, UPLINK, &frame).unwrap();
+    };
+    let refusing = SocketAddr::from((peer.ipv4, 7002));
+    // None of it is looked at.
+    wait_until("each tells a flow", PATIENCE, || {
         ping_all(&pod.netns, peer.ipv6.into(), 56, 1);
-        let line = lines.try_recv().map_err(|error| error.to_string())?;
-        Ok(parsed(line))
-    });
-    assert_eq!(armed.unwrap()["verdict"], "forwarded");
+        let connecting = pod
+            .netns
+            .thread(move || Ok(TcpStream::connect(refusing).is_err()));
+        assert!(join(connecting).unwrap());
+        let ten = Datagrams {
+            count: 10,
+            ..datagrams
+        };
+        ten.arriving(&pod.netns, &peer.netns, peer.ipv6.into());
+        send_stranger(DROPPED - 1);
+        let armed = all.each_mut().map(Flows::is_armed);
+        match armed.iter().all(|armed| *armed) {
+            true => Ok(()),
+            false => Err(format!("{armed:?}")),
+        }
+    })
+    .unwrap();
 
     ping_all(&pod.netns, peer.ipv4.into(), 56, PINGS);
+    let arrived = datagrams.arriving(&pod.netns, &peer.netns, peer.ipv4.into());
+    assert_eq!(arrived, datagrams.count);
+    (0..3).for_each(|_| send_stranger(DROPPED));
     std::thread::sleep(Duration::from_millis(1100));
-    flows.signal(Signal::INT);
-    let mut seen: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-    for flow in lines.iter().map(parsed) {
-        let text = |name: &str| flow[name].as_str().unwrap_or("-").to_owned();
-        if text("source").contains(':') {
-            continue;
-        }
-        let number = |name: &str| flow[name].as_u64().unwrap();
-        let key = ["source", "came_by", "leaves_by", "node", "verdict"].map(text);
-        let sum = seen.entry(key).or_default();
-        *sum = (sum.0 + number("packets"), sum.1 + number("bytes"));
-    }
-    let pings = u64::from(PINGS);
+
+    let [of_node, of_pod, sampled, dropped] = all;
     let key = |source: &str, came_by: &str, leaves_by: &str, node: &str| {
-        [source, came_by, leaves_by, node, "forwarded"].map(str::to_owned)
+        [source, came_by, leaves_by, node, "forwarded", "-"].map(str::to_owned)
     };
-    let (here, there) = (pod.ipv4.to_string(), peer.ipv4.to_string());
-    let port = &*pod.host_interface;
+    let (port, there) = (&*pod.host_interface, peer.ipv4.to_string());
+    let pings = u64::from(PINGS);
     // Ethernet, IPv4, ICMP and 56 bytes; and the outer headers.
     let bytes = 14 + 20 + 8 + 56;
     let expected = BTreeMap::from([
@@ -185,8 +279,19 @@ fn flows_are_added_up(network: &Network) {
         ),
         (key(&there, UPLINK, port, "-"), (pings, pings * bytes)),
     ]);
-    assert_eq!(seen, expected);
-    flows.ends(|| ());
+    let is_ping = |flow: &Value| flow["protocol"] == 1;
+    assert_eq!(of_node.sums(is_ping), expected);
+    assert_eq!(of_pod.sums(is_ping), expected);
+    // Each that was looked at counts for ten.
+    let bytes = 50 + 14 + 20 + 8 + 100;
+    let expected = BTreeMap::from([(key(&here, port, UPLINK, node), (100, 100 * bytes))]);
+    let is_v4 = |flow: &Value| flow["source"] == *here && flow["sample"] == 10;
+    assert_eq!(sampled.sums(is_v4), expected);
+    let key = [&*there, UPLINK, "-", "-", "dropped", "unknown_vtep"].map(str::to_owned);
+    let bytes = 50 + 14 + 20 + 8 + 64;
+    let expected = BTreeMap::from([(key, (3, 3 * bytes))]);
+    let is_last = |flow: &Value| flow["source_port"] != DROPPED - 1;
+    assert_eq!(dropped.sums(is_last), expected);
 }
 
 /// By `podway top`, on a terminal that `script` makes.
@@ -326,10 +431,32 @@ fn a_trace_ends_with_its_reader_while_packets_pass(network: &Network) {
     trace.ends(|| ping_all(&pod.netns, peer.ipv4.into(), 56, 1));
 }
 
+/// A packet to a pod of node 1 in a tunnel from an address of the underlay that nobody has.
+fn of_a_stranger(network: &Network, source_port: u16) -> Vec<u8> {
+    let (here, there) = (network.node(0), network.node(1));
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let mut stranger = there.underlay.octets();
+    stranger[3] = 77;
+    let vtep = |node: &podway_bench::topology::Node| derived_vtep_mac(node.underlay.into()).0;
+    let (mut frame, mut inner) = (Vec::new(), vec![8, 0, 0, 0, 0, 0, 1, 0]);
+    PacketBuilder::ethernet2(vtep(there), vtep(here))
+        .ipv4(peer.ipv4.octets(), pod.ipv4.octets(), 64)
+        .udp(source_port, 9)
+        .write(&mut inner, &[0xa5; 64])
+        .unwrap();
+    let (from, to) = (mac_of(&there.netns, UPLINK), mac_of(&here.netns, UPLINK));
+    PacketBuilder::ethernet2(from.0, to.0)
+        .ipv4(stranger, here.underlay.octets(), 64)
+        .udp(50_000, 4789)
+        .write(&mut frame, &inner)
+        .unwrap();
+    frame
+}
+
 fn a_drop_has_its_reason(network: &Network) {
     const COUNT: usize = 3;
     let (here, there) = (network.node(0), network.node(1));
-    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let peer = network.pod(1, 0);
     let file = here.directory.join("drops.pcapng");
     let path = file.to_str().unwrap();
     let count = COUNT.to_string();
@@ -346,22 +473,7 @@ fn a_drop_has_its_reason(network: &Network) {
             .ok_or_else(|| "no file".to_owned())
     })
     .unwrap();
-    // From an address of the underlay that nobody has.
-    let mut stranger = there.underlay.octets();
-    stranger[3] = 77;
-    let vtep = |node: &podway_bench::topology::Node| derived_vtep_mac(node.underlay.into()).0;
-    let (mut frame, mut inner) = (Vec::new(), vec![8, 0, 0, 0, 0, 0, 1, 0]);
-    PacketBuilder::ethernet2(vtep(there), vtep(here))
-        .ipv4(peer.ipv4.octets(), pod.ipv4.octets(), 64)
-        .udp(40_000, 9)
-        .write(&mut inner, &[0xa5; 64])
-        .unwrap();
-    let (from, to) = (mac_of(&there.netns, UPLINK), mac_of(&here.netns, UPLINK));
-    PacketBuilder::ethernet2(from.0, to.0)
-        .ipv4(stranger, here.underlay.octets(), 64)
-        .udp(50_000, 4789)
-        .write(&mut frame, &inner)
-        .unwrap();
+    let frame = of_a_stranger(network, 40_000);
     let before = network.counters();
     for _ in 0..COUNT {
         send_raw(&there.netns, UPLINK, &frame).unwrap();
@@ -394,44 +506,153 @@ fn a_drop_has_its_reason(network: &Network) {
     }
 }
 
+/// On the node that sends it and on the one that receives it.
 fn a_flow_is_traced(network: &Network) {
     let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let (here, there) = (network.node(0), network.node(1));
     let filter = format!("udp dst port 4242 and host {}", peer.ipv4);
     let arguments: Vec<&str> = "trace live --count 1"
         .split(' ')
         .chain(filter.split(' '))
         .collect();
-    let mut trace = Running::podway(network.agent(0), &arguments);
+    let traces = [0, 1].map(|node| Running::podway(network.agent(node), &arguments));
     let target = SocketAddr::from((peer.ipv4, 4242));
-    // It says nothing before the first packet, so one comes again and again.
-    trace.ends(|| {
-        let sending = pod.netns.thread(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.send_to(b"hello", target).unwrap();
-            Ok(())
+    let [sent, received] = traces.map(|mut trace| {
+        // It says nothing before the first packet, so one comes again and again.
+        trace.ends(|| {
+            let sending = pod.netns.thread(move || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.send_to(b"hello", target).unwrap();
+                Ok(())
+            });
+            join(sending).unwrap();
         });
-        podway_bench::netns::join(sending).unwrap();
+        let text = String::from_utf8(trace.finish()).unwrap();
+        let steps: Vec<String> = text.lines().map(str::to_owned).collect();
+        let begin = format!("{}:4242 udp", peer.ipv4);
+        assert!(steps[0].ends_with(&begin), "{text}");
+        steps
     });
-    let text = String::from_utf8(trace.finish()).unwrap();
-    let other = network.node(1);
-    let [first, came, goes, sent] = text.lines().collect::<Vec<_>>()[..] else {
-        panic!("{text}");
+    let came = |steps: &[String], port: &str, bytes: u16| {
+        let (begin, end) = (
+            format!("  came     by {port} ("),
+            format!(", {bytes} bytes"),
+        );
+        let step = &steps[1];
+        assert!(step.starts_with(&begin) && step.ends_with(&end), "{step}");
     };
-    assert!(
-        first.ends_with(&format!("{}:4242 udp", peer.ipv4)),
-        "{text}"
-    );
-    assert!(
-        came.starts_with(&format!("  came     by {} (", pod.host_interface)),
-        "{text}"
-    );
-    let node = format!(
-        "  goes to  {} ({}) by VXLAN, VNI 1",
-        other.name, other.underlay
-    );
-    assert_eq!(goes, node);
     // 5 bytes, UDP 8, IPv4 20, Ethernet 14, and a tunnel's 50.
-    assert_eq!(sent, format!("  sent     by {UPLINK}, 97 bytes"));
+    came(&sent, &pod.host_interface, 47);
+    came(&received, UPLINK, 97);
+    let uplink = mac_of(&there.netns, UPLINK);
+    assert_eq!(
+        sent[2..],
+        [
+            format!("  route    {} via {}", there.pod_cidr(), there.name),
+            format!(
+                "  goes to  {} ({}) by VXLAN, VNI 1",
+                there.name, there.underlay
+            ),
+            format!("  sent     by {UPLINK} to {uplink}, 97 bytes"),
+        ]
+    );
+    let port = &peer.host_interface;
+    assert_eq!(
+        received[2..],
+        [
+            format!(
+                "  decap    VNI 1, from {} ({}), 47 bytes inside",
+                here.name, here.underlay
+            ),
+            format!("  route    {}/32 dev {port}", peer.ipv4),
+            format!("  goes to  the pod ({})", peer.mac),
+            format!("  sent     by {port} to {}, 47 bytes", peer.mac),
+        ]
+    );
+}
+
+/// More packets than the rings have room for, with time to read them.
+fn a_moderate_rate_is_traced_without_loss(network: &Network) {
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let datagrams = Datagrams {
+        size: 100,
+        count: MANY / ROUNDS,
+        window: 32,
+    };
+    let filter = "--json trace live --checksums udp and dst port 7001";
+    let filter: Vec<&str> = filter.split(' ').collect();
+    let mut trace = Running::podway(network.agent(0), &filter);
+    let lines = lines(&mut trace);
+    let warm = Datagrams {
+        count: 1,
+        ..datagrams
+    };
+    wait_until("a packet is traced", PATIENCE, || {
+        warm.arriving(&pod.netns, &peer.netns, peer.ipv6.into());
+        lines.try_recv().map_err(|error| error.to_string())
+    })
+    .unwrap();
+
+    for _ in 0..ROUNDS {
+        let arrived = datagrams.arriving(&pod.netns, &peer.netns, peer.ipv4.into());
+        assert_eq!(arrived, datagrams.count);
+        std::thread::sleep(PACE);
+    }
+    trace.signal(Signal::INT);
+    let mut traced = 0;
+    let mut lost = None;
+    for packet in lines.iter().map(|line| parsed(&line)) {
+        if is_a(&packet, "trace-end") {
+            lost = packet["lost"].as_u64();
+            continue;
+        }
+        let records = packet["records"].as_array().unwrap();
+        if records[0]["flow"]["destination"] != peer.ipv4.to_string() {
+            continue;
+        }
+        let points: Vec<_> = records.iter().map(|record| &record["point"]).collect();
+        assert_eq!(points, ["ingress", "egress"], "{packet}");
+        let route = &records[1]["route"]["prefix"];
+        assert_eq!(*route, network.node(1).pod_cidr(), "{packet}");
+        assert_eq!(packet.get("wrong_checksum"), None, "{packet}");
+        traced += 1;
+    }
+    assert_eq!((traced, lost), (MANY, Some(0)));
+    trace.ends(|| ());
+}
+
+/// Neither by those that senders leave to their kernels, nor by any that were finished on the way.
+fn right_checksums_are_not_called_wrong(network: &Network) {
+    let (pod, peer) = (network.pod(0, 0), network.pod(1, 0));
+    let arguments = ["capture", "--checksums", "--point", "ingress,decap"];
+    for node in [0, 1] {
+        let mut capture = Running::podway(network.agent(node), &arguments);
+        let lines = lines(&mut capture);
+        wait_until("packets are seen", PATIENCE, || {
+            ping_all(&pod.netns, peer.ipv4.into(), 57, 1);
+            lines.try_recv().map_err(|error| error.to_string())
+        })
+        .unwrap();
+        for address in [peer.ipv4.into(), peer.ipv6.into()] {
+            ping_all(&pod.netns, address, 57, 1);
+            assert_eq!(tcp(&pod.netns, &peer.netns, address, 5000), (5000, 5000));
+            let datagrams = Datagrams {
+                size: 99,
+                count: 3,
+                window: 3,
+            };
+            assert_eq!(datagrams.arriving(&pod.netns, &peer.netns, address), 3);
+        }
+        capture.signal(Signal::INT);
+        let lines: Vec<String> = lines.iter().collect();
+        for protocol in [" icmp, ", " icmpv6, ", " tcp, ", " udp, "] {
+            let of = lines.iter().filter(|line| line.contains(protocol));
+            assert!(of.count() > 1, "{lines:#?}");
+        }
+        let wrong = lines.iter().find(|line| line.contains("wrong"));
+        assert_eq!(wrong, None);
+        capture.ends(|| ());
+    }
 }
 
 fn a_slow_reader_loses_records_only(network: &Network) {
