@@ -87,7 +87,7 @@ impl Node {
         }
     }
 
-    /// Takes in what other nodes ask and answer; see [`Health::receive`] for `idle`.
+    /// Takes in what other nodes ask and answer; see [`crate::health::Health::receive`] for `idle`.
     pub fn follow_health(&mut self, idle: Instant) {
         if let Some(health) = &mut self.health {
             health.receive(idle);
