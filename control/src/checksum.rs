@@ -251,13 +251,13 @@ mod tests {
             assert_eq!(wrong(&record), None, "{record:?}");
         }
         // Whatever it is cut to, and whatever is in it.
-        for length in 0..frame.len() {
-            let mut broken = came(frame[..length].to_vec());
-            wrong(&broken);
+        for length in 0..bad.bytes.len() {
+            let mut broken = came(bad.bytes[..length].to_vec());
+            assert_eq!(wrong(&broken), None, "{length}");
             broken.vni = Some(7.try_into().unwrap());
-            wrong(&broken);
+            assert_eq!(wrong(&broken), None, "{length} in a tunnel");
         }
-        wrong(&came(vec![0xff; 100]));
+        assert_eq!(wrong(&came(vec![0xff; 100])), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -112,6 +113,8 @@ struct WorkerHandle {
     devices: Option<WorkerDevices>,
     /// Rounds that it had made when a command was given up; nothing is waited for before the next.
     stuck_after: Option<u64>,
+    /// Packets that its TAP had no room for, as they were told last.
+    tap_full: AtomicU64,
 }
 
 impl WorkerHandle {
@@ -244,6 +247,7 @@ impl Supervisor {
                 thread: Some(thread),
                 devices,
                 stuck_after: None,
+                tap_full: AtomicU64::new(0),
             });
         }
         let perf_begun = Begun::at_start(workers.len());

@@ -121,7 +121,7 @@ impl Capture {
                 Err(error) => break Err(error),
             }
         };
-        goes_on(sink.finish(stream.lost()))?;
+        goes_on(sink.finish(stream.lost(), result.is_ok()))?;
         if !json {
             let lost = stream.lost();
             eprintln!("podway: {records} records, {lost} more found no room and are lost");
@@ -164,7 +164,8 @@ impl Sink<'_> {
         }
     }
 
-    fn finish(mut self, lost: u64) -> io::Result<()> {
+    /// Ends what was written; `whole` says whether it has all that was to be captured.
+    fn finish(mut self, lost: u64, whole: bool) -> io::Result<()> {
         match self {
             Self::File(file) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -172,6 +173,7 @@ impl Sink<'_> {
                 file.finish(u64::try_from(now).unwrap_or(u64::MAX), lost)
             }
             Self::Lines(_) => Ok(()),
+            Self::Documents(_) if !whole => Ok(()),
             Self::Documents(_) => self.write(Watched {
                 records: Vec::new(),
                 lost,

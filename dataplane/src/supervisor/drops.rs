@@ -16,6 +16,8 @@ use super::ports::is_pod;
 use super::{Supervisor, system};
 use crate::clock::monotonic_nanoseconds;
 use crate::last_drop::LastDrop;
+use crate::wire::ethernet;
+use crate::wire::glance::glance;
 use describe::describe;
 
 pub(super) use rates::DropRates;
@@ -161,11 +163,13 @@ impl Supervisor {
     fn describe(&self, last: &LastDrop) -> DroppedPacket {
         let mut ports = self.ports.iter();
         let port = ports.find(|(_, port)| port.interface.ifindex == last.ifindex);
-        // The tunnels of a pod are its own business.
-        let vxlan = match port {
-            Some((_, port)) if is_pod(&port.role) => None,
-            _ => self.local.vxlan_port,
-        };
+        // The tunnels of pods are their own business, on the uplink too, when they are routed natively.
+        let local = &self.local.addresses;
+        let outer = glance(last.header(), ethernet::HEADER_LEN, last.header().len());
+        let between_nodes =
+            outer.is_some_and(|outer| local.contains(&outer.src) || local.contains(&outer.dst));
+        let of_pod = port.is_some_and(|(_, port)| is_pod(&port.role));
+        let vxlan = (self.local.vxlan_port).filter(|_| between_nodes && !of_pod);
         let name = port.map(|(name, _)| name.clone());
         describe(last, name, vxlan, monotonic_nanoseconds())
     }

@@ -1,6 +1,7 @@
 //! Status and counters, as the protocol gives them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use podway_proto::ErrorBody;
 use podway_proto::dataplane::{
@@ -178,7 +179,11 @@ impl Supervisor {
             let bells = self.redirect.bells(number).map_err(system)?;
             let silent = bells.saturating_sub(worker.sheet.bells.get());
             let (name, lost) = devices.lost();
-            taps.push((name.to_owned(), lost.saturating_sub(silent)));
+            // A bell that the worker has not heard yet counts as such for a moment: less than before
+            // is never the truth.
+            let lost = lost.saturating_sub(silent);
+            let before = worker.tap_full.fetch_max(lost, Relaxed);
+            taps.push((name.to_owned(), lost.max(before)));
         }
         Ok(taps.into_iter())
     }

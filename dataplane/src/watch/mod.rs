@@ -268,7 +268,7 @@ impl Came {
 #[derive(Debug)]
 pub struct Watches {
     armed: Vec<Watch>,
-    /// Matches what any of their filters does.
+    /// Matches what any of their filters does, but for those that want only what dies.
     any: Filter,
     /// Whether any of them wants bytes of a packet as it came.
     wants_head: bool,
@@ -328,7 +328,11 @@ impl Watches {
             watch.snap > 0 && early.iter().any(|point| watch.points.has(*point))
         };
         self.wants_head = self.armed.iter().any(wants_head);
-        self.any = Filter::any_of(self.armed.iter().map(|watch| &watch.filter));
+        // What dies is offered to all by itself.
+        let of_the_living =
+            |watch: &&Watch| watch.points != Points::default().and(WatchPoint::Dropped);
+        let living = self.armed.iter().filter(of_the_living);
+        self.any = Filter::any_of(living.map(|watch| &watch.filter));
         (self.taken, self.offered) = (0, 0);
         self.came.head_len = 0;
     }
@@ -355,7 +359,7 @@ impl Watches {
     /// It is known where a packet goes, and nothing else has been done to it.
     #[inline]
     pub fn decided(&mut self, packet: &mut Packet<'_>, send: &Send<'_>) {
-        if !self.armed.is_empty() && self.may_be_wanted(send) {
+        if !self.armed.is_empty() && self.may_be_wanted(packet, send) {
             self.offer(packet, send);
         }
     }
@@ -363,8 +367,8 @@ impl Watches {
     /// Whether a watch may want a packet that goes there. Most packets of a watched worker are wanted by
     /// none, and are done with here.
     #[inline(never)]
-    fn may_be_wanted(&self, send: &Send<'_>) -> bool {
-        if self.any.looks_at_vni() {
+    fn may_be_wanted(&self, packet: &Packet<'_>, send: &Send<'_>) -> bool {
+        if self.any.looks_at_vni() && packet.headroom() > self.came.headroom {
             return true;
         }
         let seen = Seen {
@@ -598,6 +602,9 @@ impl Watches {
     /// A message that begins with `head` was not taken by the kernel: all of it is one record.
     #[cold]
     pub fn not_sent(&mut self, reason: DropReason, message: &Message, head: &[u8]) {
+        if self.armed.is_empty() {
+            return;
+        }
         let (port, length) = (message.port, message.bytes);
         let glanced = glance_inside(head, |_| message.encapsulated, length as usize);
         let headers = glanced.as_ref().map(|Glanced { headers, .. }| headers);

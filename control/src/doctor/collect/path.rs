@@ -6,7 +6,7 @@ mod schedule;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use podway_proto::control::NodeEntry;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -106,10 +106,18 @@ fn receive(
     if left.is_zero() {
         return Ok(None);
     }
-    socket.set_read_timeout(Some(left))?;
+    // Less than a microsecond would become none, which is to wait for ever.
+    socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
     match io::Read::read(&mut socket, room) {
         Ok(length) => Ok(echo::reply(room.get(..length).unwrap_or_default(), id)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

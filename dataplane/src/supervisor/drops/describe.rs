@@ -7,7 +7,7 @@ use podway_proto::hex;
 
 use crate::last_drop::LastDrop;
 use crate::wire::glance::{glance, vxlan_at};
-use crate::wire::{EtherType, Headers, VxlanHeader, ethernet, protocol, vxlan};
+use crate::wire::{EtherType, Headers, IpVersion, VxlanHeader, ethernet, protocol, vxlan};
 
 /// Bytes that are told of a packet whose headers cannot be read.
 const UNREAD: usize = 64;
@@ -73,7 +73,13 @@ fn read(bytes: &[u8], l3: usize) -> Option<Read> {
     let Some(found) = glance(bytes, l3, bytes.len()) else {
         return arp(bytes, l3);
     };
+    // The later fragments of a packet have payload where the first one has a header.
+    let is_later = found.version == IpVersion::V4
+        && bytes
+            .get(l3 + 6..l3 + 8)
+            .is_some_and(|field| u16::from_be_bytes([field[0] & 0x1f, field[1]]) != 0);
     let l4 = match found.protocol {
+        _ if is_later => 0,
         protocol::TCP => 20,
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         _ => 0,
@@ -191,6 +197,10 @@ mod tests {
             assert_eq!(seen.source_port, None, "{offset}");
             assert_eq!(seen.source.is_some(), offset != 12, "{offset}");
         }
+        // Of a later fragment nothing behind the IP header is one.
+        let mut later = udp.clone();
+        later[21] = 1;
+        assert_eq!(described(&later).header, hex::encode(&later[..34]));
     }
 
     #[test]

@@ -64,9 +64,12 @@ pub(super) fn reply(packet: &[u8], id: u16) -> Option<(Ipv4Addr, Reply)> {
             next_hop_mtu,
         }) => {
             let quoted = Ipv4HeaderSlice::from_slice(icmp.payload()).ok()?;
-            let is_icmp = quoted.protocol() == IpNumber::ICMP;
+            // Eight bytes of it are quoted at least (RFC 792): somebody else's ping has another id.
+            let echo = icmp.payload().get(quoted.slice().len()..)?;
+            let is_ours =
+                quoted.protocol() == IpNumber::ICMP && echo.get(4..6) == Some(&id.to_be_bytes());
             let too_big = Reply::TooBig(next_hop_mtu.into());
-            is_icmp.then(|| (quoted.destination_addr(), too_big))
+            is_ours.then(|| (quoted.destination_addr(), too_big))
         }
         _ => None,
     }
@@ -119,6 +122,7 @@ mod tests {
         let ip = Ipv4Header::new(length, 64, IpNumber::ICMP, router, HERE.octets()).unwrap();
         let packet = [&ip.to_bytes()[..], &icmp.to_bytes(), quoted].concat();
         assert_eq!(reply(&packet, 7), Some((THERE, Reply::TooBig(1400))));
+        assert_eq!(reply(&packet, 8), None, "another's");
         for length in 0..packet.len() {
             let _ = reply(&packet[..length], 7);
         }
