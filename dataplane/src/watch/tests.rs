@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use podway_proto::watch::WatchNextHopKind;
+
 use super::*;
 use crate::egress::VnetHeader;
 use crate::packet::Offload;
