@@ -394,9 +394,16 @@ fn dead_peer(network: &mut Network) {
         there.netns.ip(&[line]).unwrap();
     };
     set("down");
-    let found = wait_for_one(network.agent(0), ("node", &there.name, "fault"));
     let whom = format!("{} has not answered for ", there.underlay);
-    assert!(found.message.starts_with(&whom), "{found:?}");
+    // The last answer of one path may be later than that of the other: then only one is silent yet.
+    let found = wait_until("neither path of the node answers", PATIENCE, || {
+        let found = wait_for_one(network.agent(0), ("node", &there.name, "fault"));
+        match found.message.starts_with(&whom) {
+            true => Ok(found),
+            false => Err(found.message),
+        }
+    });
+    let found = found.unwrap();
     assert!(
         found.remedy.contains("see whether the node runs"),
         "{found:?}"
