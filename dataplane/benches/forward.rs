@@ -73,6 +73,7 @@ fn time_forward(
                 continue;
             };
             if let Verdict::Send(send) = forward(&mut packet, from, tables) {
+                send.rewrite(&mut packet);
                 black_box(send);
                 sent += 1;
             }
@@ -177,10 +178,13 @@ fn chain(memory: &mut Memory, bytes: &[u8]) -> usize {
     parts.len()
 }
 
-/// What [`forward`] says of a packet, which it must send.
+/// What [`forward`] says of a packet, which it must send, rewritten.
 fn sent<'t>(packet: &mut Packet<'_>, from: PortId, tables: &'t Tables) -> Send<'t> {
     match forward(packet, from, tables) {
-        Verdict::Send(send) => send,
+        Verdict::Send(send) => {
+            send.rewrite(packet);
+            send
+        }
         Verdict::Drop(reason) => panic!("{reason:?}"),
     }
 }

@@ -43,7 +43,7 @@ struct Case {
 const LATE: &[WatchPoint] = &[WatchPoint::Egress, WatchPoint::Dropped];
 const NARROW: &str = "host 192.0.2.99 and tcp port 99";
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case {
         name: "off",
         filter: None,
@@ -59,6 +59,12 @@ const CASES: [Case; 5] = [
     Case {
         name: "no match, points before",
         filter: Some(NARROW),
+        points: &WatchPoint::ALL,
+        snap: 128,
+    },
+    Case {
+        name: "no match, but for a reason",
+        filter: Some("host 192.0.2.99 and reason no_route"),
         points: &WatchPoint::ALL,
         snap: 128,
     },
@@ -153,6 +159,7 @@ fn watched_packet(
     watches.came(&packet, from);
     if let Verdict::Send(send) = forward(&mut packet, from, tables) {
         watches.decided(&mut packet, &send);
+        send.rewrite(&mut packet);
         let length = packet.len();
         watches.gathered(&mut packet, &send, length, || 50_000);
         black_box(&send);
@@ -168,6 +175,7 @@ fn unwatched(memory: &mut Memory, from: PortId, tables: &Tables) -> Duration {
             continue;
         };
         if let Verdict::Send(send) = forward(&mut packet, from, tables) {
+            send.rewrite(&mut packet);
             black_box(&send);
         }
     }

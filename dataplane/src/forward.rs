@@ -3,22 +3,21 @@
 //! No I/O, no clock, no log, no lock, no allocation. Tests, fuzzing and benches call the very
 //! function that the workers call.
 //!
-//! What the packet needs is done in its own bytes: outer headers are pulled, the time to live is
-//! decremented, the Ethernet header is rewritten. What depends on how it is sent (segmentation,
-//! checksums, outer headers) is left to egress, which learns it from [`Send`].
+//! Of the packet's bytes it changes next to nothing: outer headers are pulled, and [`Send::rewrite`] makes
+//! of what is left what leaves. Between the two a watch sees the packet as it came. What depends on how
+//! it is sent (segmentation, checksums, outer headers) is left to egress, which learns it from [`Send`].
 
 use std::net::IpAddr;
 
 use crate::fib::{NextHop, NextHopKind, PortId, Tables};
 use crate::packet::Packet;
-use crate::tunnel::decap;
+use crate::tunnel::{Congestion, decap};
 use crate::verdict::{DropReason, Send, Verdict};
-use crate::wire::parse::{Headers, IpVersion, parse_to};
-use crate::wire::{
-    Ipv4Packet, Ipv6Packet, UdpDatagram, checksum, ethernet, flow_hash, ipv4, ipv6, protocol,
-};
+use crate::wire::parse::{Headers, parse_to};
+use crate::wire::{UdpDatagram, checksum, ethernet, flow_hash, protocol};
 
-/// Decides what becomes of `packet`, which came in by the port `from`, and prepares it.
+/// Decides what becomes of `packet`, which came in by the port `from`. One that is sent begins at the
+/// Ethernet header that is to be sent, and is then to be given to [`Send::rewrite`].
 ///
 /// A copy for each caller, so that a second one, such as a trace, is no reason for the compiler to move
 /// it out of the worker's loop.
@@ -38,8 +37,11 @@ fn route<'t>(
 ) -> Result<Send<'t>, DropReason> {
     let ingress = tables.port(from).ok_or(DropReason::PortGone)?;
     let mut ingress_mtu = ingress.mtu;
+    let mut congestion = Congestion::default();
     if ingress.is_uplink {
-        ingress_mtu = ingress_mtu.saturating_sub(decap(packet, tables)?);
+        let outer = decap(packet, tables)?;
+        ingress_mtu = ingress_mtu.saturating_sub(outer.overhead);
+        congestion = outer.congestion;
     }
 
     let mut headers = Headers::UNREAD;
@@ -49,7 +51,7 @@ fn route<'t>(
         ethernet::HEADER_LEN,
         packet.len(),
     )?;
-    packet.truncate(headers.end());
+    headers.tos = congestion.combined(headers.tos)?;
     if headers.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
@@ -57,7 +59,7 @@ fn route<'t>(
         // The kernel knows; also of what it has joined, whatever the wire carried.
         Some(offload) => match offload.unfinished {
             Some(start) if start != headers.l4 => {
-                finish_inside(packet, start, offload.checksum);
+                finish_inside(packet, &headers, start, offload.checksum);
                 false
             }
             unfinished => unfinished.is_some(),
@@ -96,11 +98,6 @@ fn route<'t>(
         }
     }
 
-    let head = packet.head_mut();
-    if let Some(macs) = head.get_mut(..next_hop.l2.0.len()) {
-        macs.copy_from_slice(&next_hop.l2.0);
-    }
-    decrement_hop_limit(head, &headers);
     headers.hop_limit -= 1;
     Ok(Send {
         next_hop,
@@ -148,9 +145,9 @@ pub(crate) fn is_partial(packet: &Packet<'_>, headers: &Headers) -> bool {
 
 /// Finishes the checksum of a packet inside the packet: a pod's own tunnel left it to the device.
 #[cold]
-fn finish_inside(packet: &mut Packet<'_>, start: u16, field: u16) {
+fn finish_inside(packet: &mut Packet<'_>, headers: &Headers, start: u16, field: u16) {
     let start = usize::from(start);
-    let len = packet.len().saturating_sub(start);
+    let len = headers.end().saturating_sub(start);
     packet.finish_checksum(start, len, field.into());
 }
 
@@ -171,26 +168,6 @@ fn fills_packet(packet: &Packet<'_>, headers: &Headers) -> bool {
 #[cold]
 fn is_finished(packet: &Packet<'_>, headers: &Headers) -> bool {
     packet.checksum_is_right(headers)
-}
-
-#[inline]
-fn decrement_hop_limit(head: &mut [u8], headers: &Headers) {
-    let Some(bytes) = head.get_mut(usize::from(headers.l3)..) else {
-        return;
-    };
-    // As arrays, whose length is checked once.
-    match headers.version {
-        IpVersion::V4 => {
-            if let Some(header) = bytes.first_chunk_mut::<{ ipv4::HEADER_LEN }>() {
-                Ipv4Packet::new_unchecked(header).decrement_hop_limit();
-            }
-        }
-        IpVersion::V6 => {
-            if let Some(header) = bytes.first_chunk_mut::<{ ipv6::HEADER_LEN }>() {
-                Ipv6Packet::new_unchecked(header).decrement_hop_limit();
-            }
-        }
-    }
 }
 
 #[cfg(test)]

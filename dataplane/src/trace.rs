@@ -118,6 +118,7 @@ fn outcome(packet: &mut Packet<'_>, served: &Served<'_>, tables: &Tables) -> Res
     if let Some(limits) = served.limits {
         limits.apply(packet, &mut send, tables);
     }
+    send.rewrite(packet);
     let headers = send.headers;
     let in_front = u32::from(headers.payload.saturating_sub(headers.l3));
     let (segments, segment_bytes) = match segment_of(packet, &send) {

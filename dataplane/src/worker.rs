@@ -253,12 +253,16 @@ impl Worker {
                     if let Some(limits) = &self.limits {
                         limits.apply(&packet, &mut send, tables);
                     }
+                    self.watches.decided(&mut packet, &send);
+                    send.rewrite(&mut packet);
                     Some(send)
                 }
                 Verdict::Drop(reason) => {
                     self.watches.dropped(reason, &mut packet, None, tables);
                     drop_packet(&self.sheet, reason, &packet, port, tables);
-                    (self.answers).answer(&mut packet, port, reason, tables, &self.sheet)
+                    let sheet = &self.sheet;
+                    let answer = (self.answers).answer(&mut packet, port, reason, tables, sheet);
+                    answer.inspect(|send| self.watches.decided(&mut packet, send))
                 }
             };
             let Some(send) = send else { continue };

@@ -13,6 +13,7 @@ use podway_dataplane::egress::{Egress, PacketGso, TapGso, VnetHeader};
 use podway_dataplane::fib::{Fib, PortFacts, PortId, Tables};
 use podway_dataplane::forward::forward;
 use podway_dataplane::ingress::{Burst, RingReader, TapIngress};
+use podway_dataplane::last_drop::HEADER;
 use podway_dataplane::packet::{Offload, Packet};
 use podway_dataplane::tap::Tap;
 use podway_dataplane::verdict::{DropReason, Verdict};
@@ -201,6 +202,7 @@ impl Worker {
             let mut packet = packet.with_offload(Some(offload));
             match forward(&mut packet, POD, tables) {
                 Verdict::Send(send) => {
+                    send.rewrite(&mut packet);
                     egress
                         .push(&mut packet, &send, tables, region, sheet, watches)
                         .unwrap();
@@ -423,7 +425,7 @@ fn what_is_lost_behind_the_tap_is_a_drop() {
                 (last.ifindex, last.bytes as usize),
                 (pair.far, 50 + inner.len())
             );
-            assert_eq!(last.header().len(), 64);
+            assert_eq!(last.header().len(), HEADER);
             let header = &last.header()[14..];
             assert_eq!((header[0], header[9]), (0x45, 17), "{reason:?}");
             assert_eq!(header[20 + 2..][..2], 4789_u16.to_be_bytes(), "{reason:?}");

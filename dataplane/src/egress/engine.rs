@@ -36,8 +36,8 @@ impl Egress {
         }
     }
 
-    /// Takes one packet. Its frames must stay as they are until [`Egress::flush`]. `watches` see where
-    /// it goes.
+    /// Takes one packet. Its frames must stay as they are until [`Egress::flush`]. `watches` see it
+    /// leave or die.
     ///
     /// # Errors
     /// Why it does not leave; it is not counted yet.
@@ -51,7 +51,6 @@ impl Egress {
         sheet: &Sheet,
         watches: &mut Watches,
     ) -> Result<(), DropReason> {
-        watches.decided(packet, send);
         let length = packet.len();
         let mut pushed = self.gather.push(packet, send, tables);
         if matches!(pushed, Pushed::Full) {

@@ -9,7 +9,7 @@ use crate::fib::{PortId, Tables};
 use crate::forward::forward;
 use crate::limits::Limits;
 use crate::packet::{MAX_CHAIN, Offload, Packet};
-use crate::tunnel::decap;
+use crate::tunnel::{Outer, decap};
 use crate::verdict::{DropReason, Send, Verdict};
 use crate::watch::Watches;
 use crate::wire::flow_hash::SourcePorts;
@@ -102,10 +102,11 @@ impl Node {
     ) -> Result<Forwarded<'_>, DropReason> {
         self.in_packet(frame, VXLAN_LEN, |packet, tables| {
             match forward(packet, from, tables) {
-                Verdict::Send(send) => Ok(Forwarded {
-                    send,
-                    bytes: bytes(packet),
-                }),
+                Verdict::Send(send) => {
+                    send.rewrite(packet);
+                    let bytes = bytes(packet);
+                    Ok(Forwarded { send, bytes })
+                }
                 Verdict::Drop(reason) => Err(reason),
             }
         })
@@ -142,9 +143,9 @@ impl Node {
 
     /// Pulls a frame's outer headers, if it is from a tunnel. The result is what [`decap`] says
     /// and what it leaves.
-    pub(crate) fn decap(&mut self, frame: &[u8]) -> Result<(u16, Vec<u8>), DropReason> {
+    pub(crate) fn decap(&mut self, frame: &[u8]) -> Result<(Outer, Vec<u8>), DropReason> {
         self.in_packet(frame, VXLAN_LEN, |packet, tables| {
-            decap(packet, tables).map(|overhead| (overhead, bytes(packet)))
+            decap(packet, tables).map(|outer| (outer, bytes(packet)))
         })
     }
 
@@ -178,7 +179,7 @@ impl Node {
         self.receive_with(from, frame, |_, _, _| ())
     }
 
-    /// As [`Node::receive`]; `look` sees what is sent: the packet as [`forward`] has left it, or the
+    /// As [`Node::receive`]; `look` sees what is sent: the packet as [`Send::rewrite`] has left it, or the
     /// answer to one that was dropped, with the reason.
     pub(crate) fn receive_with(
         &mut self,
@@ -221,6 +222,8 @@ impl Node {
                     if let Some(limits) = limits {
                         limits.apply(packet, &mut send, tables);
                     }
+                    watches.decided(packet, &send);
+                    send.rewrite(packet);
                     send
                 }
                 Verdict::Drop(reason) => {
@@ -228,11 +231,12 @@ impl Node {
                     let answer = Answer::to(packet, from, reason, tables).filter(|_| *answers);
                     let send = answer.and_then(|answer| answer.build(packet));
                     died_of = Some(reason);
-                    send.ok_or(reason)?
+                    let send = send.ok_or(reason)?;
+                    watches.decided(packet, &send);
+                    send
                 }
             };
             look(died_of, &send, packet);
-            watches.decided(packet, &send);
             let length = packet.len();
             let mut pushed = gather.push(packet, &send, tables);
             if pushed == Pushed::Full {

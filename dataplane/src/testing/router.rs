@@ -112,12 +112,17 @@ impl Router {
             } => (true, accept_partial_checksums),
         };
         let mut packet = Packet::of(arrival);
-        let (mut mtu, mut mark) = (ingress.mtu, None);
+        let (mut mtu, mut congestion) = (ingress.mtu, None);
         if uplink && let Some(outer) = self.decap(&mut packet)? {
             mtu -= outer.overhead;
-            mark = outer.mark;
+            congestion = Some(outer.ecn);
         }
         let fields = read(&packet)?;
+        // RFC 6040, section 4.2.
+        let mark = match congestion {
+            Some(outer) => combined(fields.ecn, outer).ok_or(DropReason::EcnNotCapable)?,
+            None => fields.ecn,
+        };
         packet.truncate(fields.end);
         // RFC 1812, section 5.3.1; RFC 8200, section 3.
         if fields.hop_limit <= 1 {
@@ -179,14 +184,9 @@ impl Router {
         if packet.bytes[..6] != local.vtep_mac.0 {
             return Err(DropReason::NotLocal);
         }
-        // RFC 6040, section 4.2. What has no whole header gets no mark, and is refused next.
-        let mark = match packet.ecn() {
-            Some(inner) => Some(combined(inner, outer.ecn).ok_or(DropReason::EcnNotCapable)?),
-            None => None,
-        };
         Ok(Some(Outer {
             overhead: narrow(inner),
-            mark,
+            ecn: outer.ecn,
         }))
     }
 
@@ -388,8 +388,8 @@ fn finish(frame: &mut [u8]) {
 struct Outer {
     /// Bytes that an inner L3 packet has less than an outer one.
     overhead: u16,
-    /// The codepoint that it leaves with; `None` if it has no header.
-    mark: Option<u8>,
+    /// Their congestion mark.
+    ecn: u8,
 }
 
 /// A packet on its way through the router.
@@ -425,20 +425,6 @@ impl Packet {
         if let Some(offload) = &mut self.offload {
             let start = offload.unfinished;
             offload.unfinished = start.and_then(|start| start.checked_sub(narrow(len)));
-        }
-    }
-
-    /// The ECN codepoint, if there is an IP header.
-    fn ecn(&self) -> Option<u8> {
-        let ip = self.head().get(ETHERNET..)?;
-        match EtherType(get16(&self.bytes, 12)) {
-            EtherType::IPV4 => {
-                let header_len = usize::from(ip.first()? & 15) * 4;
-                let whole = header_len >= Ipv4Header::MIN_LEN && header_len <= ip.len();
-                whole.then(|| ip[1] & 3)
-            }
-            EtherType::IPV6 => (ip.len() >= Ipv6Header::LEN).then(|| ip[1] >> 4 & 3),
-            _ => None,
         }
     }
 
@@ -520,12 +506,12 @@ impl Packet {
     }
 
     /// The link's addresses, one hop less, the congestion mark, and the IPv4 checksum anew.
-    fn rewrite(&mut self, fields: &Fields, macs: [MacAddr; 2], mark: Option<u8>) {
+    fn rewrite(&mut self, fields: &Fields, macs: [MacAddr; 2], mark: u8) {
         let bytes = &mut self.bytes;
         bytes[..6].copy_from_slice(&macs[0].0);
         bytes[6..12].copy_from_slice(&macs[1].0);
         bytes[if fields.destination.is_ipv6() { 21 } else { 22 }] -= 1;
-        self.mark(mark.unwrap_or(fields.ecn));
+        self.mark(mark);
     }
 
     /// Sets the congestion mark, and the IPv4 checksum anew.

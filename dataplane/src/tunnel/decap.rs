@@ -4,28 +4,39 @@ use crate::fib::{LocalTable, Tables};
 use crate::packet::Packet;
 use crate::verdict::DropReason;
 use crate::wire::parse::{Headers, parse_to, parse_vxlan};
-use crate::wire::{
-    EtherType, EthernetFrame, Ipv4Packet, Ipv6Packet, UdpDatagram, ethernet, protocol,
-};
+use crate::wire::{EthernetFrame, UdpDatagram, ethernet, protocol};
 
 /// Explicit congestion notification, the lower two bits of TOS and traffic class (RFC 3168).
 const ECN: u8 = 0b11;
 const NOT_ECT: u8 = 0b00;
-const ECT_1: u8 = 0b01;
+const ECT_0: u8 = 0b10;
 const CE: u8 = 0b11;
 
+/// What the outer headers that were pulled leave to what was inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outer {
+    /// How many bytes fewer an inner L3 packet may have than an outer one: 50, 70 over IPv6, or 0 for a
+    /// packet that was in no tunnel.
+    pub overhead: u16,
+    /// What the tunnel's way has told.
+    pub congestion: Congestion,
+}
+
+/// The congestion mark of an outer header; that of none tells nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Congestion(u8);
+
 /// If `packet` is VXLAN for this node, pulls the outer headers, so that it starts at the inner
-/// Ethernet header. Returns how many bytes fewer an inner L3 packet may have than an outer one: 50,
-/// 70 over IPv6, or 0 for a packet that is no VXLAN and stays as it is.
+/// Ethernet header. One that is no VXLAN stays as it is.
 ///
 /// The outer UDP checksum is not verified: RFC 7348 leaves that open, a virtual wire carries it
 /// unfinished, and the inner packet has its own.
 ///
 /// # Errors
 /// The reason to drop it: a malformed outer header, a foreign VNI or MAC, a source that is no node
-/// that we know (if that matters), or a congestion mark that the inner packet cannot carry.
+/// that we know (if that matters).
 #[inline]
-pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason> {
+pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<Outer, DropReason> {
     let head = packet.head();
     let mut outer = Headers::UNREAD;
     parse_to(&mut outer, head, ethernet::HEADER_LEN, packet.len())?;
@@ -33,7 +44,7 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
         .local()
         .filter(|local| is_vxlan_for_us(&outer, local))
     else {
-        return Ok(0);
+        return Ok(Outer::default());
     };
     let end = end_of_datagram(head, &outer);
     let (vni, inner_l3) = parse_vxlan(head, usize::from(outer.payload), end)?;
@@ -48,14 +59,13 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<u16, DropReason
     if !packet.pull_front(inner_l3 - ethernet::HEADER_LEN) {
         return Err(DropReason::TruncatedVxlan);
     }
-    let head = packet.head_mut();
-    if EthernetFrame::new_unchecked(&*head).dst_addr() != local.vtep_mac {
+    if EthernetFrame::new_unchecked(packet.head()).dst_addr() != local.vtep_mac {
         return Err(DropReason::NotLocal);
     }
-    if outer.tos & ECT_1 != 0 {
-        combine_ecn(head, outer.tos & ECN)?;
-    }
-    Ok(u16::try_from(overhead).unwrap_or(u16::MAX))
+    Ok(Outer {
+        overhead: u16::try_from(overhead).unwrap_or(u16::MAX),
+        congestion: Congestion(outer.tos & ECN),
+    })
 }
 
 /// Whether these are the headers of a tunnel that ends here. A pod's own has the pod's address.
@@ -78,39 +88,19 @@ fn end_of_datagram(head: &[u8], outer: &Headers) -> usize {
     }
 }
 
-/// Gives the inner header the congestion mark of the outer one, CE or ECT(1): the others are no
-/// news (RFC 6040, section 4.2).
-fn combine_ecn(head: &mut [u8], outer: u8) -> Result<(), DropReason> {
-    let ethertype = EthernetFrame::new_unchecked(&*head).ethertype();
-    let Some(ip) = head.get_mut(ethernet::HEADER_LEN..) else {
-        return Ok(());
-    };
-    match ethertype {
-        EtherType::IPV4 => {
-            // A header that is too short or wrong is named by the parser that comes next.
-            if let Ok(mut ip) = Ipv4Packet::new_checked(ip) {
-                let tos = ip.tos();
-                ip.rewrite_tos(tos & !ECN | combined(tos & ECN, outer)?);
-            }
+impl Congestion {
+    /// What DSCP and ECN `inner` become (RFC 6040, section 4.2, figure 4). Only CE and ECT(1) are news.
+    ///
+    /// # Errors
+    /// A mark that the inner packet cannot carry.
+    #[inline]
+    pub fn combined(self, inner: u8) -> Result<u8, DropReason> {
+        match (inner & ECN, self.0) {
+            (_, NOT_ECT | ECT_0) => Ok(inner),
+            (NOT_ECT, CE) => Err(DropReason::EcnNotCapable),
+            (NOT_ECT | CE, _) => Ok(inner),
+            (_, outer) => Ok(inner & !ECN | outer),
         }
-        EtherType::IPV6 => {
-            if let Ok(mut ip) = Ipv6Packet::new_checked(ip) {
-                let class = ip.traffic_class();
-                ip.set_traffic_class(class & !ECN | combined(class & ECN, outer)?);
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// The table of RFC 6040, figure 4, for an outer CE or ECT(1).
-#[inline]
-fn combined(inner: u8, outer: u8) -> Result<u8, DropReason> {
-    match (inner, outer) {
-        (NOT_ECT, CE) => Err(DropReason::EcnNotCapable),
-        (NOT_ECT | CE, _) => Ok(inner),
-        (_, outer) => Ok(outer),
     }
 }
 
@@ -119,7 +109,7 @@ mod tests {
     use super::*;
     use crate::testing::node::Node;
     use crate::testing::packets::{
-        Spec, fix_ip, fragment, get16, icmp, payload, put16, tos, verify, vxlan,
+        Spec, fix_ip, fragment, get16, icmp, payload, put16, tos, vxlan,
     };
     use crate::testing::plan::{
         GATEWAY, LOST, Mtus, NATIVE, VNI, VXLAN_V4, VXLAN_V6, facts, pod, tables, tunnelled,
@@ -128,8 +118,20 @@ mod tests {
 
     const ME: u8 = 1;
 
-    fn decapped(frame: &[u8]) -> Result<(u16, Vec<u8>), DropReason> {
+    fn decapped(frame: &[u8]) -> Result<(Outer, Vec<u8>), DropReason> {
         Node::new(tables(ME, Mtus::default())).decap(frame)
+    }
+
+    /// What is left without so many bytes of outer headers, which tell nothing.
+    fn without(overhead: u16, left: Vec<u8>) -> Result<(Outer, Vec<u8>), DropReason> {
+        let congestion = Congestion::default();
+        Ok((
+            Outer {
+                overhead,
+                congestion,
+            },
+            left,
+        ))
     }
 
     /// A segment to this node's pod, with the MACs of the VTEPs.
@@ -159,9 +161,9 @@ mod tests {
         for v6 in [false, true] {
             let inner = inner(v6, 0xb8);
             let v4_tunnel = vxlan(&outer(VXLAN_V4), VNI, &inner);
-            assert_eq!(decapped(&v4_tunnel), Ok((50, inner.clone())));
+            assert_eq!(decapped(&v4_tunnel), without(50, inner.clone()));
             let v6_tunnel = vxlan(&outer(VXLAN_V6), VNI, &inner);
-            assert_eq!(decapped(&v6_tunnel), Ok((70, inner)));
+            assert_eq!(decapped(&v6_tunnel), without(70, inner));
         }
     }
 
@@ -169,7 +171,7 @@ mod tests {
     fn padding_behind_the_outer_packet_is_not_inside() {
         let inner = inner(false, 0);
         let frame = [vxlan(&outer(VXLAN_V4), VNI, &inner), vec![0xee; 30]].concat();
-        assert_eq!(decapped(&frame), Ok((50, inner)));
+        assert_eq!(decapped(&frame), without(50, inner));
     }
 
     /// Once the IP packet's end was taken for the datagram's: what lay behind it was forwarded to
@@ -200,7 +202,7 @@ mod tests {
         let mut frame = vxlan(&outer(VXLAN_V4), VNI, &inner);
         frame[42..46].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
         frame[49] = 0xff;
-        assert_eq!(decapped(&frame), Ok((50, inner)));
+        assert_eq!(decapped(&frame), without(50, inner));
     }
 
     /// RFC 7348, section 4.1: zero must be accepted; other values need not be verified, and one
@@ -230,7 +232,7 @@ mod tests {
                     VNI,
                     &inner(false, 0),
                 );
-                assert_eq!(decapped(&frame).unwrap().0, 50);
+                assert_eq!(decapped(&frame).unwrap().0.overhead, 50);
             }
         }
         let inner = inner(false, 0);
@@ -239,7 +241,7 @@ mod tests {
         let mut facts = facts(ME, Mtus::default());
         facts.local.as_mut().unwrap().allow_unknown_vteps = true;
         let allowed = Node::new(facts.tables()).decap(&stranger);
-        assert_eq!(allowed, Ok((50, inner)));
+        assert_eq!(allowed, without(50, inner));
     }
 
     #[test]
@@ -253,7 +255,7 @@ mod tests {
         let inner = inner(false, 0);
         for vni in [VNI, 0, 77, 0xff_ffff] {
             let frame = vxlan(&outer(VXLAN_V4), vni, &inner);
-            assert_eq!(node.decap(&frame), Ok((50, inner.clone())), "{vni}");
+            assert_eq!(node.decap(&frame), without(50, inner.clone()), "{vni}");
         }
         for vni in [1, 76, 78, 0xff_fffe] {
             let frame = vxlan(&outer(VXLAN_V4), vni, &inner);
@@ -295,11 +297,11 @@ mod tests {
             ("padded", [inner(true, 0), vec![0; 9]].concat()),
         ];
         for (name, frame) in cases {
-            assert_eq!(decapped(&frame), Ok((0, frame)), "{name}");
+            assert_eq!(decapped(&frame), without(0, frame), "{name}");
         }
         // Before control has told who this node is.
         let mut stranger = Node::new(Tables::default());
-        assert_eq!(stranger.decap(&tunnel), Ok((0, tunnel)));
+        assert_eq!(stranger.decap(&tunnel), without(0, tunnel));
     }
 
     #[test]
@@ -319,41 +321,35 @@ mod tests {
                         tos: 0x28 | outer_ecn,
                         ..outer(node)
                     };
-                    let frame = vxlan(&spec, VNI, &inner(v6, 0xb8 | inner_ecn));
-                    let what = format!("inner {inner_ecn:02b}, outer {outer_ecn:02b}");
-                    match (decapped(&frame), expected) {
-                        (Ok((_, left)), Some(ecn)) => {
-                            assert_eq!(tos(&left), 0xb8 | ecn, "{what}");
-                            verify(&left);
-                            assert_eq!(left, inner(v6, 0xb8 | ecn), "{what}");
-                        }
-                        (Err(DropReason::EcnNotCapable), None) => {}
-                        (other, _) => panic!("{what}: {other:?}"),
-                    }
+                    let inner = inner(v6, 0xb8 | inner_ecn);
+                    let (outer, left) = decapped(&vxlan(&spec, VNI, &inner)).unwrap();
+                    assert_eq!(left, inner);
+                    let expected = expected.map(|ecn| 0xb8 | ecn);
+                    assert_eq!(
+                        outer.congestion.combined(tos(&left)),
+                        expected.ok_or(DropReason::EcnNotCapable),
+                        "inner {inner_ecn:02b}, outer {outer_ecn:02b}"
+                    );
                 }
             }
+        }
+        for tos in 0..=255 {
+            assert_eq!(Congestion::default().combined(tos), Ok(tos));
         }
     }
 
     /// The parser names what is wrong with it.
     #[test]
-    fn an_inner_packet_without_a_header_gets_no_mark() {
+    fn an_inner_packet_without_a_header_comes_out_as_any_other() {
         for rest in [&b""[..], &[0x45; 19], &[0x44; 40], &[0x4f; 59]] {
             let mut inside = inner(false, 0)[..14].to_vec();
             inside.extend(rest);
-            let frame = vxlan(
-                &Spec {
-                    tos: 3,
-                    ..outer(VXLAN_V4)
-                },
-                VNI,
-                &inside,
-            );
-            assert_eq!(decapped(&frame), Ok((50, inside)));
+            let frame = vxlan(&outer(VXLAN_V4), VNI, &inside);
+            assert_eq!(decapped(&frame), without(50, inside));
         }
         let mut arp = inner(false, 0);
         arp[12..14].copy_from_slice(&[8, 6]);
-        let frame = tunnelled(VXLAN_V4, 3, &arp);
-        assert_eq!(decapped(&frame), Ok((50, arp)));
+        let frame = tunnelled(VXLAN_V4, 0, &arp);
+        assert_eq!(decapped(&frame), without(50, arp));
     }
 }

@@ -4,7 +4,7 @@ mod decap;
 pub mod encap;
 mod outer;
 
-pub use decap::decap;
 pub(crate) use decap::is_vxlan_for_us;
+pub use decap::{Congestion, Outer, decap};
 pub use outer::{OUTER_V4_LEN, OUTER_V6_LEN, OuterHeader};
 pub use podway_proto::types::{VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};

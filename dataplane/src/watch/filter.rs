@@ -68,6 +68,7 @@ pub struct Filter {
     steps: Box<[Step]>,
     first: Next,
     looks_at_vni: bool,
+    looks_at_reason: bool,
 }
 
 /// One test, and how to go on.
@@ -127,9 +128,11 @@ impl Filter {
         let tree = parse::parse(text, port)?;
         let mut steps = Vec::new();
         let first = lay_out(tree, MATCH, NO_MATCH, &mut steps);
+        let looks = |at: fn(&Test) -> bool| steps.iter().any(|step| at(&step.test));
         Ok(Self {
             first,
-            looks_at_vni: steps.iter().any(|step| matches!(step.test, Test::Vni(_))),
+            looks_at_vni: looks(|test| matches!(test, Test::Vni(_))),
+            looks_at_reason: looks(|test| matches!(test, Test::Reason(_))),
             steps: steps.into(),
         })
     }
@@ -140,6 +143,7 @@ impl Filter {
             steps: Box::default(),
             first: NO_MATCH,
             looks_at_vni: false,
+            looks_at_reason: false,
         };
         let mut steps = Vec::new();
         for filter in filters {
@@ -157,6 +161,7 @@ impl Filter {
             }));
             any.first = shifted(filter.first);
             any.looks_at_vni |= filter.looks_at_vni;
+            any.looks_at_reason |= filter.looks_at_reason;
         }
         any.steps = steps.into();
         any
@@ -179,6 +184,11 @@ impl Filter {
     /// Whether it asks for a VNI.
     pub fn looks_at_vni(&self) -> bool {
         self.looks_at_vni
+    }
+
+    /// Whether it asks why a packet is dropped.
+    pub fn looks_at_reason(&self) -> bool {
+        self.looks_at_reason
     }
 }
 

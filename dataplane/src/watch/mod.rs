@@ -5,8 +5,8 @@
 //! ([`Watches::dropped`], [`Watches::not_sent`]). Without a watch each of these is one test of a length.
 //!
 //! A packet is matched once, when it is decided: by the headers that [`crate::forward`] has read
-//! anyway. What it was before, its outer headers, MACs and hop limit, is by then overwritten, so its
-//! first bytes are kept when it comes, if a watch wants them.
+//! anyway. It still is as it came then, but for outer headers that were pulled and lie in front of it;
+//! what is rewritten next is kept if a watch has taken it, or may when it dies.
 //!
 //! Records go through a [`ring`] for each watch to the API thread. One that is full costs records, never
 //! packets.
@@ -36,8 +36,8 @@ pub use ring::{Reader, Writer, ring};
 
 use note::Points;
 
-/// Bytes that are kept of a packet as it came: whatever [`crate::forward`] may overwrite, which is the
-/// IPv6 header behind one over IPv6: 70 + 14 + 40.
+/// Bytes that are kept of a packet as it came: whatever [`Send::rewrite`] may change, which is the IPv6
+/// header behind one over IPv6, 70 + 14 + 40, and padding, of which a frame over that size has none.
 const HEAD: usize = 128;
 
 /// One watch at one worker.
@@ -110,18 +110,39 @@ impl Watch {
     }
 }
 
-/// What a packet was before [`crate::forward`] had it.
+/// What the packet in hand was when it came.
 #[derive(Debug)]
 struct Came {
     /// [`PortId::NONE`] when it was made here.
     by: PortId,
     length: usize,
     headroom: usize,
+    /// Bytes of its head that are kept; none yet.
     head_len: usize,
     head: [u8; HEAD],
 }
 
 impl Came {
+    /// Bytes that were pulled off it since.
+    #[inline]
+    fn pulled(&self, packet: &Packet<'_>) -> usize {
+        packet.headroom().saturating_sub(self.headroom)
+    }
+
+    /// Keeps the head of a packet that was not rewritten yet.
+    #[inline]
+    fn keep_head(&mut self, packet: &mut Packet<'_>) {
+        let pulled = self.pulled(packet);
+        if self.head_len > 0 || !packet.push_front(pulled) {
+            return;
+        }
+        match packet.head().first_chunk() {
+            Some(first) => (self.head, self.head_len) = (*first, HEAD),
+            None => self.keep_short(packet.head()),
+        }
+        packet.pull_front(pulled);
+    }
+
     /// Keeps a head that is shorter than [`HEAD`].
     // By itself: together both copies would become one of any length, which is a call.
     #[inline(never)]
@@ -139,8 +160,9 @@ pub struct Watches {
     armed: Vec<Watch>,
     /// Matches what any of their filters does, but for those that want only what dies.
     any: Filter,
-    /// Whether any of them wants bytes of a packet as it came.
-    wants_head: bool,
+    /// Whether any of them may want bytes of a packet as it came when that dies, and only then: a filter
+    /// that asks why.
+    keeps_heads: bool,
     came: Came,
     /// Which of `armed` have taken the packet in hand, a bit each.
     taken: u8,
@@ -157,7 +179,7 @@ impl Default for Watches {
         Self {
             armed: Vec::with_capacity(MAX_WATCHES),
             any: Filter::any_of([]),
-            wants_head: false,
+            keeps_heads: false,
             came: Came {
                 by: PortId::NONE,
                 length: 0,
@@ -192,18 +214,18 @@ impl Watches {
     }
 
     fn armed_have_changed(&mut self) {
-        let wants_head = |watch: &Watch| {
+        let keeps_heads = |watch: &Watch| {
             let early = [WatchPoint::Ingress, WatchPoint::Decap];
-            watch.snap > 0 && early.iter().any(|point| watch.points.has(*point))
+            let wants_head = early.iter().any(|point| watch.points.has(*point));
+            wants_head && watch.snap > 0 && watch.filter.looks_at_reason()
         };
-        self.wants_head = self.armed.iter().any(wants_head);
+        self.keeps_heads = self.armed.iter().any(keeps_heads);
         // What dies is offered to all by itself.
         let of_the_living =
             |watch: &&Watch| watch.points != Points::default().and(WatchPoint::Dropped);
         let living = self.armed.iter().filter(of_the_living);
         self.any = Filter::any_of(living.map(|watch| &watch.filter));
         (self.taken, self.offered) = (0, 0);
-        self.came.head_len = 0;
     }
 
     /// A packet has come by `port`, and is as it came.
@@ -217,18 +239,19 @@ impl Watches {
         came.by = port;
         came.length = packet.len();
         came.headroom = packet.headroom();
-        if self.wants_head {
-            match packet.head().first_chunk() {
-                Some(first) => (came.head, came.head_len) = (*first, HEAD),
-                None => came.keep_short(packet.head()),
-            }
-        }
+        came.head_len = 0;
     }
 
-    /// It is known where a packet goes, and nothing else has been done to it.
+    /// It is known where a packet goes; it was not rewritten yet.
     #[inline]
     pub fn decided(&mut self, packet: &mut Packet<'_>, send: &Send<'_>) {
-        if !self.armed.is_empty() && self.may_be_wanted(packet, send) {
+        if self.armed.is_empty() {
+            return;
+        }
+        if self.keeps_heads {
+            self.came.keep_head(packet);
+        }
+        if self.may_be_wanted(packet, send) {
             self.offer(packet, send);
         }
     }
@@ -318,13 +341,14 @@ impl Watches {
             ..self.note(packet, headers, vni)
         };
         let Self { armed, came, .. } = self;
-        let pulled = packet.headroom().saturating_sub(came.headroom);
+        // Of one that dies rewritten it is kept already, if it is wanted.
+        came.keep_head(packet);
+        let pulled = came.pulled(packet);
         let head = came.head.get(..came.head_len).unwrap_or(&came.head);
         for watch in chosen(armed, new) {
             let number = watch.packet;
             for (point, length, skip) in [
                 (WatchPoint::Ingress, came.length, 0),
-                // With the padding behind the packet, which is off by now.
                 (
                     WatchPoint::Decap,
                     came.length.saturating_sub(pulled),

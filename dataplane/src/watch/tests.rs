@@ -6,7 +6,7 @@ use super::*;
 use crate::egress::VnetHeader;
 use crate::packet::Offload;
 use crate::testing::node::Node;
-use crate::testing::packets::{Spec, hop_limit, icmp, payload, vxlan};
+use crate::testing::packets::{Spec, hop_limit, icmp, payload, tos, vxlan};
 use crate::testing::plan::{
     GATEWAY, LOST, Mtus, NATIVE, NOWHERE, POD, UPLINK, VNI, VXLAN_V4, VXLAN_V6, pod, port_mac,
     tables, tunnelled, underlay, uplink_mac,
@@ -135,9 +135,13 @@ fn a_packet_from_a_tunnel_is_recorded_with_and_without_it() {
         for v6 in [false, true] {
             for len in [0, 1, 60, 1200] {
                 let mut watched = Watched::by(&[all()]);
-                let inner = back(v6, other, Spec::tcp(1, 1, &payload(len))).build();
+                let capable = Spec {
+                    tos: 0b10,
+                    ..Spec::tcp(1, 1, &payload(len))
+                };
+                let inner = back(v6, other, capable).build();
                 // Congestion was experienced on the way: the inner header is changed, too.
-                let frame = tunnelled(other, 0, &inner);
+                let frame = tunnelled(other, 0b11, &inner);
                 watched.node.receive(UPLINK, &frame).unwrap();
                 let sent = watched.node.flush();
                 let records = watched.read(0);
@@ -154,6 +158,7 @@ fn a_packet_from_a_tunnel_is_recorded_with_and_without_it() {
                 assert!(*inside == frame[overhead..], "{len} bytes, v6 {v6}");
                 assert!(*leaves == sent[0].bytes, "{len} bytes, v6 {v6}");
                 assert_eq!(hop_limit(leaves) + 1, hop_limit(inside));
+                assert_eq!((tos(inside), tos(leaves)), (0b10, 0b11));
                 assert_eq!(leaves[6..12], port_mac(ME, 1).0);
                 assert!(records.iter().all(|(note, _)| note.vni == Some(VNI)));
                 let senders: Vec<_> = records.iter().map(|(note, _)| note.sender).collect();
@@ -217,6 +222,55 @@ fn super_frames_are_recorded_whole_over_all_their_frames() {
     assert!(records[0].1 == frame && records[1].1 == sent[0].bytes);
     for (note, _) in &records {
         assert_eq!((note.segment, note.frames), (Some(1398), 9));
+    }
+}
+
+#[test]
+fn padding_is_recorded_where_it_came() {
+    let mut watched = Watched::by(&[all()]);
+    let frame = spec(false, NATIVE, Spec::udp(b"x")).build();
+    let padded = [&frame[..], &[0xee; 17]].concat();
+    watched.node.receive(POD, &padded).unwrap();
+    let sent = watched.node.flush();
+    let records = watched.read(0);
+    assert_eq!((&records[0].1, &records[1].1), (&padded, &sent[0].bytes));
+    let lengths = [0, 1].map(|n| records[n].0.length as usize);
+    assert_eq!(lengths, [padded.len(), frame.len()]);
+}
+
+/// Only a filter that asks for the reason matches when it is rewritten already.
+#[test]
+fn what_dies_on_its_way_out_is_recorded_as_it_came() {
+    let specs = ["reason too_big", "udp", "tcp or reason too_big", "tcp"].map(filtered);
+    let datagrams = Spec {
+        partial: true,
+        ..Spec::udp(&payload(1000))
+    };
+    let from_pod = spec(false, VXLAN_V4, datagrams.clone()).build();
+    let from_tunnel = tunnelled(VXLAN_V6, 0, &back(false, VXLAN_V6, datagrams).build());
+    for (port, frame, overhead) in [(POD, from_pod, 0), (UPLINK, from_tunnel, 70)] {
+        let mut watched = Watched::by(&specs);
+        // A super-frame of datagrams, which egress does not cut.
+        watched.node.offload = Some(Offload {
+            segment: 500,
+            unfinished: Some(overhead + 34),
+            checksum: 6,
+        });
+        assert_eq!(watched.node.receive(port, &frame), Err(DropReason::TooBig));
+        for watch in [0, 1, 2] {
+            let records = watched.read(watch);
+            let (first, last) = (records.first().unwrap(), records.last().unwrap());
+            assert_eq!(first.0.point, WatchPoint::Ingress);
+            assert!(first.1 == frame, "watch {watch} by {port:?}");
+            let inner = &frame[overhead.into()..];
+            if overhead > 0 {
+                assert_eq!(records[1].0.point, WatchPoint::Decap);
+                assert!(records[1].1 == inner, "watch {watch}");
+            }
+            assert_eq!(last.0.reason, Some(DropReason::TooBig));
+            assert_eq!(hop_limit(&last.1) + 1, hop_limit(inner));
+        }
+        assert_eq!(watched.read(3), []);
     }
 }
 

@@ -13,8 +13,8 @@ impl Router {
         let local = self.facts.local.as_ref()?;
         let uplink = matches!(self.ingress(arrival)?.role, PortRole::Uplink { .. });
         let mut packet = Packet::of(arrival);
-        if uplink && let Some(outer) = self.decap(&mut packet).ok()? {
-            packet.mark(outer.mark?);
+        if uplink {
+            self.decap(&mut packet).ok()?;
         }
         let fields = read(&packet).ok()?;
         packet.truncate(fields.end);
