@@ -200,6 +200,15 @@ pub struct PathProbe {
     pub outcome: Outcome,
 }
 
+/// Bytes of the headers of an ICMP echo to an address: IP's without options (RFC 791, RFC 8200), and eight
+/// of ICMP.
+pub fn echo_headers(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(_) => 20 + 8,
+        IpAddr::V6(_) => 40 + 8,
+    }
+}
+
 /// What became of a packet of full size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -1,62 +1,68 @@
 //! Packets that are too large for a part of their way.
 
-use super::facts::Outcome;
+use super::facts::{Outcome, echo_headers};
 use super::{Facts, Findings};
-
-/// IPv4 and ICMP header, which `ping -s` does not count.
-const HEADERS: u32 = 28;
 
 /// A packet as large as the uplink takes is sent to each node.
 pub(super) fn uplink(facts: &Facts, findings: &mut Findings) {
     let mtu = facts.status().and_then(|status| status.uplink_mtu);
     for probe in &facts.paths {
-        let (node, size) = (&probe.node, probe.size);
-        let path = facts.others().find(|other| other.name == *node);
+        let (node, size, address) = (&probe.node, probe.size, probe.address);
+        let path = facts.others().find(|other| other.underlay == address);
         let narrow = path.and_then(|node| node.path.as_ref());
         let narrow = narrow.filter(|path| mtu.is_some_and(|mtu| u32::from(path.mtu) < mtu));
         match &probe.outcome {
             Outcome::Lost => findings.fault(
                 node,
                 format!(
-                    "packets of {size} bytes are lost on the way to {} and nobody says so; small \
-                     ones arrive",
-                    probe.address
+                    "packets of {size} bytes are lost on the way to {address} and nobody says so; \
+                     small ones arrive"
                 ),
                 "give the uplinks of all nodes the MTU that the network between them carries",
             ),
             Outcome::TooBig(fits) => findings.warn(
                 node,
                 format!(
-                    "the way carries {fits} bytes and the uplink {size}: packets are cut smaller"
+                    "the way to {address} carries {fits} bytes and the uplink {size}: packets are \
+                     cut smaller"
                 ),
                 format!("give the uplink an MTU of {fits}, or the network one of {size}"),
             ),
             Outcome::NotSent(error) => findings.warn(
                 node,
-                format!("no packet of {size} bytes could be sent: {error}"),
-                "run podway doctor as root",
+                format!("no packet of {size} bytes could be sent to {address}: {error}"),
+                format!("run podway doctor as root, and see ip route get {address}"),
             ),
             Outcome::NotAsked => findings.warn(
                 node,
-                "it was not looked at, since too many nodes before it do not answer",
                 format!(
-                    "see to those; and ping -M do -s {} {}",
-                    size.saturating_sub(HEADERS),
-                    probe.address
+                    "the way to {address} was not looked at, since too many nodes before it do not \
+                     answer"
+                ),
+                format!(
+                    // Which does not count headers.
+                    "see to those; and ping -M do -s {} {address}",
+                    size.saturating_sub(echo_headers(address))
                 ),
             ),
             Outcome::NoAnswer => findings.warn(
                 node,
-                "pings are not answered, so what the way carries is not known",
+                format!("{address} answers no pings, so what the way carries is not known"),
                 "let ICMP echo pass between nodes; see the check node on whether it is reached",
             ),
             Outcome::Fits => match narrow {
                 Some(path) => findings.warn(
                     node,
-                    format!("the kernel takes the way for one of {} bytes", path.mtu),
-                    format!("ip route get {}; ip route flush cache", probe.address),
+                    format!(
+                        "the kernel takes the way to {address} for one of {} bytes",
+                        path.mtu
+                    ),
+                    match address.is_ipv6() {
+                        true => format!("ip route get {address}; ip -6 route flush cache"),
+                        false => format!("ip route get {address}; ip route flush cache"),
+                    },
                 ),
-                None => findings.ok(node, format!("packets of {size} bytes arrive")),
+                None => findings.ok(node, format!("packets of {size} bytes arrive at {address}")),
             },
         }
     }
@@ -112,10 +118,17 @@ mod tests {
         let remedy = "see to those; and ping -M do -s 1472 192.168.1.2".to_owned();
         let expected = [(Warning, "node-b".to_owned(), remedy)];
         assert_eq!(found("uplink-mtu", &late), expected);
+        late.paths[0].address = "fd77::2".parse().unwrap();
+        let remedy = "see to those; and ping -M do -s 1452 fd77::2".to_owned();
+        let expected = [(Warning, "node-b".to_owned(), remedy)];
+        assert_eq!(found("uplink-mtu", &late), expected);
         let mut learned = healthy();
         let other = learned.nodes.iter_mut().find(|node| !node.local).unwrap();
         other.path.as_mut().unwrap().mtu = 1400;
         assert_eq!(verdict("uplink-mtu", &learned), Warning);
+        // What is known of the way to the first address says nothing of another one.
+        learned.paths[0].address = "fd77::2".parse().unwrap();
+        assert_eq!(verdict("uplink-mtu", &learned), Ok);
     }
 
     #[test]

@@ -1,40 +1,27 @@
-//! Whether a packet as large as the uplink takes gets to each node: an ICMP echo that nobody may cut. Over
-//! IPv6 nobody is asked so.
+//! Whether a packet as large as the uplink takes gets to each node: an ICMP echo that nobody may cut.
 
 mod echo;
 mod schedule;
+mod sockets;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::time::Instant;
 
 use podway_proto::control::NodeEntry;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::facts::{Outcome, PathProbe};
 use super::link_named;
-use crate::netlink::LinkDetails;
-use echo::{Reply, SMALL};
-use schedule::{Question, Schedule, Target};
+use crate::netlink::{LinkDetails, Lookup, Requests};
+use schedule::{Schedule, Target};
+use sockets::Sockets;
 
 /// Sends packets of full size to the other nodes, and small ones beside them.
 pub(super) fn probe(nodes: &[NodeEntry], links: &[LinkDetails]) -> Vec<PathProbe> {
-    let others = nodes.iter().filter(|node| !node.local);
-    let targets: Vec<Target<'_>> = others
-        .filter_map(|node| {
-            let path = node.path.as_ref()?;
-            let mtu = link_named(links, &path.interface)?.link.mtu;
-            match (path.source, node.underlay) {
-                (IpAddr::V4(source), IpAddr::V4(address)) => Some(Target {
-                    node: &node.name,
-                    source,
-                    address,
-                    size: mtu.min(65_535),
-                }),
-                _ => None,
-            }
-        })
-        .collect();
+    let mut requests = Requests::open().ok();
+    let targets = targets(nodes, links, |address| {
+        requests.as_mut()?.lookup(address).ok().flatten()
+    });
     let asked = ask(&targets);
     let became = |target: &Target<'_>| match &asked {
         Ok(schedule) => schedule.outcome(target.address),
@@ -44,105 +31,101 @@ pub(super) fn probe(nodes: &[NodeEntry], links: &[LinkDetails]) -> Vec<PathProbe
         .iter()
         .map(|target| PathProbe {
             node: target.node.to_owned(),
-            address: target.address.into(),
+            address: target.address,
             size: target.size,
             outcome: became(target),
         })
         .collect()
 }
 
+/// Each underlay address of the other nodes to which there is a way. Control tells that to the first;
+/// `way` is what the kernel says of the way to another one.
+fn targets<'n>(
+    nodes: &'n [NodeEntry],
+    links: &[LinkDetails],
+    mut way: impl FnMut(IpAddr) -> Option<Lookup>,
+) -> Vec<Target<'n>> {
+    let mut targets = Vec::new();
+    for node in nodes.iter().filter(|node| !node.local) {
+        let mut add = |source, address, link: &LinkDetails| {
+            targets.push(Target {
+                node: &node.name,
+                source,
+                address,
+                size: link.link.mtu.min(65_535),
+            });
+        };
+        if let Some(path) = &node.path
+            && let Some(link) = link_named(links, &path.interface)
+        {
+            add(path.source, node.underlay, link);
+        }
+        if let Some(second) = node.underlay6
+            && let Some(way) = way(second.into())
+            && let Some(source) = way.source
+            && let Some(link) = links.iter().find(|link| link.link.index == way.link)
+        {
+            add(source, second.into(), link);
+        }
+    }
+    targets
+}
+
 fn ask<'t>(targets: &'t [Target<'t>]) -> io::Result<Schedule<'t>> {
     let mut schedule = Schedule::new(targets, Instant::now());
-    if targets.is_empty() {
-        return Ok(schedule);
-    }
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
-    socket.set_header_included_v4(true)?;
-    let [low, high, ..] = std::process::id().to_ne_bytes();
-    let id = u16::from_ne_bytes([low, high]);
-    let mut room = vec![0; 65_536];
+    let mut sockets = Sockets::new();
     loop {
         let now = Instant::now();
         if schedule.is_done(now) {
             return Ok(schedule);
         }
         for question in schedule.due(now) {
-            let sent = send(&socket, &question, id);
+            let sent = sockets.send(&question);
             schedule.asked(question.target.address, sent, Instant::now());
         }
         if let Some(until) = schedule.next()
-            && let Some((address, reply)) = receive(&socket, &mut room, id, until)?
+            && let Some((address, reply)) = sockets.receive(until)?
         {
             schedule.heard(address, reply);
         }
     }
 }
 
-/// Does not wait for room: packets for a neighbour that does not answer would keep it for seconds.
-fn send(socket: &Socket, question: &Question<'_>, id: u16) -> io::Result<()> {
-    let Target {
-        source,
-        address,
-        size,
-        ..
-    } = *question.target;
-    let to = SocketAddr::from((address, 0)).into();
-    let small = question.small.then_some(SMALL);
-    for size in small.into_iter().chain([size]) {
-        let packet = echo::request(source, address, id, size);
-        socket.send_to_with_flags(&packet, &to, libc::MSG_DONTWAIT)?;
-    }
-    Ok(())
-}
-
-/// The next answer, if one comes in time.
-fn receive(
-    mut socket: &Socket,
-    room: &mut [u8],
-    id: u16,
-    until: Instant,
-) -> io::Result<Option<(Ipv4Addr, Reply)>> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Ok(None);
-    }
-    // Less than a microsecond would become none, which is to wait for ever.
-    socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
-    match io::Read::read(&mut socket, room) {
-        Ok(length) => Ok(echo::reply(room.get(..length).unwrap_or_default(), id)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::super::testing::healthy;
     use super::*;
 
     #[test]
-    fn more_nodes_than_are_asked_at_once_are_all_asked() {
-        // All of 127.0.0.0/8 is this machine.
-        let target = |n: u8| Target {
-            node: "node",
-            source: Ipv4Addr::LOCALHOST,
-            address: Ipv4Addr::new(127, 0, 9, n),
-            size: 1500,
+    fn every_address_of_the_other_nodes_is_asked() {
+        let mut facts = healthy();
+        let other = facts.nodes.iter_mut().find(|node| !node.local).unwrap();
+        other.underlay6 = Some("fd77::2".parse().unwrap());
+        let source: IpAddr = "fd77::1".parse().unwrap();
+        let link = facts.links[0].link.index;
+        facts.links[0].link.mtu = 9000;
+        let way = |address: IpAddr| {
+            assert_eq!(address.to_string(), "fd77::2");
+            Some(Lookup {
+                link,
+                gateway: None,
+                source: Some(source),
+                mtu: Some(1400),
+                expires: None,
+            })
         };
-        let targets: Vec<Target<'_>> = (1..=200).map(target).collect();
-        let schedule = match ask(&targets) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
-            schedule => schedule.unwrap(),
+        let target = |source: &str, address: &str| Target {
+            node: "node-b",
+            source: source.parse().unwrap(),
+            address: address.parse().unwrap(),
+            size: 9000,
         };
-        for target in &targets {
-            let outcome = schedule.outcome(target.address);
-            assert_eq!(outcome, Outcome::Fits, "{}", target.address);
-        }
+        let first = target("192.168.1.1", "192.168.1.2");
+        let both = [first.clone(), target("fd77::1", "fd77::2")];
+        assert_eq!(targets(&facts.nodes, &facts.links, way), both);
+        assert_eq!(targets(&facts.nodes, &facts.links, |_| None), [first]);
+        let other = facts.nodes.iter_mut().find(|node| !node.local).unwrap();
+        other.path = None;
+        assert_eq!(targets(&facts.nodes, &facts.links, |_| None), []);
     }
 }

@@ -1,17 +1,16 @@
-//! ICMP echo (RFC 792) of a given size that nobody may cut, and what comes back of it. The IPv4 header is
-//! made here, so that the kernel minds the link alone and not what it has learned of the way.
+//! ICMP echo of a given size that nobody may cut, and what comes back of it. The IP header is made here,
+//! so that the kernel minds the link alone and not what it has learned of the way.
 
-use std::net::Ipv4Addr;
+mod v4;
+mod v6;
 
-use etherparse::icmpv4::DestUnreachableHeader;
-use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, IpNumber, Ipv4Header, Ipv4HeaderSlice,
-};
+use std::io;
+use std::net::IpAddr;
 
-/// IPv4 and ICMP header.
-const HEADERS: u32 = 28;
-/// Bytes of a small one, headers included.
-pub(super) const SMALL: u32 = HEADERS + 56;
+use super::super::super::facts::echo_headers;
+
+/// Bytes that a small one has behind its headers.
+const SMALL: usize = 56;
 
 /// What a packet says of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,107 +23,81 @@ pub(super) enum Reply {
     TooBig(u32),
 }
 
-/// A request of `size` bytes, without options.
-pub(super) fn request(source: Ipv4Addr, destination: Ipv4Addr, id: u16, size: u32) -> Vec<u8> {
-    let payload = vec![0x50; size.saturating_sub(HEADERS) as usize];
-    let icmp = Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 });
-    let icmp = Icmpv4Header::with_checksum(icmp, &payload);
-    let length = icmp.header_len() + payload.len();
-    let length = u16::try_from(length).unwrap_or(u16::MAX);
-    let Ok(mut ip) = Ipv4Header::new(
-        length,
-        64,
-        IpNumber::ICMP,
-        source.octets(),
-        destination.octets(),
-    ) else {
-        return Vec::new();
-    };
-    ip.dont_fragment = true;
-    let mut packet = ip.to_bytes().to_vec();
-    packet.extend_from_slice(&icmp.to_bytes());
-    packet.extend_from_slice(&payload);
-    packet
+/// A small request.
+///
+/// # Errors
+/// When source and destination are not of one IP version.
+pub(super) fn small(source: IpAddr, destination: IpAddr, id: u16) -> io::Result<Vec<u8>> {
+    with_payload(source, destination, id, &[0x50; SMALL])
 }
 
-/// What a packet says of requests with this `id`, and to whom those were: an answer by its length, or
-/// that a router cannot forward one.
-pub(super) fn reply(packet: &[u8], id: u16) -> Option<(Ipv4Addr, Reply)> {
-    let ip = Ipv4HeaderSlice::from_slice(packet).ok()?;
-    let icmp = Icmpv4Slice::from_slice(packet.get(ip.slice().len()..)?).ok()?;
-    match icmp.icmp_type() {
-        Icmpv4Type::EchoReply(echo) if echo.id == id => {
-            let reply = match packet.len() > SMALL as usize {
-                true => Reply::Large,
-                false => Reply::Small,
-            };
-            Some((ip.source_addr(), reply))
-        }
-        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
-            next_hop_mtu,
-        }) => {
-            let quoted = Ipv4HeaderSlice::from_slice(icmp.payload()).ok()?;
-            // Eight bytes of it are quoted at least (RFC 792): somebody else's ping has another id.
-            let echo = icmp.payload().get(quoted.slice().len()..)?;
-            let is_ours =
-                quoted.protocol() == IpNumber::ICMP && echo.get(4..6) == Some(&id.to_be_bytes());
-            let too_big = Reply::TooBig(next_hop_mtu.into());
-            is_ours.then(|| (quoted.destination_addr(), too_big))
-        }
+/// A request of `size` bytes in all.
+///
+/// # Errors
+/// When source and destination are not of one IP version, or no packet is as large.
+pub(super) fn large(
+    source: IpAddr,
+    destination: IpAddr,
+    id: u16,
+    size: u32,
+) -> io::Result<Vec<u8>> {
+    let payload = vec![0x50; size.saturating_sub(echo_headers(destination)) as usize];
+    with_payload(source, destination, id, &payload)
+}
+
+fn with_payload(
+    source: IpAddr,
+    destination: IpAddr,
+    id: u16,
+    payload: &[u8],
+) -> io::Result<Vec<u8>> {
+    let packet = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(to)) => v4::request(source, to, id, payload),
+        (IpAddr::V6(source), IpAddr::V6(to)) => v6::request(source, to, id, payload),
         _ => None,
+    };
+    packet.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// What `bytes`, that a raw socket has received from somebody, say of requests with this `id`, and to
+/// whom those were: an answer by its length, or that a router cannot forward one.
+pub(super) fn reply(from: IpAddr, bytes: &[u8], id: u16) -> Option<(IpAddr, Reply)> {
+    match from {
+        IpAddr::V4(_) => v4::reply(bytes, id).map(|(to, reply)| (to.into(), reply)),
+        IpAddr::V6(from) => v6::reply(from, bytes, id).map(|(to, reply)| (to.into(), reply)),
     }
+}
+
+/// Which request it is whose answer has `payload` behind its headers.
+fn answered(payload: &[u8]) -> Reply {
+    match payload.len() > SMALL {
+        true => Reply::Large,
+        false => Reply::Small,
+    }
+}
+
+/// Whether the echo that an error quotes is one with this `id`: somebody else's ping has another. Eight
+/// bytes of it are there at least (RFC 792).
+fn is_ours(quoted: &[u8], id: u16) -> bool {
+    quoted.get(4..6) == Some(&id.to_be_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-    const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
-
-    /// The answer to a request.
-    fn answer(mut request: Vec<u8>) -> Vec<u8> {
-        for (a, b) in (12..16).zip(16..20) {
-            request.swap(a, b);
+    #[test]
+    fn a_request_is_of_one_ip_version() {
+        let [four, six]: [IpAddr; 2] = ["192.168.1.1", "fd77::1"].map(|text| text.parse().unwrap());
+        for (source, destination) in [(four, six), (six, four)] {
+            let error = large(source, destination, 7, 1500).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }
-        request[20] = 0;
-        request
-    }
-
-    #[test]
-    fn a_request_is_as_large_as_it_should_be_and_not_to_be_cut() {
-        let packet = request(HERE, THERE, 7, 1500);
-        assert_eq!(packet.len(), 1500);
-        let ip = Ipv4HeaderSlice::from_slice(&packet).unwrap();
-        assert!(ip.dont_fragment());
-        assert_eq!(usize::from(ip.total_len()), 1500);
-        assert_eq!(ip.destination_addr(), THERE);
-    }
-
-    #[test]
-    fn answers_are_told_apart_by_their_length() {
-        let large = answer(request(HERE, THERE, 7, 1500));
-        assert_eq!(reply(&large, 7), Some((THERE, Reply::Large)));
-        let small = answer(request(HERE, THERE, 7, SMALL));
-        assert_eq!(reply(&small, 7), Some((THERE, Reply::Small)));
-        assert_eq!(reply(&large, 8), None, "another's");
-        assert_eq!(reply(&request(HERE, THERE, 7, 1500), 7), None, "a request");
-    }
-
-    #[test]
-    fn a_router_tells_what_fits() {
-        let request = request(HERE, THERE, 7, 1500);
-        let error = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 };
-        let quoted = &request[..28];
-        let icmp = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(error), quoted);
-        let length = u16::try_from(icmp.header_len() + quoted.len()).unwrap();
-        let router = [192, 168, 1, 9];
-        let ip = Ipv4Header::new(length, 64, IpNumber::ICMP, router, HERE.octets()).unwrap();
-        let packet = [&ip.to_bytes()[..], &icmp.to_bytes(), quoted].concat();
-        assert_eq!(reply(&packet, 7), Some((THERE, Reply::TooBig(1400))));
-        assert_eq!(reply(&packet, 8), None, "another's");
-        for length in 0..packet.len() {
-            let _ = reply(&packet[..length], 7);
+        for address in [four, six] {
+            assert_eq!(large(address, address, 7, 1500).unwrap().len(), 1500);
+            let length = small(address, address, 7).unwrap().len();
+            assert_eq!(length, SMALL + echo_headers(address) as usize);
+            assert!(large(address, address, 7, 70_000).is_err());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::super::super::facts::Outcome;
@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Target<'n> {
     pub(super) node: &'n str,
     /// This node's address on the way.
-    pub(super) source: Ipv4Addr,
-    pub(super) address: Ipv4Addr,
+    pub(super) source: IpAddr,
+    pub(super) address: IpAddr,
     /// Bytes of a large packet.
     pub(super) size: u32,
 }
@@ -43,8 +43,8 @@ pub(super) struct Question<'t> {
 #[derive(Debug)]
 pub(super) struct Schedule<'t> {
     waiting: std::slice::Iter<'t, Target<'t>>,
-    open: BTreeMap<Ipv4Addr, Open<'t>>,
-    outcomes: BTreeMap<Ipv4Addr, Outcome>,
+    open: BTreeMap<IpAddr, Open<'t>>,
+    outcomes: BTreeMap<IpAddr, Outcome>,
     end: Instant,
 }
 
@@ -107,7 +107,7 @@ impl<'t> Schedule<'t> {
     }
 
     /// Whether a node could be asked.
-    pub(super) fn asked(&mut self, address: Ipv4Addr, sent: io::Result<()>, now: Instant) {
+    pub(super) fn asked(&mut self, address: IpAddr, sent: io::Result<()>, now: Instant) {
         let Some(open) = self.open.get_mut(&address) else {
             return;
         };
@@ -127,7 +127,7 @@ impl<'t> Schedule<'t> {
     }
 
     /// Notes an answer.
-    pub(super) fn heard(&mut self, address: Ipv4Addr, reply: Reply) {
+    pub(super) fn heard(&mut self, address: IpAddr, reply: Reply) {
         match (reply, self.open.get_mut(&address)) {
             (_, None) => {}
             (Reply::Small, Some(open)) => open.small = true,
@@ -136,7 +136,7 @@ impl<'t> Schedule<'t> {
         }
     }
 
-    fn end(&mut self, address: Ipv4Addr, outcome: Outcome) {
+    fn end(&mut self, address: IpAddr, outcome: Outcome) {
         self.open.remove(&address);
         self.outcomes.insert(address, outcome);
     }
@@ -152,7 +152,7 @@ impl<'t> Schedule<'t> {
     }
 
     /// What became of a node.
-    pub(super) fn outcome(&self, address: Ipv4Addr) -> Outcome {
+    pub(super) fn outcome(&self, address: IpAddr) -> Outcome {
         let outcome = self.outcomes.get(&address).cloned();
         outcome.unwrap_or(Outcome::NotAsked)
     }
@@ -160,14 +160,24 @@ impl<'t> Schedule<'t> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
+    /// Every other one is reached by IPv6.
     fn targets(count: u32) -> Vec<Target<'static>> {
-        let target = |n| Target {
-            node: "node",
-            source: Ipv4Addr::new(10, 0, 0, 1),
-            address: Ipv4Addr::from_bits(0x0a01_0000 + n),
-            size: 1500,
+        let target = |n| {
+            let address = Ipv4Addr::from_bits(0x0a01_0000 + n);
+            let (source, address) = match n % 2 {
+                0 => (Ipv4Addr::LOCALHOST.into(), address.into()),
+                _ => (Ipv6Addr::LOCALHOST.into(), address.to_ipv6_mapped().into()),
+            };
+            Target {
+                node: "node",
+                source,
+                address,
+                size: 1500,
+            }
         };
         (0..count).map(target).collect()
     }
@@ -176,7 +186,7 @@ mod tests {
     /// what became of all, how long it took, and how many were waited for at once.
     fn ask(
         targets: &[Target<'_>],
-        mut answer: impl FnMut(Ipv4Addr) -> io::Result<Option<Reply>>,
+        mut answer: impl FnMut(IpAddr) -> io::Result<Option<Reply>>,
     ) -> (Vec<Outcome>, Duration, usize) {
         let begin = Instant::now();
         let (mut now, mut most) = (begin, 0);
@@ -281,7 +291,7 @@ mod tests {
         schedule.heard(of(3), Reply::TooBig(1));
         let again = schedule.due(now + PATIENCE);
         let again: Vec<_> = again.iter().map(|q| (q.target.address, q.small)).collect();
-        let expected = [(of(0), true), (of(1), false), (of(2), true), (of(4), true)];
+        let expected = [(of(0), true), (of(2), true), (of(4), true), (of(1), false)];
         assert_eq!(again, expected);
         assert_eq!(schedule.outcome(of(3)), Outcome::Fits);
     }
