@@ -1,12 +1,16 @@
-//! `podway doctor` on real ways.
+//! `podway doctor` on real ways and in real pods.
 
 mod common;
 
+use std::fmt::Write as _;
+use std::fs::File;
+use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
-use common::{Cluster, within};
+use common::{Cluster, run, within};
 use podway_proto::client::Client;
-use podway_proto::control::{NodeSpec, Request, Response};
+use podway_proto::control::{NodeSpec, PortRoleSpec, PortSpec, Request, Response};
 use podway_proto::types::Mode;
 use serde::Deserialize;
 
@@ -156,4 +160,60 @@ fn what_a_part_of_the_way_carries_is_found_over_ipv4_and_ipv6() {
         assert!(way.contains(" mtu 1400 "), "{way}");
     }
     wait_for_ways(&cluster, &narrow);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn every_pod_is_looked_at_or_named() {
+    const PODS: u16 = 300;
+    let cluster = Cluster::new();
+    let (pods, forgotten) = (cluster.namespace("pod-a"), cluster.namespace("pod-b"));
+    let mut links = format!("link add lost type veth peer name lost netns {forgotten}\n");
+    for number in 0..PODS {
+        let name = format!("p{number:03}");
+        writeln!(
+            links,
+            "link add {name} type veth peer name {name} netns {pods}"
+        )
+        .unwrap();
+    }
+    let batch = cluster.directory.path().join("links");
+    std::fs::write(&batch, links).unwrap();
+    cluster.ip("a", &format!("-batch {}", batch.display()));
+    // It stays as long as somebody has it open, but nothing leads to it.
+    let _open = File::open(format!("/run/netns/{forgotten}")).unwrap();
+    run(Command::new("ip").args(["netns", "del", &forgotten]));
+
+    let _daemon = cluster.start("a", CONFIG);
+    let mut client = cluster.client("a");
+    let mut add = |interface: &str, address: IpAddr| {
+        let role = PortRoleSpec::Pod {
+            addresses: vec![address],
+            mac: None,
+            any_source: false,
+        };
+        let interface = interface.to_owned();
+        let port = PortSpec { interface, role };
+        let answer = client.call(&Request::PortAdd(port)).unwrap();
+        assert!(matches!(answer, Response::Done), "{answer:?}");
+    };
+    add("lost", [10, 0, 9, 1].into());
+    for number in 0..PODS {
+        let [high, low] = number.to_be_bytes();
+        add(&format!("p{number:03}"), [10, 1, high, low].into());
+    }
+    let findings = found(&cluster, "pod-offloads");
+    let (well, bad): (Vec<_>, Vec<_>) = findings.into_iter().partition(|f| f.verdict == "ok");
+    let well: Vec<String> = well.into_iter().map(|found| found.subject).collect();
+    let expected = (0..PODS).map(|number| format!("p{number:03}"));
+    assert_eq!(well, expected.collect::<Vec<_>>());
+    let [lost] = &bad[..] else {
+        panic!("{bad:?}");
+    };
+    let said = "the pod's interface is not looked at, nor is its MTU: no name and no process that \
+                can be seen leads to its network namespace";
+    assert_eq!(
+        (&*lost.subject, &*lost.verdict, &*lost.message),
+        ("lost", "warning", said)
+    );
 }

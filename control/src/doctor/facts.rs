@@ -30,6 +30,8 @@ pub struct Facts {
     pub queues: BTreeMap<String, u32>,
     /// The pods' ends of ports.
     pub pods: Vec<PodEnd>,
+    /// Ports whose pods' ends could not be looked at.
+    pub unseen: Vec<UnseenPod>,
     /// BPF programs on links.
     pub programs: Programs,
     /// How the kernel forwards.
@@ -145,6 +147,15 @@ pub struct PodEnd {
     pub route_mtu: Option<u32>,
     /// Features of the pod's interface.
     pub features: Option<BTreeSet<String>>,
+}
+
+/// A port whose pod's end could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnseenPod {
+    /// The port's interface on the node.
+    pub port: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// BPF programs on links.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::PodEnd;
+use super::facts::{PodEnd, UnseenPod};
 use super::{Facts, Findings};
 use crate::netlink::LinkKind;
 
@@ -98,11 +98,19 @@ pub(super) fn pod(facts: &Facts, findings: &mut Findings) {
         let ethtool = format!("nsenter --net={namespace} ethtool -K {interface}");
         tell(findings, &pod.port, &ethtool, &off(features, &POD));
     }
+    for UnseenPod { port, reason } in &facts.unseen {
+        findings.warn(
+            port,
+            format!("the pod's interface is not looked at, nor is its MTU: {reason}"),
+            "run podway doctor as root, where it sees the processes of all pods; or look in the pod",
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Verdict::{Ok, Warning};
+    use super::super::facts::UnseenPod;
     use super::super::testing::{found, healthy, verdict};
 
     #[test]
@@ -144,5 +152,17 @@ mod tests {
         assert_eq!(found("pod-offloads", &facts), [expected]);
         facts.pods[0].features = None;
         assert_eq!(found("pod-offloads", &facts)[0].0, Warning);
+    }
+
+    #[test]
+    fn pods_that_are_not_looked_at_are_told() {
+        let mut facts = healthy();
+        facts.unseen.push(UnseenPod {
+            port: "veth-b".to_owned(),
+            reason: "why".to_owned(),
+        });
+        let found = found("pod-offloads", &facts);
+        let found: Vec<_> = found.iter().map(|(v, port, _)| (*v, &**port)).collect();
+        assert_eq!(found, [(Warning, "veth-b")]);
     }
 }

@@ -51,10 +51,12 @@ pub fn collect(sources: Sources<'_>) -> Facts {
     let links = Requests::open().and_then(|mut requests| requests.link_details());
     let links = links.unwrap_or_default();
     let (features, queues) = offloads(&named);
+    let pods = pods::look(&links, &named, &told.nodes);
     let mut facts = Facts {
         kernel: kernel(),
         processes: processes(status),
-        pods: pods::look(&links, &named, &told.nodes),
+        pods: pods.seen,
+        unseen: pods.unseen,
         programs: programs::look(status, &links, &named),
         forwarding: forwarding(&named),
         paths: path::probe(&told.nodes, &links),

@@ -4,102 +4,187 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use podway_proto::control::NodeEntry;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::super::facts::{Named, PodEnd};
+use super::super::facts::{Named, PodEnd, UnseenPod};
 use super::{link_named, proc};
 use crate::netlink::{Ethtool, LinkDetails, Peer, Requests};
 
-/// A full node has 110 pods.
-const MOST: usize = 256;
+/// Each port of a pod is in one of them.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    pub(super) seen: Vec<PodEnd>,
+    pub(super) unseen: Vec<UnseenPod>,
+}
 
-/// Those of the ports of `named`, as far as they can be seen.
-pub(super) fn look(links: &[LinkDetails], named: &[Named], nodes: &[NodeEntry]) -> Vec<PodEnd> {
-    let pods = named.iter().filter(|named| !named.uplink).take(MOST);
-    let peers: Vec<(&str, Peer)> = pods
-        .filter_map(|named| {
-            let link = link_named(links, &named.interface)?;
-            Some((named.interface.as_str(), link.peer?))
-        })
-        .collect();
-    let mut wanted: BTreeSet<i32> = peers
-        .iter()
-        .filter_map(|(_, peer)| peer.namespace)
-        .collect();
-    let namespaces = namespaces(&mut wanted);
+/// A pod's end that is to be looked at.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    port: &'a str,
+    /// Of the link in the pod.
+    index: u32,
+}
+
+/// The ends by the number that this network namespace has given to theirs.
+type ByNamespace<'a> = BTreeMap<i32, Vec<Wanted<'a>>>;
+
+/// Looks at those of the ports of `named`.
+pub(super) fn look(links: &[LinkDetails], named: &[Named], nodes: &[NodeEntry]) -> Pods {
+    let mut pods = Pods::default();
+    let wanted = pods.wanted(links, named);
     let others = nodes.iter().filter(|node| !node.local);
     let cidrs = others.flat_map(|node| node.pod_cidrs.iter());
     let beyond = cidrs.map(|cidr| cidr.addr()).next();
-    let end = |(port, peer): (&str, Peer)| {
-        let namespace = namespaces.get(&peer.namespace?)?;
-        inside(namespace, port, peer.index, beyond)
-    };
-    peers.into_iter().filter_map(end).collect()
+    // A thread that has gone to another network namespace ends there.
+    std::thread::scope(|scope| {
+        let walk = scope.spawn(|| pods.walk(wanted, beyond));
+        let _ = walk.join();
+    });
+    pods.seen.sort_by(|a, b| a.port.cmp(&b.port));
+    pods.unseen.sort_by(|a, b| a.port.cmp(&b.port));
+    pods
 }
 
-/// A network namespace, and the file that leads to it.
-struct Namespace {
-    file: File,
-    path: PathBuf,
-}
+impl Pods {
+    fn not(&mut self, port: &str, reason: impl Into<String>) {
+        self.unseen.push(UnseenPod {
+            port: port.to_owned(),
+            reason: reason.into(),
+        });
+    }
 
-/// The network namespaces that have these numbers here, of all that anybody is in or that have a name.
-fn namespaces(wanted: &mut BTreeSet<i32>) -> BTreeMap<i32, Namespace> {
-    let mut found = BTreeMap::new();
-    let Ok(mut requests) = Requests::open() else {
-        return found;
-    };
-    let named = fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    let named = named.map(|entry| entry.path());
-    let of_processes = proc::processes().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
-    let mut seen = BTreeSet::new();
-    for path in named.chain(of_processes) {
-        if wanted.is_empty() {
-            break;
+    fn wanted<'a>(&mut self, links: &[LinkDetails], named: &'a [Named]) -> ByNamespace<'a> {
+        let mut wanted = ByNamespace::new();
+        for Named { interface, .. } in named.iter().filter(|named| !named.uplink) {
+            // That its link is missing is told by the check of interfaces.
+            let Some(link) = link_named(links, interface) else {
+                continue;
+            };
+            match link.peer {
+                Some(Peer {
+                    index,
+                    namespace: Some(number),
+                }) => wanted.entry(number).or_default().push(Wanted {
+                    port: interface,
+                    index,
+                }),
+                Some(_) => self.not(interface, "both its ends are in this network namespace"),
+                None => self.not(interface, "it is no veth, whose other end could be found"),
+            }
         }
-        let Some(which) = proc::namespace(&path.to_string_lossy()) else {
-            continue;
-        };
-        if !seen.insert(which) {
-            continue;
+        wanted
+    }
+
+    /// Goes through all network namespaces that anybody is in or that have a name, and looks around in
+    /// those where somebody is wanted.
+    fn walk(&mut self, mut wanted: ByNamespace<'_>, beyond: Option<IpAddr>) {
+        let named = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        let named = named.map(|entry| entry.path());
+        let processes = proc::processes().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+        // It stays where it was opened, and so do the numbers that it tells.
+        let mut here = Requests::open().ok();
+        let mut passed = BTreeSet::new();
+        for path in named.chain(processes) {
+            if wanted.is_empty() {
+                break;
+            }
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
+            // Device and inode tell it from others.
+            let which = file.metadata().map(|of| (of.dev(), of.ino()));
+            if !which.is_ok_and(|which| passed.insert(which)) {
+                continue;
+            }
+            let number = here.as_mut().and_then(|requests| {
+                let number = requests.namespace_number(file.as_fd());
+                number.ok().flatten()
+            });
+            if let Some(ends) = number.and_then(|number| wanted.remove(&number)) {
+                self.enter(&file, &path, &ends, beyond);
+            }
         }
-        let Ok(file) = File::open(&path) else {
-            continue;
-        };
-        if let Ok(Some(number)) = requests.namespace_number(file.as_fd())
-            && wanted.remove(&number)
-        {
-            found.insert(number, Namespace { file, path });
+        for Wanted { port, .. } in wanted.into_values().flatten() {
+            self.not(
+                port,
+                "no name and no process that can be seen leads to its network namespace",
+            );
         }
     }
-    found
+
+    /// Looks at `ends` in the network namespace that they are in.
+    fn enter(&mut self, file: &File, path: &Path, ends: &[Wanted<'_>], beyond: Option<IpAddr>) {
+        let inside = || -> Result<_, String> {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(file.as_fd(), network).map_err(|error| error.to_string())?;
+            let mut requests = Requests::open().map_err(|error| error.to_string())?;
+            let links = requests.link_details().map_err(|error| error.to_string())?;
+            let way = beyond.and_then(|address| requests.lookup(address).ok().flatten());
+            Ok((links, way, Ethtool::open().ok()))
+        };
+        let (links, way, ethtool) = match inside() {
+            Ok(seen) => seen,
+            Err(reason) => {
+                for Wanted { port, .. } in ends {
+                    self.not(port, &reason);
+                }
+                return;
+            }
+        };
+        for Wanted { port, index } in ends {
+            let Some(LinkDetails { link, .. }) = links.iter().find(|of| of.link.index == *index)
+            else {
+                self.not(port, "it has just left its network namespace");
+                continue;
+            };
+            let way = way.as_ref().filter(|way| way.link == *index);
+            let features = ethtool.as_ref().map(|ethtool| ethtool.features(&link.name));
+            self.seen.push(PodEnd {
+                port: (*port).to_owned(),
+                interface: link.name.clone(),
+                namespace: path.display().to_string(),
+                mtu: link.mtu,
+                route_mtu: way.and_then(|way| way.mtu),
+                features: features.and_then(Result::ok),
+            });
+        }
+    }
 }
 
-/// What is seen of the link `index` in a namespace. A thread goes there, and ends there.
-fn inside(namespace: &Namespace, port: &str, index: u32, beyond: Option<IpAddr>) -> Option<PodEnd> {
-    let look = || {
-        let network = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(namespace.file.as_fd(), network).ok()?;
-        let mut requests = Requests::open().ok()?;
-        let links = requests.link_details().ok()?;
-        let link = links
-            .into_iter()
-            .find(|link| link.link.index == index)?
-            .link;
-        let way = beyond.and_then(|address| requests.lookup(address).ok().flatten());
-        let way = way.filter(|way| way.link == index);
-        let features = Ethtool::open().and_then(|ethtool| ethtool.features(&link.name));
-        Some(PodEnd {
-            port: port.to_owned(),
-            interface: link.name,
-            namespace: namespace.path.display().to_string(),
-            mtu: link.mtu,
-            route_mtu: way.and_then(|way| way.mtu),
-            features: features.ok(),
-        })
-    };
-    std::thread::scope(|scope| scope.spawn(look).join().ok().flatten())
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{healthy, link};
+    use super::*;
+
+    #[test]
+    fn no_pod_is_left_out_in_silence() {
+        let mut facts = healthy();
+        let reasons = |facts: &crate::doctor::Facts| {
+            let pods = look(&facts.links, &facts.named, &facts.nodes);
+            assert_eq!(pods.seen, []);
+            let unseen = pods.unseen.into_iter();
+            unseen.map(|pod| (pod.port, pod.reason)).collect::<Vec<_>>()
+        };
+        let of = |reason: &str| vec![("veth-a".to_owned(), reason.to_owned())];
+        let not = "it is no veth, whose other end could be found";
+        assert_eq!(reasons(&facts), of(not));
+        let mut peer = Peer {
+            index: 7,
+            namespace: None,
+        };
+        link(&mut facts, "veth-a").peer = Some(peer);
+        let here = "both its ends are in this network namespace";
+        assert_eq!(reasons(&facts), of(here));
+        // The kernel gives numbers from 0 on.
+        peer.namespace = Some(i32::MAX);
+        link(&mut facts, "veth-a").peer = Some(peer);
+        let nowhere = "no name and no process that can be seen leads to its network namespace";
+        assert_eq!(reasons(&facts), of(nowhere));
+        facts.links.clear();
+        assert_eq!(reasons(&facts), []);
+    }
 }
