@@ -24,7 +24,8 @@ pub struct Facts {
     pub named: Vec<Named>,
     /// All links.
     pub links: Vec<LinkDetails>,
-    /// Features of the uplinks by name, as `ethtool -k` shows them; missing where they are not told.
+    /// Features of the uplinks and of the kernel's VXLAN devices by name, as `ethtool -k` shows them;
+    /// missing where they are not told.
     pub features: BTreeMap<String, BTreeSet<String>>,
     /// Queues in use of the uplinks by name, where the driver tells.
     pub queues: BTreeMap<String, u32>,
@@ -262,6 +263,16 @@ impl Facts {
     /// How the dataplane is, if it says it.
     pub fn dataplane(&self) -> Option<&dataplane::Status> {
         self.status()?.dataplane.status()
+    }
+
+    /// Whether a port is served by AF_XDP, as the dataplane says.
+    pub fn is_by_af_xdp(&self, port: &str) -> bool {
+        let ports = self
+            .dataplane()
+            .into_iter()
+            .flat_map(|status| &status.ports);
+        let mut ports = ports.filter(|status| status.interface == port);
+        ports.any(|status| status.ingress.starts_with("af-xdp"))
     }
 
     /// The CPU of each worker, `None` for one that is not pinned.

@@ -63,7 +63,8 @@ pub fn stale_devices(world: &World<'_>) -> Vec<u32> {
     stale.map(|link| link.index).collect()
 }
 
-fn is_our_device(link: &Link) -> bool {
+/// Whether it is one of the VXLAN devices.
+pub fn is_our_device(link: &Link) -> bool {
     is_device(&link.name) && matches!(link.kind, LinkKind::Vxlan(_))
 }
 

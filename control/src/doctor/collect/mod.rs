@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::facts::{Configuration, Control, Cpu, Facts, Forwarding, Kernel, Named, Process, Role};
+use crate::kernel::is_our_device;
 use crate::netlink::{Ethtool, LinkDetails, Requests};
 use crate::program;
 use crate::settings::{Settings, SettingsError};
@@ -50,7 +51,7 @@ pub fn collect(sources: Sources<'_>) -> Facts {
     };
     let links = Requests::open().and_then(|mut requests| requests.link_details());
     let links = links.unwrap_or_default();
-    let (features, queues) = offloads(&named);
+    let (features, queues) = offloads(&named, &links);
     let pods = pods::look(&links, &named, &told.nodes);
     let mut facts = Facts {
         kernel: kernel(),
@@ -166,7 +167,7 @@ type Offloads = (
     BTreeMap<String, u32>,
 );
 
-fn offloads(named: &[Named]) -> Offloads {
+fn offloads(named: &[Named], links: &[LinkDetails]) -> Offloads {
     let mut found = Offloads::default();
     let Ok(ethtool) = Ethtool::open() else {
         return found;
@@ -177,6 +178,12 @@ fn offloads(named: &[Named]) -> Offloads {
         }
         if let Ok(Some(queues)) = ethtool.rx_queues(interface) {
             found.1.insert(interface.clone(), queues);
+        }
+    }
+    for device in links.iter().filter(|link| is_our_device(&link.link)) {
+        let name = &device.link.name;
+        if let Ok(features) = ethtool.features(name) {
+            found.0.insert(name.clone(), features);
         }
     }
     found
