@@ -73,3 +73,7 @@ pub mod top;
 pub mod trace;
 pub mod watch;
 pub mod world;
+
+/// The commit that this is built of; `unknown` where neither the environment of the build nor a repository
+/// has told.
+pub const COMMIT: &str = env!("PODWAY_COMMIT");

@@ -11,6 +11,7 @@ use podway_proto::codec::encode;
 use podway_proto::control::{Request, Response};
 
 use super::Gathered;
+use crate::COMMIT;
 use crate::doctor::Facts;
 use crate::doctor::collect::Sources;
 use crate::program;
@@ -106,7 +107,7 @@ fn pid(facts: &Facts, name: &str) -> Option<u32> {
 }
 
 fn versions(facts: &Facts) -> Vec<u8> {
-    let mut text = format!("podway {}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("podway {}, commit {COMMIT}\n", env!("CARGO_PKG_VERSION"));
     if let Some(status) = facts.status() {
         let _ = writeln!(text, "podway-control {}", status.version);
     }

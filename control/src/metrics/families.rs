@@ -15,12 +15,7 @@ use podway_proto::dataplane::{self, BURST_SIZES, Books, Counters, PortCounters, 
 
 use super::scrape::Scrape;
 use super::text::{Page, Sample, distribution, flag, one, sample};
-
-/// What the build was told.
-const COMMIT: &str = match option_env!("PODWAY_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+use crate::COMMIT;
 
 /// The page of a scrape.
 pub(super) fn page(scrape: &Scrape) -> String {
@@ -28,7 +23,7 @@ pub(super) fn page(scrape: &Scrape) -> String {
     let version = env!("CARGO_PKG_VERSION");
     page.gauge(
         "podway_build_info",
-        "Version of podway-control, and the commit that it was built of, if the build was told; always 1.",
+        "Version of podway-control, and the commit that it was built of; always 1.",
         [sample(&[("version", version), ("commit", COMMIT)], 1)],
     );
     page.gauge(
