@@ -61,17 +61,9 @@ Exit codes:
   3  what was named does not exist
   4  the daemon cannot be reached, or did not answer in time";
 
-/// What `podway --version` tells; `-V` leaves the commit out.
-const LONG_VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (commit ",
-    env!("PODWAY_COMMIT"),
-    ")"
-);
-
 /// Tells podway-control what should be, and asks how things are.
 #[derive(Debug, Parser)]
-#[command(name = "podway", version, long_version = LONG_VERSION, after_help = EXAMPLES)]
+#[command(name = "podway", version, long_version = crate::LONG_VERSION, after_help = EXAMPLES)]
 pub struct Cli {
     /// Directory of the daemon's socket; one per node.
     #[arg(long, value_name = "DIR", global = true, default_value = DEFAULT_RUN_DIR)]

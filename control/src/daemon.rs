@@ -41,7 +41,7 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Holds the desired state of a node and keeps dataplane and kernel in line with it.
 #[derive(Debug, Parser)]
-#[command(name = "podway-control", version)]
+#[command(name = "podway-control", version, long_version = crate::LONG_VERSION)]
 pub struct Args {
     /// Directory of the sockets; one per node.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]

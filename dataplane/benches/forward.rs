@@ -1,4 +1,5 @@
-//! What a packet costs between the rings: nanoseconds of `forward()`, and of gathering bulk data.
+//! What a packet costs between the rings: nanoseconds of `forward()` and rewriting, and of gathering bulk
+//! data.
 //!
 //! Packets are hot: a burst's headers are written just before, as the kernel's copy does. What is
 //! measured is the loop over a burst; putting the headers back is not.

@@ -4,7 +4,7 @@
 //! function that the workers call.
 //!
 //! Of the packet's bytes it changes next to nothing: outer headers are pulled, and [`Send::rewrite`] makes
-//! of what is left what leaves. Between the two a watch sees the packet as it came. What depends on how
+//! of what is left what leaves. Between the two it is shown to [`crate::watch`]. What depends on how
 //! it is sent (segmentation, checksums, outer headers) is left to egress, which learns it from [`Send`].
 
 use std::net::IpAddr;
@@ -13,8 +13,10 @@ use crate::fib::{NextHop, NextHopKind, PortId, Tables};
 use crate::packet::Packet;
 use crate::tunnel::{Congestion, decap};
 use crate::verdict::{DropReason, Send, Verdict};
-use crate::wire::parse::{Headers, parse_to};
-use crate::wire::{UdpDatagram, checksum, ethernet, flow_hash, protocol};
+use crate::wire::parse::{Headers, IpVersion, parse_to};
+use crate::wire::{
+    Ipv4Packet, Ipv6Packet, UdpDatagram, checksum, ethernet, flow_hash, ipv4, ipv6, protocol,
+};
 
 /// Decides what becomes of `packet`, which came in by the port `from`. One that is sent begins at the
 /// Ethernet header that is to be sent, and is then to be given to [`Send::rewrite`].
@@ -39,9 +41,9 @@ fn route<'t>(
     let mut ingress_mtu = ingress.mtu;
     let mut congestion = Congestion::default();
     if ingress.is_uplink {
-        let outer = decap(packet, tables)?;
-        ingress_mtu = ingress_mtu.saturating_sub(outer.overhead);
-        congestion = outer.congestion;
+        let decapped = decap(packet, tables)?;
+        ingress_mtu = ingress_mtu.saturating_sub(decapped.overhead);
+        congestion = decapped.congestion;
     }
 
     let mut headers = Headers::UNREAD;
@@ -106,6 +108,47 @@ fn route<'t>(
         partial_checksum,
         max_l3_len,
     })
+}
+
+impl Send<'_> {
+    /// Makes of a packet that [`crate::forward`] sends what leaves: without padding, with the MACs of its
+    /// next station, one hop fewer (RFC 1812, section 5.3.1; RFC 8200, section 3), and the congestion mark
+    /// of the tunnel that it came by.
+    #[inline(always)]
+    pub fn rewrite(&self, packet: &mut Packet<'_>) {
+        let Self {
+            headers, next_hop, ..
+        } = self;
+        packet.truncate(headers.end());
+        let head = packet.head_mut();
+        if let Some(macs) = head.get_mut(..next_hop.l2.0.len()) {
+            macs.copy_from_slice(&next_hop.l2.0);
+        }
+        let Some(bytes) = head.get_mut(usize::from(headers.l3)..) else {
+            return;
+        };
+        // As arrays, whose length is checked once.
+        match headers.version {
+            IpVersion::V4 => {
+                if let Some(header) = bytes.first_chunk_mut::<{ ipv4::HEADER_LEN }>() {
+                    let mut ip = Ipv4Packet::new_unchecked(header);
+                    ip.decrement_hop_limit();
+                    if ip.tos() != headers.tos {
+                        ip.rewrite_tos(headers.tos);
+                    }
+                }
+            }
+            IpVersion::V6 => {
+                if let Some(header) = bytes.first_chunk_mut::<{ ipv6::HEADER_LEN }>() {
+                    let mut ip = Ipv6Packet::new_unchecked(header);
+                    ip.decrement_hop_limit();
+                    if ip.traffic_class() != headers.tos {
+                        ip.set_traffic_class(headers.tos);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The next hop to `destination` of the flow with that hash; it may be unresolved.

@@ -9,7 +9,8 @@
 //! the outer ones ([`tunnel`]), looks its destination up ([`fib`]) and gives a [`verdict`]: the next
 //! hop, or a reason to drop it, of which [`answer`] tells the sender where an RFC wants it told. Where
 //! the kernel does not tell the size of segments, [`limits`] knows
-//! what the peer and the path take. [`egress`] makes messages of the packets that leave: it joins or cuts
+//! what the peer and the path take. [`Send::rewrite`](verdict::Send::rewrite) gives it the next hop's
+//! MACs and one hop less. [`egress`] makes messages of the packets that leave: it joins or cuts
 //! TCP segments, finishes checksums, adds the outer headers of tunnels, and hands the messages to
 //! the kernel. Then the frames go back to the worker's pool.
 //!

@@ -3,9 +3,7 @@
 pub use podway_proto::reasons::DropReason;
 
 use crate::fib::NextHop;
-use crate::packet::Packet;
-use crate::wire::parse::{Headers, IpVersion, ParseError};
-use crate::wire::{Ipv4Packet, Ipv6Packet, ipv4, ipv6};
+use crate::wire::parse::{Headers, ParseError};
 
 /// The decision of [`crate::forward`] about one packet.
 #[derive(Debug)]
@@ -30,47 +28,6 @@ pub struct Send<'t> {
     pub partial_checksum: bool,
     /// Largest L3 packet in bytes that may leave: a TCP packet over it is cut to this size.
     pub max_l3_len: u16,
-}
-
-impl Send<'_> {
-    /// Makes of a packet that [`crate::forward`] sends what leaves: without padding, with the MACs of its
-    /// next station, one hop fewer (RFC 1812, section 5.3.1; RFC 8200, section 3), and the congestion mark
-    /// of the tunnel that it came by.
-    #[inline(always)]
-    pub fn rewrite(&self, packet: &mut Packet<'_>) {
-        let Self {
-            headers, next_hop, ..
-        } = self;
-        packet.truncate(headers.end());
-        let head = packet.head_mut();
-        if let Some(macs) = head.get_mut(..next_hop.l2.0.len()) {
-            macs.copy_from_slice(&next_hop.l2.0);
-        }
-        let Some(bytes) = head.get_mut(usize::from(headers.l3)..) else {
-            return;
-        };
-        // As arrays, whose length is checked once.
-        match headers.version {
-            IpVersion::V4 => {
-                if let Some(header) = bytes.first_chunk_mut::<{ ipv4::HEADER_LEN }>() {
-                    let mut ip = Ipv4Packet::new_unchecked(header);
-                    ip.decrement_hop_limit();
-                    if ip.tos() != headers.tos {
-                        ip.rewrite_tos(headers.tos);
-                    }
-                }
-            }
-            IpVersion::V6 => {
-                if let Some(header) = bytes.first_chunk_mut::<{ ipv6::HEADER_LEN }>() {
-                    let mut ip = Ipv6Packet::new_unchecked(header);
-                    ip.decrement_hop_limit();
-                    if ip.traffic_class() != headers.tos {
-                        ip.set_traffic_class(headers.tos);
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl From<ParseError> for DropReason {

@@ -107,7 +107,10 @@ fn pid(facts: &Facts, name: &str) -> Option<u32> {
 }
 
 fn versions(facts: &Facts) -> Vec<u8> {
-    let mut text = format!("podway {}, commit {COMMIT}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!(
+        "podway (which made this archive) {}, commit {COMMIT}\n",
+        env!("CARGO_PKG_VERSION")
+    );
     if let Some(status) = facts.status() {
         let _ = writeln!(text, "podway-control {}", status.version);
     }

@@ -234,6 +234,8 @@ pub enum Outcome {
     NoAnswer,
     /// It could not be sent.
     NotSent(String),
+    /// It was not sent: the kernel has no route there.
+    NoWay,
     /// It was not sent: other nodes have taken all the time that there was.
     NotAsked,
 }

@@ -33,6 +33,11 @@ pub(super) fn uplink(facts: &Facts, findings: &mut Findings) {
                 format!("no packet of {size} bytes could be sent to {address}: {error}"),
                 format!("run podway doctor as root, and see ip route get {address}"),
             ),
+            Outcome::NoWay => findings.warn(
+                node,
+                format!("there is no way to {address}"),
+                format!("give this node a route there, and see ip route get {address}"),
+            ),
             Outcome::NotAsked => findings.warn(
                 node,
                 format!(
@@ -107,6 +112,7 @@ mod tests {
             (Outcome::Lost, Fault),
             (Outcome::NoAnswer, Warning),
             (Outcome::NotSent("no".to_owned()), Warning),
+            (Outcome::NoWay, Warning),
             (Outcome::NotAsked, Warning),
         ] {
             let mut facts = healthy();

@@ -142,7 +142,8 @@ pub(super) fn pod(facts: &Facts, findings: &mut Findings) {
         findings.warn(
             port,
             format!("the pod's interface is not looked at, nor is its MTU: {reason}"),
-            "run podway doctor as root, where it sees the processes of all pods; or look in the pod",
+            "look in the pod: ip link, ethtool -k. Of veths podway doctor sees all as root, where it sees \
+             the processes of pods",
         );
     }
 }

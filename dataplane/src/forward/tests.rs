@@ -4,6 +4,7 @@
 use super::*;
 use crate::fib::NextHop;
 use crate::packet::Offload;
+use crate::testing::harness::combined;
 use crate::testing::kernel::wire;
 use crate::testing::node::Node;
 use crate::testing::packets::{
@@ -356,6 +357,41 @@ fn a_packet_of_just_the_path_s_size_passes_and_tcp_may_be_larger() {
             assert_eq!(node().forward(POD, &over).unwrap_err(), DropReason::TooBig);
             let over = of_size(tcp(v6, (ME, 1), (to, 1)), max + 1);
             assert!(node().forward(POD, &over).is_ok());
+        }
+    }
+}
+
+#[test]
+fn each_congestion_mark_is_given_to_the_inner_packet() {
+    let marks = (0..4).flat_map(|inner| (0..4).map(move |outer| (inner, outer)));
+    for (inner_ecn, outer_ecn) in marks {
+        for (other, v6) in [VXLAN_V4, VXLAN_V6]
+            .map(|other| [(other, false), (other, true)])
+            .concat()
+        {
+            // DSCP is the inner's own, whatever the outer has become (RFC 2983, 3.1).
+            let inner = Spec {
+                tos: 0xb8 | inner_ecn,
+                ..tcp(v6, (other, 1), (ME, 1))
+            };
+            let frame = tunnelled(other, 0x28 | outer_ecn, &inner.build());
+            let mut node = node();
+            let sent = node.forward(UPLINK, &frame);
+            let sent = sent.map(|sent| (sent.send.headers.tos, sent.bytes[12..].to_vec()));
+            let expected = combined(inner_ecn, outer_ecn).map(|ecn| {
+                let tos = 0xb8 | ecn;
+                let left = Spec {
+                    tos,
+                    ttl: 63,
+                    ..inner
+                };
+                (tos, left.build()[12..].to_vec())
+            });
+            assert_eq!(
+                sent,
+                expected.ok_or(DropReason::EcnNotCapable),
+                "inner {inner_ecn:02b}, outer {outer_ecn:02b}"
+            );
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::egress::VnetHeader;
 use crate::fib::{NextHopKind, PortId};
 use crate::limits::Limits;
 use crate::packet::{MAX_CHAIN, Offload, Packet};
-use crate::tunnel::Outer;
+use crate::tunnel::Decapped;
 use crate::verdict::{DropReason, Send};
 use crate::wire::parse::parse;
 
@@ -250,12 +250,19 @@ fn check_sent(port: PortId, came: &[u8], send: &Send<'_>, packet: &Packet<'_>) {
         frame
     };
     let outer_lens: &[usize] = if is_uplink(port) { &[0, 50, 70] } else { &[0] };
+    let outer_ecn = tos(came) & 3;
     let is_from = |outer: &usize| {
         let came = came.get(*outer..*outer + left.len());
         came.is_some_and(|came| {
             let mut came = came.to_vec();
             finish_inside(&mut came, packet.offload(), headers.l4.into());
-            changed(&came) == changed(&left) && hop_limit(&came) == hop_limit(&left) + 1
+            let mark = match *outer {
+                0 => Some(tos(&came) & 3),
+                _ => combined(tos(&came) & 3, outer_ecn),
+            };
+            changed(&came) == changed(&left)
+                && hop_limit(&came) == hop_limit(&left) + 1
+                && mark == Some(tos(&left) & 3)
         })
     };
     assert!(outer_lens.iter().any(is_from), "bytes have changed");
@@ -473,7 +480,7 @@ pub fn decap(input: &[u8]) {
         input.layout(node, &ANY_CHUNKS);
         let frame = input.frame(node);
         let (told, left) = match node.decap(&frame) {
-            Ok((Outer { overhead: 0, .. }, left)) => {
+            Ok((Decapped { overhead: 0, .. }, left)) => {
                 return assert_eq!(left, frame, "no tunnel, but changed");
             }
             Ok(decapped) => decapped,
@@ -508,7 +515,7 @@ pub fn decap(input: &[u8]) {
 }
 
 /// The inner ECN codepoint that leaves the tunnel (RFC 6040, section 4.2); `None` for a drop.
-pub(super) fn combined(inner: u8, outer: u8) -> Option<u8> {
+pub(crate) fn combined(inner: u8, outer: u8) -> Option<u8> {
     // Rows: inner Not-ECT, ECT(1), ECT(0), CE. Columns: outer Not-ECT, ECT(1), ECT(0), CE.
     const FIGURE_4: [[Option<u8>; 4]; 4] = [
         [Some(0), Some(0), Some(0), None],

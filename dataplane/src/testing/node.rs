@@ -9,7 +9,7 @@ use crate::fib::{PortId, Tables};
 use crate::forward::forward;
 use crate::limits::Limits;
 use crate::packet::{MAX_CHAIN, Offload, Packet};
-use crate::tunnel::{Outer, decap};
+use crate::tunnel::{Decapped, decap};
 use crate::verdict::{DropReason, Send, Verdict};
 use crate::watch::Watches;
 use crate::wire::flow_hash::SourcePorts;
@@ -143,7 +143,7 @@ impl Node {
 
     /// Pulls a frame's outer headers, if it is from a tunnel. The result is what [`decap`] says
     /// and what it leaves.
-    pub(crate) fn decap(&mut self, frame: &[u8]) -> Result<(Outer, Vec<u8>), DropReason> {
+    pub(crate) fn decap(&mut self, frame: &[u8]) -> Result<(Decapped, Vec<u8>), DropReason> {
         self.in_packet(frame, VXLAN_LEN, |packet, tables| {
             decap(packet, tables).map(|outer| (outer, bytes(packet)))
         })

@@ -14,7 +14,7 @@ const CE: u8 = 0b11;
 
 /// What the outer headers that were pulled leave to what was inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Outer {
+pub struct Decapped {
     /// How many bytes fewer an inner L3 packet may have than an outer one: 50, 70 over IPv6, or 0 for a
     /// packet that was in no tunnel.
     pub overhead: u16,
@@ -36,7 +36,7 @@ pub struct Congestion(u8);
 /// The reason to drop it: a malformed outer header, a foreign VNI or MAC, a source that is no node
 /// that we know (if that matters).
 #[inline]
-pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<Outer, DropReason> {
+pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<Decapped, DropReason> {
     let head = packet.head();
     let mut outer = Headers::UNREAD;
     parse_to(&mut outer, head, ethernet::HEADER_LEN, packet.len())?;
@@ -44,7 +44,7 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<Outer, DropReas
         .local()
         .filter(|local| is_vxlan_for_us(&outer, local))
     else {
-        return Ok(Outer::default());
+        return Ok(Decapped::default());
     };
     let end = end_of_datagram(head, &outer);
     let (vni, inner_l3) = parse_vxlan(head, usize::from(outer.payload), end)?;
@@ -62,7 +62,7 @@ pub fn decap(packet: &mut Packet<'_>, tables: &Tables) -> Result<Outer, DropReas
     if EthernetFrame::new_unchecked(packet.head()).dst_addr() != local.vtep_mac {
         return Err(DropReason::NotLocal);
     }
-    Ok(Outer {
+    Ok(Decapped {
         overhead: u16::try_from(overhead).unwrap_or(u16::MAX),
         congestion: Congestion(outer.tos & ECN),
     })
@@ -118,15 +118,15 @@ mod tests {
 
     const ME: u8 = 1;
 
-    fn decapped(frame: &[u8]) -> Result<(Outer, Vec<u8>), DropReason> {
+    fn decapped(frame: &[u8]) -> Result<(Decapped, Vec<u8>), DropReason> {
         Node::new(tables(ME, Mtus::default())).decap(frame)
     }
 
     /// What is left without so many bytes of outer headers, which tell nothing.
-    fn without(overhead: u16, left: Vec<u8>) -> Result<(Outer, Vec<u8>), DropReason> {
+    fn without(overhead: u16, left: Vec<u8>) -> Result<(Decapped, Vec<u8>), DropReason> {
         let congestion = Congestion::default();
         Ok((
-            Outer {
+            Decapped {
                 overhead,
                 congestion,
             },

@@ -5,12 +5,14 @@
 //! ([`Watches::dropped`], [`Watches::not_sent`]). Without a watch each of these is one test of a length.
 //!
 //! A packet is matched once, when it is decided: by the headers that [`crate::forward`] has read
-//! anyway. It still is as it came then, but for outer headers that were pulled and lie in front of it;
-//! what is rewritten next is kept if a watch has taken it, or may when it dies.
+//! anyway. It still is as it came then, but for outer headers, which lie in front of it, what lay behind
+//! their datagram, and the checksum inside of a pod's own tunnel. What is rewritten next is kept if a watch
+//! has taken the packet, or may when it dies.
 //!
 //! Records go through a [`ring`] for each watch to the API thread. One that is full costs records, never
 //! packets.
 
+mod came;
 mod filter;
 mod note;
 mod ring;
@@ -34,11 +36,8 @@ pub use filter::{Filter, FilterError, Leaves, Seen};
 pub use note::{Exit, ExitTo, Note};
 pub use ring::{Reader, Writer, ring};
 
+use came::Came;
 use note::Points;
-
-/// Bytes that are kept of a packet as it came: whatever [`Send::rewrite`] may change, which is the IPv6
-/// header behind one over IPv6, 70 + 14 + 40, and padding, of which a frame over that size has none.
-const HEAD: usize = 128;
 
 /// One watch at one worker.
 #[derive(Debug)]
@@ -110,50 +109,6 @@ impl Watch {
     }
 }
 
-/// What the packet in hand was when it came.
-#[derive(Debug)]
-struct Came {
-    /// [`PortId::NONE`] when it was made here.
-    by: PortId,
-    length: usize,
-    headroom: usize,
-    /// Bytes of its head that are kept; none yet.
-    head_len: usize,
-    head: [u8; HEAD],
-}
-
-impl Came {
-    /// Bytes that were pulled off it since.
-    #[inline]
-    fn pulled(&self, packet: &Packet<'_>) -> usize {
-        packet.headroom().saturating_sub(self.headroom)
-    }
-
-    /// Keeps the head of a packet that was not rewritten yet.
-    #[inline]
-    fn keep_head(&mut self, packet: &mut Packet<'_>) {
-        let pulled = self.pulled(packet);
-        if self.head_len > 0 || !packet.push_front(pulled) {
-            return;
-        }
-        match packet.head().first_chunk() {
-            Some(first) => (self.head, self.head_len) = (*first, HEAD),
-            None => self.keep_short(packet.head()),
-        }
-        packet.pull_front(pulled);
-    }
-
-    /// Keeps a head that is shorter than [`HEAD`].
-    // By itself: together both copies would become one of any length, which is a call.
-    #[inline(never)]
-    fn keep_short(&mut self, head: &[u8]) {
-        if let Some(room) = self.head.get_mut(..head.len()) {
-            room.copy_from_slice(head);
-            self.head_len = head.len();
-        }
-    }
-}
-
 /// The watches of one worker, and what they know of the packet in hand.
 #[derive(Debug)]
 pub struct Watches {
@@ -180,13 +135,7 @@ impl Default for Watches {
             armed: Vec::with_capacity(MAX_WATCHES),
             any: Filter::any_of([]),
             keeps_heads: false,
-            came: Came {
-                by: PortId::NONE,
-                length: 0,
-                headroom: 0,
-                head_len: 0,
-                head: [0; HEAD],
-            },
+            came: Came::default(),
             taken: 0,
             offered: 0,
             time: 0,
@@ -235,20 +184,16 @@ impl Watches {
             return;
         }
         (self.taken, self.offered) = (0, 0);
-        let came = &mut self.came;
-        came.by = port;
-        came.length = packet.len();
-        came.headroom = packet.headroom();
-        came.head_len = 0;
+        self.came.now(packet, port);
     }
 
-    /// It is known where a packet goes; it was not rewritten yet.
+    /// It is known where a packet goes; one that has come was not rewritten yet.
     #[inline]
     pub fn decided(&mut self, packet: &mut Packet<'_>, send: &Send<'_>) {
         if self.armed.is_empty() {
             return;
         }
-        if self.keeps_heads {
+        if self.keeps_heads && self.came.by != PortId::NONE {
             self.came.keep_head(packet);
         }
         if self.may_be_wanted(packet, send) {
@@ -344,7 +289,7 @@ impl Watches {
         // Of one that dies rewritten it is kept already, if it is wanted.
         came.keep_head(packet);
         let pulled = came.pulled(packet);
-        let head = came.head.get(..came.head_len).unwrap_or(&came.head);
+        let head = came.head();
         for watch in chosen(armed, new) {
             let number = watch.packet;
             for (point, length, skip) in [
@@ -359,7 +304,7 @@ impl Watches {
                     continue;
                 }
                 let kept = head.get(skip..).unwrap_or_default();
-                let behind = came.head_len.max(skip).saturating_sub(pulled);
+                let behind = head.len().max(skip).saturating_sub(pulled);
                 let rest = packet.slices(behind, packet.len().saturating_sub(behind));
                 let available = kept.len() + packet.len().saturating_sub(behind);
                 let note = Note {

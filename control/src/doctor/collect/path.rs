@@ -19,7 +19,7 @@ use sockets::Sockets;
 /// Sends packets of full size to the other nodes, and small ones beside them.
 pub(super) fn probe(nodes: &[NodeEntry], links: &[LinkDetails]) -> Vec<PathProbe> {
     let mut requests = Requests::open().ok();
-    let targets = targets(nodes, links, |address| {
+    let (targets, no_way) = targets(nodes, links, |address| {
         requests.as_mut()?.lookup(address).ok().flatten()
     });
     let asked = ask(&targets);
@@ -27,48 +27,54 @@ pub(super) fn probe(nodes: &[NodeEntry], links: &[LinkDetails]) -> Vec<PathProbe
         Ok(schedule) => schedule.outcome(target.address),
         Err(error) => Outcome::NotSent(error.to_string()),
     };
-    targets
-        .iter()
-        .map(|target| PathProbe {
-            node: target.node.to_owned(),
-            address: target.address,
-            size: target.size,
-            outcome: became(target),
-        })
-        .collect()
+    let asked = targets.iter().map(|target| PathProbe {
+        node: target.node.to_owned(),
+        address: target.address,
+        size: target.size,
+        outcome: became(target),
+    });
+    asked.chain(no_way).collect()
 }
 
-/// Each underlay address of the other nodes to which there is a way. Control tells that to the first;
-/// `way` is what the kernel says of the way to another one.
+/// Each underlay address of the other nodes to which there is a way, and the others. Control tells the way
+/// to the first address, and the check of neighbours that there is none; `way` is what the kernel says of
+/// the way to another one.
 fn targets<'n>(
     nodes: &'n [NodeEntry],
     links: &[LinkDetails],
     mut way: impl FnMut(IpAddr) -> Option<Lookup>,
-) -> Vec<Target<'n>> {
-    let mut targets = Vec::new();
+) -> (Vec<Target<'n>>, Vec<PathProbe>) {
+    let (mut targets, mut no_way) = (Vec::new(), Vec::new());
     for node in nodes.iter().filter(|node| !node.local) {
-        let mut add = |source, address, link: &LinkDetails| {
-            targets.push(Target {
-                node: &node.name,
-                source,
-                address,
-                size: link.link.mtu.min(65_535),
-            });
+        let target = |source, address, link: &LinkDetails| Target {
+            node: &node.name,
+            source,
+            address,
+            size: link.link.mtu.min(65_535),
         };
         if let Some(path) = &node.path
             && let Some(link) = link_named(links, &path.interface)
         {
-            add(path.source, node.underlay, link);
+            targets.push(target(path.source, node.underlay, link));
         }
-        if let Some(second) = node.underlay6
-            && let Some(way) = way(second.into())
-            && let Some(source) = way.source
-            && let Some(link) = links.iter().find(|link| link.link.index == way.link)
-        {
-            add(source, second.into(), link);
+        let Some(second) = node.underlay6.map(IpAddr::from) else {
+            continue;
+        };
+        let way = way(second).and_then(|way| {
+            let link = links.iter().find(|link| link.link.index == way.link)?;
+            Some((way.source?, link))
+        });
+        match way {
+            Some((source, link)) => targets.push(target(source, second, link)),
+            None => no_way.push(PathProbe {
+                node: node.name.clone(),
+                address: second,
+                size: 0,
+                outcome: Outcome::NoWay,
+            }),
         }
     }
-    targets
+    (targets, no_way)
 }
 
 fn ask<'t>(targets: &'t [Target<'t>]) -> io::Result<Schedule<'t>> {
@@ -122,10 +128,25 @@ mod tests {
         };
         let first = target("192.168.1.1", "192.168.1.2");
         let both = [first.clone(), target("fd77::1", "fd77::2")];
-        assert_eq!(targets(&facts.nodes, &facts.links, way), both);
-        assert_eq!(targets(&facts.nodes, &facts.links, |_| None), [first]);
+        assert_eq!(
+            targets(&facts.nodes, &facts.links, way),
+            (both.to_vec(), Vec::new())
+        );
+        let no_way = vec![PathProbe {
+            node: "node-b".to_owned(),
+            address: "fd77::2".parse().unwrap(),
+            size: 0,
+            outcome: Outcome::NoWay,
+        }];
+        assert_eq!(
+            targets(&facts.nodes, &facts.links, |_| None),
+            (vec![first], no_way.clone())
+        );
         let other = facts.nodes.iter_mut().find(|node| !node.local).unwrap();
         other.path = None;
-        assert_eq!(targets(&facts.nodes, &facts.links, |_| None), []);
+        assert_eq!(
+            targets(&facts.nodes, &facts.links, |_| None),
+            (Vec::new(), no_way)
+        );
     }
 }

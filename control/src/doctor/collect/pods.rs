@@ -42,7 +42,9 @@ pub(super) fn look(links: &[LinkDetails], named: &[Named], nodes: &[NodeEntry]) 
     // A thread that has gone to another network namespace ends there.
     std::thread::scope(|scope| {
         let walk = scope.spawn(|| pods.walk(wanted, beyond));
-        let _ = walk.join();
+        if let Err(panic) = walk.join() {
+            std::panic::resume_unwind(panic);
+        }
     });
     pods.seen.sort_by(|a, b| a.port.cmp(&b.port));
     pods.unseen.sort_by(|a, b| a.port.cmp(&b.port));
@@ -85,13 +87,18 @@ impl Pods {
         let named = fs::read_dir("/run/netns").into_iter().flatten().flatten();
         let named = named.map(|entry| entry.path());
         let processes = proc::processes().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+        let mut reason =
+            "no name and no process that can be seen leads to its network namespace".to_owned();
         // It stays where it was opened, and so do the numbers that it tells.
-        let mut here = Requests::open().ok();
+        let mut here = Requests::open()
+            .inspect_err(|error| reason = format!("netlink: {error}"))
+            .ok();
         let mut passed = BTreeSet::new();
         for path in named.chain(processes) {
             if wanted.is_empty() {
                 break;
             }
+            // Of a process that is gone, or that not even root may look at.
             let Ok(file) = File::open(&path) else {
                 continue;
             };
@@ -109,10 +116,7 @@ impl Pods {
             }
         }
         for Wanted { port, .. } in wanted.into_values().flatten() {
-            self.not(
-                port,
-                "no name and no process that can be seen leads to its network namespace",
-            );
+            self.not(port, reason.as_str());
         }
     }
 

@@ -1,4 +1,5 @@
-//! Who is asked when: every node, so many at once, within a time that has an end.
+//! Who is asked when: every address of the other nodes, so many at once, within a time that has an end.
+//! Below, a node is one address of it.
 
 use std::collections::BTreeMap;
 use std::io;
