@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -333,6 +334,48 @@ fn blocks_and_super_frames_of_a_flow_leave_in_order() {
             assert!(seen.is_sorted(), "{seen:?}");
         }
         assert_eq!(capture.next(), None);
+    });
+}
+
+/// Once all that the TAP sent left by the first queue.
+#[test]
+fn a_flow_leaves_by_one_queue_by_tap_and_by_socket() {
+    const QUEUES: u16 = 4;
+    in_namespace(|| {
+        let pair = Pair::new(QUEUES.into());
+        make_a_wire_of("far");
+        let captures = (0..QUEUES).map(|queue: u16| {
+            let capture = Capture::new(pair.near);
+            capture.only_by_queue(queue);
+            capture
+        });
+        let captures: Vec<_> = captures.collect();
+        let redirect = Redirect::load().unwrap();
+        redirect
+            .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
+            .unwrap();
+        let mut worker = Worker::new(Some((0, &redirect)));
+        let tables = tables(pair.far, false);
+        let flows = 1..=32_u16;
+        for flow in flows.clone() {
+            let datagram = || (udp(flow, &pattern(100)), VnetHeader::default());
+            // A run, which is cut, and one that is not.
+            worker.send(&tables, &[datagram(), datagram()]);
+            worker.send(&tables, &[datagram()]);
+        }
+        let mut seen: BTreeMap<u16, BTreeMap<usize, u32>> = BTreeMap::new();
+        for (queue, capture) in captures.iter().enumerate() {
+            while let Some(frame) = capture.next() {
+                let (_, inner) = split(&frame.bytes);
+                let flow = u16::from_be_bytes([inner[34], inner[35]]);
+                *seen.entry(flow).or_default().entry(queue).or_default() += 1;
+            }
+        }
+        let of_one_queue = |queues: &BTreeMap<usize, u32>| queues.values().copied().eq([3]);
+        assert!(seen.values().all(of_one_queue), "{seen:?}");
+        assert!(seen.keys().copied().eq(flows), "{seen:?}");
+        let used: BTreeSet<_> = seen.values().flat_map(BTreeMap::keys).collect();
+        assert_eq!(used.len(), usize::from(QUEUES), "{seen:?}");
     });
 }
 

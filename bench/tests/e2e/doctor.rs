@@ -132,6 +132,19 @@ pub(crate) fn wait_for_one(agent: &Agent, wanted: Bad<'_>) -> Finding {
     found.unwrap()
 }
 
+/// Waits until doctor finds no fault with a node. That probes were lost lately it may warn of for a minute.
+pub(crate) fn wait_until_reached(agent: &Agent, node: &str) {
+    wait_until("doctor finds no fault with a node", PATIENCE, || {
+        let mut findings = examine(agent);
+        findings.retain(|found| found.name == "node" && found.subject == node);
+        let is_reached = findings.iter().any(|found| found.verdict != "fault");
+        is_reached
+            .then_some(())
+            .ok_or_else(|| format!("{findings:#?}"))
+    })
+    .unwrap();
+}
+
 /// Waits until doctor finds no fault; what it finds then.
 fn wait_until_well(agent: &Agent) -> Vec<Finding> {
     wait_until("doctor finds no fault", PATIENCE, || {

@@ -16,7 +16,7 @@ use podway_proto::hex;
 use podway_proto::types::Mode;
 use rustix::process::Signal;
 
-use crate::doctor::wait_for_one;
+use crate::doctor::{wait_for_one, wait_until_reached};
 use crate::malformed::mac_of;
 use crate::support::{Network, counted, options, ping_all, spec, wait_for_answer};
 use crate::watch::Running;
@@ -188,7 +188,7 @@ fn wait_until_whole(network: &Network) {
     for (agent, other) in [(0, 1), (1, 0)] {
         let (agent, other) = (network.agent(agent), &network.node(other).name);
         wait_for_one(agent, ("neighbor", other, "ok"));
-        wait_for_one(agent, ("node", other, "ok"));
+        wait_until_reached(agent, other);
     }
 }
 

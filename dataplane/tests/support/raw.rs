@@ -158,6 +158,23 @@ impl Capture {
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
 
+    /// Sees from now on only what was sent by a tx queue.
+    pub(crate) fn only_by_queue(&self, queue: u16) {
+        // The queue of the skb (SKF_AD_OFF + SKF_AD_QUEUE, linux/filter.h), all bytes or none.
+        let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+        let mut steps = [
+            step(0x20, 0, 0xffff_f000 + 24),
+            step(0x15, 1, queue.into()),
+            step(0x06, 0, u32::MAX),
+            step(0x06, 0, 0),
+        ];
+        let program = libc::sock_fprog {
+            len: 4,
+            filter: steps.as_mut_ptr(),
+        };
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program);
+    }
+
     /// The next frame; `None` when none comes for 300 ms.
     pub(crate) fn next(&self) -> Option<Captured> {
         let mut buffer = vec![0_u8; 128 << 10];

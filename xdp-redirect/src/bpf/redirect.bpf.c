@@ -359,6 +359,10 @@ static __always_inline void tell_unsent(__u32 worker, long result)
  * cut its last segment keeps it, over a veth into the next network namespace (skb_segment() in
  * net/core/skbuff.c). There GRO joins it with none of the others, and lets it overtake them if it
  * has PSH, as it usually does: a segment out of order and a further ACK for each super-frame.
+ *
+ * Nor does it have the TAP's queue, which would be its tx queue (skb_tx_hash() in net/core/dev.c): then
+ * the flow's hash chooses that, as it does for what leaves by a socket. By two queues packets of one
+ * flow would overtake each other.
  */
 SEC("tcx/ingress")
 int podway_transmit(struct __sk_buff *skb)
@@ -382,6 +386,7 @@ int podway_transmit(struct __sk_buff *skb)
 		tell_unsent(worker, -ENXIO);
 		return TC_ACT_SHOT;
 	}
+	skb->queue_mapping = 0;
 	result = bpf_skb_store_bytes(skb, ETH_ALEN, out->mac, ETH_ALEN, 0);
 	if (!result)
 		result = bpf_clone_redirect(skb, out->ifindex, 0);
