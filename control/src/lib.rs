@@ -76,7 +76,7 @@ pub mod world;
 
 /// The commit that this is built of; `unknown` where neither the environment of the build nor a repository
 /// has told.
-pub const COMMIT: &str = env!("PODWAY_COMMIT");
+const COMMIT: &str = env!("PODWAY_COMMIT");
 
 /// What `--version` tells; `-V` leaves the commit out.
 const LONG_VERSION: &str = concat!(

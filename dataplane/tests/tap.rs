@@ -215,6 +215,15 @@ impl Worker {
     }
 }
 
+/// The programs, which lead from TAPs out of the far end as the uplink.
+fn leading_out_of(pair: &Pair) -> Redirect {
+    let redirect = Redirect::load().unwrap();
+    redirect
+        .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
+        .unwrap();
+    redirect
+}
+
 /// The next `count` frames, which need nothing done to them.
 fn frames(capture: &Capture, count: usize) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
@@ -237,10 +246,7 @@ fn a_super_frame_leaves_as_the_frames_that_are_cut_here() {
         let pair = Pair::new(1);
         make_a_wire_of("far");
         let capture = Capture::new(pair.near);
-        let redirect = Redirect::load().unwrap();
-        redirect
-            .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
-            .unwrap();
+        let redirect = leading_out_of(&pair);
         let mut whole = Worker::new(Some((0, &redirect)));
         let mut cut = Worker::new(None);
         let mut sent = Vec::new();
@@ -310,10 +316,7 @@ fn blocks_and_super_frames_of_a_flow_leave_in_order() {
         let pair = Pair::new(1);
         make_a_wire_of("far");
         let capture = Capture::new(pair.near);
-        let redirect = Redirect::load().unwrap();
-        redirect
-            .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
-            .unwrap();
+        let redirect = leading_out_of(&pair);
         let mut worker = Worker::new(Some((0, &redirect)));
         let tables = tables(pair.far, false);
         let mut burst = Vec::new();
@@ -350,10 +353,7 @@ fn a_flow_leaves_by_one_queue_by_tap_and_by_socket() {
             capture
         });
         let captures: Vec<_> = captures.collect();
-        let redirect = Redirect::load().unwrap();
-        redirect
-            .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
-            .unwrap();
+        let redirect = leading_out_of(&pair);
         let mut worker = Worker::new(Some((0, &redirect)));
         let tables = tables(pair.far, false);
         let flows = 1..=32_u16;
@@ -389,10 +389,7 @@ fn a_super_frame_is_joined_whole_by_the_next_node() {
         ip("link add vxlan0 type vxlan id 42 dstport 4789 local 192.0.2.2");
         ip("link set vxlan0 up");
         let capture = Capture::new(pair.near);
-        let redirect = Redirect::load().unwrap();
-        redirect
-            .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
-            .unwrap();
+        let redirect = leading_out_of(&pair);
         let mut worker = Worker::new(Some((0, &redirect)));
         let tables = tables(pair.far, false);
         for v6 in [false, true] {
@@ -923,10 +920,7 @@ fn a_burst_is_read_in_order() {
 fn a_super_frame_in_a_tunnel_is_read_whole() {
     in_namespace(|| {
         let pair = Pair::new(1);
-        let redirect = Redirect::load().unwrap();
-        redirect
-            .set_exit(UPLINK.0.into(), pair.far, UPLINK_MAC.0)
-            .unwrap();
+        let redirect = leading_out_of(&pair);
         let mut worker = Worker::new(Some((0, &redirect)));
         let mut reader = Reader::new(1, pair.near, UPLINK, OTHER_UPLINK_MAC, Role::Uplink);
         reader.redirect.set_vxlan_port(VXLAN_PORT);

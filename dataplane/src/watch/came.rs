@@ -34,9 +34,9 @@ impl Default for Came {
 }
 
 impl Came {
-    /// A packet has come by `port`, and is as it came.
+    /// Remembers a packet that has come by `port` and is as it came, but for its head.
     #[inline]
-    pub(super) fn now(&mut self, packet: &Packet<'_>, port: PortId) {
+    pub(super) fn remember(&mut self, packet: &Packet<'_>, port: PortId) {
         self.by = port;
         self.length = packet.len();
         self.headroom = packet.headroom();

@@ -68,7 +68,6 @@ pub struct Filter {
     steps: Box<[Step]>,
     first: Next,
     looks_at_vni: bool,
-    looks_at_reason: bool,
 }
 
 /// One test, and how to go on.
@@ -128,11 +127,9 @@ impl Filter {
         let tree = parse::parse(text, port)?;
         let mut steps = Vec::new();
         let first = lay_out(tree, MATCH, NO_MATCH, &mut steps);
-        let looks = |at: fn(&Test) -> bool| steps.iter().any(|step| at(&step.test));
         Ok(Self {
             first,
-            looks_at_vni: looks(|test| matches!(test, Test::Vni(_))),
-            looks_at_reason: looks(|test| matches!(test, Test::Reason(_))),
+            looks_at_vni: steps.iter().any(|step| matches!(step.test, Test::Vni(_))),
             steps: steps.into(),
         })
     }
@@ -143,7 +140,6 @@ impl Filter {
             steps: Box::default(),
             first: NO_MATCH,
             looks_at_vni: false,
-            looks_at_reason: false,
         };
         let mut steps = Vec::new();
         for filter in filters {
@@ -161,7 +157,6 @@ impl Filter {
             }));
             any.first = shifted(filter.first);
             any.looks_at_vni |= filter.looks_at_vni;
-            any.looks_at_reason |= filter.looks_at_reason;
         }
         any.steps = steps.into();
         any
@@ -188,7 +183,8 @@ impl Filter {
 
     /// Whether it asks why a packet is dropped.
     pub fn looks_at_reason(&self) -> bool {
-        self.looks_at_reason
+        let mut tests = self.steps.iter().map(|step| step.test);
+        tests.any(|test| matches!(test, Test::Reason(_)))
     }
 }
 

@@ -163,10 +163,11 @@ impl Watches {
     }
 
     fn armed_have_changed(&mut self) {
+        let early = Points::default()
+            .and(WatchPoint::Ingress)
+            .and(WatchPoint::Decap);
         let keeps_heads = |watch: &Watch| {
-            let early = [WatchPoint::Ingress, WatchPoint::Decap];
-            let wants_head = early.iter().any(|point| watch.points.has(*point));
-            wants_head && watch.snap > 0 && watch.filter.looks_at_reason()
+            watch.points.meet(early) && watch.snap > 0 && watch.filter.looks_at_reason()
         };
         self.keeps_heads = self.armed.iter().any(keeps_heads);
         // What dies is offered to all by itself.
@@ -184,7 +185,7 @@ impl Watches {
             return;
         }
         (self.taken, self.offered) = (0, 0);
-        self.came.now(packet, port);
+        self.came.remember(packet, port);
     }
 
     /// It is known where a packet goes; one that has come was not rewritten yet.
